@@ -1,0 +1,38 @@
+"""What a plan is made for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A device as the compiler sees it.
+
+    ``isa`` is the instruction set (``avx512``, ``avx2``, ``neon``, ``generic``) or the compute capability
+    (``sm_90``). ``vector_bytes`` and ``vector_registers`` describe the register file that kernels tile
+    for; ``cache_bytes`` are the capacities of the caches a core sees, nearest first. ``flops`` (float32,
+    per second and thread) and ``bandwidth`` (bytes per second) feed the plan's time estimates only.
+    """
+
+    device: str
+    isa: str
+    vector_bytes: int
+    vector_registers: int
+    cache_bytes: tuple[int, ...]
+    threads: int
+    math: str = "strict"
+    alignment: int = 64
+    flops: float = 5e10
+    bandwidth: float = 1e10
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Target:
+        return Target(**{**data, "cache_bytes": tuple(data["cache_bytes"])})
+
+    def __str__(self) -> str:
+        return f"{self.device} {self.isa}, {self.threads} threads, math={self.math}"
