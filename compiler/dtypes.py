@@ -88,13 +88,7 @@ class DType(enum.Enum):
     @staticmethod
     def from_numpy(dtype: npt.DTypeLike) -> DType:
         """The element type of a NumPy dtype in any byte order; raises ``TypeError`` for others."""
-        found = np.dtype(dtype)
-        if found.kind in "OUST":
-            return DType.STRING
-        known = _BY_NAME.get(found.name)
-        if known is None:
-            raise TypeError(f"NumPy dtype {found} has no ONNX element type")
-        return known
+        return _from_numpy(np.dtype(dtype))
 
     @staticmethod
     def from_label(label: str) -> DType:
@@ -123,3 +117,13 @@ _ML_DTYPES = {
 _BY_LABEL = {dtype.label: dtype for dtype in DType}
 _BY_NAME = {_ML_DTYPES.get(dtype.label, dtype.label): dtype for dtype in DType}
 _BY_CODE = {dtype.code: dtype for dtype in DType}
+
+
+@functools.lru_cache(maxsize=128)
+def _from_numpy(dtype: np.dtype[Any]) -> DType:
+    if dtype.kind in "OUST":
+        return DType.STRING
+    known = _BY_NAME.get(dtype.name)
+    if known is None:
+        raise TypeError(f"NumPy dtype {dtype} has no ONNX element type")
+    return known

@@ -127,7 +127,27 @@ class Expression:
 
 
 TRANSCENDENTAL = frozenset(
-    ["exp", "log", "log1p", "expm1", "pow", "erf", "tanh", "sigmoid", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"]
+    [
+        "exp",
+        "log",
+        "log1p",
+        "expm1",
+        "pow",
+        "erf",
+        "tanh",
+        "sigmoid",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "asinh",
+        "acosh",
+        "atanh",
+    ]
 )
 
 

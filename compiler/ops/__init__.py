@@ -1,1 +1,15 @@
-""""""
+"""The operators: one entry each, in a file for each family of alike ones."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+
+FAMILIES = ("elementwise", "movement", "reduction", "products", "spatial", "indexing", "recurrent", "control")
+
+
+@functools.cache
+def load() -> None:
+    """Registers all operators (imports their files)."""
+    for family in FAMILIES:
+        importlib.import_module(f"onnxplan.compiler.ops.{family}")

@@ -1,0 +1,1 @@
+"""Benchmarks of onnxplan beside its peers, and the models they run."""

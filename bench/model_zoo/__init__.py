@@ -1,0 +1,1 @@
+"""Recipes for the benchmark models; `bench.models` is the public face."""

@@ -1,0 +1,334 @@
+"""The builder: lowering rules call it to emit primitives on views.
+
+It evaluates as it goes: an operation whose operands are all constants is computed at once by NumPy, so
+shape arithmetic, folded weights and masks never become steps. Views cost nothing. Layouts follow the
+operands: what is computed from channels-last tensors is channels-last, without anybody asking for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.evaluate import evaluate
+from onnxplan.compiler.expression import Expression, Instruction, identity
+from onnxplan.compiler.primitives import MapReduce, MatMul, Primitive
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.scalar import OPERATIONS, WIDE_FLOATS
+from onnxplan.compiler.trace import Body, trace
+from onnxplan.compiler.view import Shape, Storage, View, dense_strides
+
+FOLD_LIMIT_BYTES = 16 << 20
+"""Results larger than this and than their operands are computed by the plan, not kept as constants."""
+
+MEMO_BYTES = 64 << 10
+"""Evaluated constants of at least this size are kept for all plans of the model."""
+
+
+class ValueNeeded(Exception):  # noqa: N818 - a signal that ends a stage, not an error
+    """Lowering cannot go on without the elements of ``view``, which only a run can compute."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__(str(view))
+        self.view = view
+
+
+class ConstantPool:
+    """Constants shared by all plans of a model: initializers, folded results, packed weights."""
+
+    def __init__(self) -> None:
+        self._storages: dict[str, Storage] = {}
+
+    def get(self, key: str, make: Callable[[], npt.NDArray[Any]], name: str = "") -> Storage:
+        """The constant called ``key``, made on first use."""
+        storage = self._storages.get(key)
+        if storage is None:
+            array = np.ascontiguousarray(make())
+            storage = Storage(DType.from_numpy(array.dtype), array.size, name or key, array.reshape(-1), key)
+            self._storages[key] = storage
+        return storage
+
+
+def content_key(view: View) -> str:
+    """A text equal for equal constants: where a large one came from, what a small one holds."""
+    storage = view.storage
+    if not storage.key:
+        assert storage.constant is not None
+        digest = hashlib.blake2b(storage.constant.tobytes(), digest_size=16).hexdigest()
+        storage.key = f"{storage.dtype}:{digest}"
+    return f"{storage.key}@{view.offset}{view.shape}{view.strides}"
+
+
+def derived_key(what: str, sources: Sequence[View]) -> str:
+    """The key of a constant that ``what`` makes of ``sources``."""
+    text = "\n".join([what, *map(content_key, sources)])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class Builder:
+    """Emits operations; every method that computes returns a view of its result."""
+
+    def __init__(self, pool: ConstantPool | None = None) -> None:
+        self.pool = pool or ConstantPool()
+        self.operations: list[Operation] = []
+        self.node = ""
+        self.prefix = "%"
+        self._storage_count = 0
+
+    # Values
+
+    def constant(self, value: npt.ArrayLike, dtype: DType | None = None) -> View:
+        """A constant of ``value`` (anything NumPy takes)."""
+        array = np.asarray(value, dtype.numpy if dtype else None)
+        flat = np.ascontiguousarray(array).reshape(-1)
+        storage = Storage(DType.from_numpy(array.dtype), array.size, self.node, flat)
+        return View.dense(storage, array.shape)
+
+    def value(self, view: View) -> npt.NDArray[Any]:
+        """The elements of ``view`` at plan time; raises :class:`ValueNeeded` where a run must compute them."""
+        if not view.is_constant:
+            raise ValueNeeded(view)
+        return view.numpy()
+
+    def new(self, dtype: DType, shape: Shape, order: tuple[int, ...] | None = None) -> View:
+        """A view of a new storage; ``order`` lists the axes from outermost to innermost in memory."""
+        self._storage_count += 1
+        storage = Storage(dtype, math.prod(shape), f"{self.prefix}{self._storage_count}")
+        if order is None:
+            return View.dense(storage, shape)
+        packed = dense_strides(tuple(shape[axis] for axis in order))
+        strides = [0] * len(shape)
+        for axis, stride in zip(order, packed, strict=True):
+            strides[axis] = stride
+        return View(storage, 0, shape, tuple(strides))
+
+    def emit(self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]) -> tuple[View, ...]:
+        """Appends an operation that writes ``outputs``, or evaluates it if all inputs are constants.
+
+        Returns the outputs to use from now on. ``outputs`` must be views of new storages.
+        """
+        if self._should_fold(inputs, outputs):
+            return self._fold(primitive, inputs, outputs)
+        self.operations.append(Operation(primitive, tuple(inputs), tuple(outputs), (self.node,)))
+        return tuple(outputs)
+
+    def _should_fold(self, inputs: Sequence[View], outputs: Sequence[View]) -> bool:
+        for view in inputs:
+            if view.storage.constant is None:
+                return False
+        limit = max(FOLD_LIMIT_BYTES, 2 * sum(view.storage.nbytes for view in inputs))
+        return all(view.size * view.dtype.itemsize <= limit for view in outputs)
+
+    def _fold(
+        self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]
+    ) -> tuple[View, ...]:
+        def compute() -> tuple[npt.NDArray[Any], ...]:
+            return evaluate(
+                primitive,
+                [view.numpy() for view in inputs],
+                [view.shape for view in outputs],
+                [view.dtype for view in outputs],
+            )
+
+        if len(outputs) > 1 or outputs[0].storage.nbytes < MEMO_BYTES:
+            return tuple(self.constant(array) for array in compute())
+        storage = self.pool.get(derived_key(repr(primitive), inputs), lambda: compute()[0], self.node)
+        return (View.dense(storage, outputs[0].shape),)
+
+    # Elementwise and reductions
+
+    def scalar(self, op: str, *views: View) -> View:
+        """One scalar operation, elementwise over broadcast views; ``op`` is a name of ``compiler.scalar``."""
+        return self.map(scalar_expression(op, tuple(view.dtype for view in views)), *views)
+
+    def map(self, body: Expression | Body, *views: View) -> View:
+        """An elementwise expression of one output over views, broadcast by NumPy's rules."""
+        return self.compute(body, views)[0]
+
+    def reduce(self, kind: str, view: View, axes: tuple[int, ...], *, keepdims: bool) -> View:
+        """``sum``, ``prod``, ``max`` or ``min`` over ``axes`` (not negative)."""
+        result = self.compute(reduce_expression(kind, view.dtype), (view,), axes)[0]
+        return result if keepdims else result.squeeze(axes)
+
+    def compute(
+        self, body: Expression | Body, views: Sequence[View], axes: tuple[int, ...] = (), shape: Shape = ()
+    ) -> tuple[View, ...]:
+        """A :class:`MapReduce` over ``views`` broadcast together (and with ``shape``), reducing ``axes``."""
+        if isinstance(body, Expression):
+            expression = body
+        else:
+            expression = trace(body, [view.dtype for view in views])
+        space = broadcast_shapes([view.shape for view in views] + ([shape] if shape else []))
+        inputs = [view if view.shape == space else view.expand(space) for view in views]
+        reduced = expression.reduced() if axes else (False,) * len(expression.instructions)
+        kept = tuple(1 if axis in axes else extent for axis, extent in enumerate(space))
+        outputs = []
+        for output in expression.outputs:
+            extents = kept if reduced[output] else space
+            outputs.append(
+                self.new(expression.instructions[output].dtype, extents, layout_order(extents, inputs))
+            )
+        return self.emit(MapReduce(expression, space, axes), inputs, outputs)
+
+    # Data movement
+
+    def dense(self, view: View) -> View:
+        """``view`` in row-major order, copied if it is not."""
+        return view if view.is_dense else self.copy(view)
+
+    def copy(self, view: View) -> View:
+        """A row-major copy in a storage of its own."""
+        target = self.new(view.dtype, view.shape)
+        return self.emit(MapReduce(identity(view.dtype), view.shape), [view], [target])[0]
+
+    def copy_into(self, view: View, target: View) -> None:
+        """Writes ``view`` to ``target``, a view of equal shape on a storage under construction."""
+        primitive = MapReduce(identity(view.dtype), view.shape)
+        self.operations.append(Operation(primitive, (view,), (target,), (self.node,)))
+
+    def fill_into(self, value: float | int | bool, target: View) -> None:
+        """Writes ``value`` to all of ``target``, a view on a storage under construction."""
+        expression = constant_expression(value, target.dtype)
+        primitive = MapReduce(expression, target.shape)
+        self.operations.append(Operation(primitive, (), (target,), (self.node,)))
+
+    def reshape(self, view: View, shape: Shape) -> View:
+        """``view`` under another shape of equal size, copied where strides cannot express it."""
+        reshaped = view.reshape(shape)
+        if reshaped is None:
+            reshaped = self.copy(view).reshape(shape)
+            assert reshaped is not None
+        return reshaped
+
+    def cast(self, view: View, dtype: DType, *, saturate: bool = False) -> View:
+        if view.dtype is dtype:
+            return view
+        return self.map(cast_expression(view.dtype, dtype, saturate), view)
+
+    def concat(self, views: Sequence[View], axis: int) -> View:
+        """The views one after the other along ``axis``."""
+        if len(views) == 1:
+            return views[0]
+        extent = sum(view.shape[axis] for view in views)
+        shape = views[0].shape[:axis] + (extent,) + views[0].shape[axis + 1 :]
+        if all(view.is_constant for view in views):
+            return self.constant(np.concatenate([view.numpy() for view in views], axis))
+        largest = max(views, key=lambda view: view.size)
+        result = self.new(largest.dtype, shape, layout_order(largest.shape, [largest]))
+        start = 0
+        for view in views:
+            if view.size:
+                self.copy_into(view, result.slice(axis, start, view.shape[axis]))
+            start += view.shape[axis]
+        return result
+
+    # Matrix product
+
+    def matmul(self, a: View, b: View, out: DType | None = None) -> View:
+        """``a (..., M, K) @ b (..., K, N)`` with NumPy's broadcasting of the leading axes.
+
+        Both of rank 2 at least. The sum is accumulated as :class:`MatMul` says and cast to ``out``
+        (default: the type of ``a``).
+        """
+        if a.shape[-1] != b.shape[-2]:
+            raise ValueError(f"cannot multiply {list(a.shape)} by {list(b.shape)}")
+        dtype = out or a.dtype
+        primitive = MatMul(accumulator=WIDE_FLOATS.get(dtype, dtype))
+        batch = broadcast_shapes([a.shape[:-2], b.shape[:-2]])
+        rows, columns = a.shape[-2], b.shape[-1]
+        folded = self._fold_batch(a, b)
+        if folded is not None:
+            left, right = folded
+            result = self.emit(primitive, [left, right], [self.new(dtype, (left.shape[0], columns))])[0]
+            return self.reshape(result, (*batch, rows, columns))
+        left = a.expand(batch + a.shape[-2:])
+        right = b.expand(batch + b.shape[-2:])
+        return self.emit(primitive, [left, right], [self.new(dtype, (*batch, rows, columns))])[0]
+
+    def _fold_batch(self, a: View, b: View) -> tuple[View, View] | None:
+        """One large product instead of a batch, where ``b`` is the same for the whole batch."""
+        if any(extent != 1 for extent in b.shape[:-2]):
+            return None
+        rows = math.prod(a.shape[:-1])
+        flat = a.reshape((rows, a.shape[-1]))
+        if flat is None:
+            return None
+        return flat, b.squeeze(tuple(range(b.rank - 2)))
+
+
+def broadcast_shapes(shapes: Sequence[Shape]) -> Shape:
+    """NumPy's broadcasting; raises ``ValueError`` that names the shapes."""
+    first = shapes[0]
+    if all(shape == first for shape in shapes):
+        return first
+    result: list[int] = []
+    rank = max(len(shape) for shape in shapes)
+    for axis in range(-rank, 0):
+        extents = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
+        if len(extents) > 1:
+            raise ValueError(
+                f"cannot broadcast {' and '.join(str(list(shape)) for shape in shapes)} together"
+            )
+        result.append(extents.pop() if extents else 1)
+    return tuple(result)
+
+
+def layout_order(shape: Shape, views: Sequence[View]) -> tuple[int, ...] | None:
+    """The axes from outermost to innermost as the largest view that varies along them has them in memory.
+
+    ``None`` for row-major. ``views`` have the rank of ``shape``.
+    """
+    best: View | None = None
+    best_size = 0
+    for view in views:
+        size = math.prod(n for n, stride in zip(view.shape, view.strides, strict=True) if stride)
+        if size > best_size:
+            best, best_size = view, size
+    if best is None:
+        return None
+    strides = best.strides
+    extents = best.shape
+    positions = [axis for axis in range(len(shape)) if extents[axis] > 1 and strides[axis] != 0]
+    ordered = sorted(positions, key=lambda axis: -abs(strides[axis]))
+    if ordered == positions:
+        return None
+    # Axes along which the view does not vary stay where they are; the others are permuted among themselves.
+    replacement = iter(ordered)
+    moved = set(positions)
+    return tuple(next(replacement) if axis in moved else axis for axis in range(len(shape)))
+
+
+@functools.lru_cache(maxsize=4096)
+def scalar_expression(op: str, dtypes: tuple[DType, ...]) -> Expression:
+    """The expression of one scalar operation; raises ``TypeError`` for types that it is not defined for."""
+    definition = OPERATIONS[op]
+    operands = dtypes[1:] if op == "select" else dtypes
+    if any(dtype is not operands[0] for dtype in operands):
+        raise TypeError(f"{op} of {' and '.join(dtype.label for dtype in operands)}: the types differ")
+    if operands[0].kind not in definition.kinds:
+        raise TypeError(f"{op} is not defined for {operands[0]}")
+    result = DType.BOOL if definition.result == "bool" else operands[0]
+    inputs = tuple(Instruction("input", (number,), dtype) for number, dtype in enumerate(dtypes))
+    return Expression((*inputs, Instruction(op, tuple(range(len(dtypes))), result)), (len(dtypes),))
+
+
+@functools.lru_cache(maxsize=256)
+def reduce_expression(kind: str, dtype: DType) -> Expression:
+    return Expression((Instruction("input", (0,), dtype), Instruction(f"reduce_{kind}", (0,), dtype)), (1,))
+
+
+@functools.lru_cache(maxsize=1024)
+def cast_expression(source: DType, target: DType, saturate: bool) -> Expression:
+    op = "cast_saturate" if saturate else "cast"
+    return Expression((Instruction("input", (0,), source), Instruction(op, (0,), target)), (1,))
+
+
+def constant_expression(value: float | int | bool, dtype: DType) -> Expression:
+    exact = float(value).hex() if dtype.is_float else int(value)
+    return Expression((Instruction("constant", (), dtype, exact),), (0,))

@@ -1,0 +1,159 @@
+"""The graph as imported: ONNX nodes on typed values. Shapes may hold symbolic dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.errors import InvalidModelError
+
+Dim = int | str | None
+Attribute = Any
+"""int, float, str, bytes, ``numpy.ndarray`` (tensor), :class:`Graph`, :class:`TensorType`, or a list of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Element type and shape: ints, names of symbolic dimensions, ``None`` where nothing is known.
+
+    ``shape`` is ``None`` where not even the rank is known.
+    """
+
+    dtype: DType
+    shape: tuple[Dim, ...] | None
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.dtype}[...]"
+        return f"{self.dtype}[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor of the graph. Compared by identity.
+
+    ``constant`` is set for initializers; ``default`` for graph inputs that may be left out of the feeds.
+    ``type`` is what the model declares, and may be missing.
+    """
+
+    name: str
+    type: TensorType | None = None
+    constant: npt.NDArray[Any] | None = field(default=None, repr=False)
+    default: npt.NDArray[Any] | None = field(default=None, repr=False)
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One application of an ONNX operator. ``version`` is the opset version of its domain in the model.
+
+    Missing optional inputs and unwanted outputs are ``None``.
+    """
+
+    op_type: str
+    domain: str
+    version: int
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value | None, ...]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """The node's name, or the name of its first output where it has none."""
+        if self.name:
+            return self.name
+        return next((value.name for value in self.outputs if value is not None), self.op_type)
+
+    def input(self, position: int) -> Value | None:
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        return int(self._attribute(name, default))
+
+    def integers(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        return tuple(int(item) for item in self._attribute(name, default))
+
+    def float(self, name: str, default: float | None = None) -> float:
+        return float(self._attribute(name, default))
+
+    def floats(self, name: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
+        return tuple(float(item) for item in self._attribute(name, default))
+
+    def string(self, name: str, default: str | None = None) -> str:
+        value = self._attribute(name, default)
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    def strings(self, name: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        items = self._attribute(name, default)
+        return tuple(item.decode() if isinstance(item, bytes) else str(item) for item in items)
+
+    def tensor(self, name: str) -> npt.NDArray[Any]:
+        value = self._attribute(name, None)
+        assert isinstance(value, np.ndarray)
+        return value
+
+    def graph(self, name: str) -> Graph:
+        value = self._attribute(name, None)
+        assert isinstance(value, Graph)
+        return value
+
+    def _attribute(self, name: str, default: Attribute) -> Attribute:
+        value = self.attributes.get(name, default)
+        if value is None:
+            raise InvalidModelError(f"node {self.label!r} ({self.op_type}) lacks its attribute {name!r}")
+        return value
+
+    @property
+    def subgraphs(self) -> Iterator[Graph]:
+        """The graphs among the attributes (branches and bodies)."""
+        for value in self.attributes.values():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, Graph):
+                    yield item
+
+
+@dataclass(eq=False, slots=True)
+class Graph:
+    """Nodes in topological order. A subgraph's nodes may read values of the graphs around it."""
+
+    name: str
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+
+    def walk(self) -> Iterator[Node]:
+        """All nodes, those of subgraphs after the node that holds them."""
+        for node in self.nodes:
+            yield node
+            for subgraph in node.subgraphs:
+                yield from subgraph.walk()
+
+    def captures(self) -> dict[Value, None]:
+        """Values that the graph (with its subgraphs) reads from around it, in order of first use."""
+        known = set(self.inputs)
+        for node in self.nodes:
+            known.update(value for value in node.outputs if value is not None)
+        found: dict[Value, None] = {}
+        reads = [value for node in self.nodes for value in node.inputs]
+        reads += [value for node in self.nodes for graph in node.subgraphs for value in graph.captures()]
+        for value in [*reads, *self.outputs]:
+            if value is not None and value not in known and value.constant is None:
+                found[value] = None
+        return found
+
+
+@dataclass(eq=False, slots=True)
+class Model:
+    """An imported model. ``path`` is its file, if it has one; ``opsets`` maps domains to versions."""
+
+    graph: Graph
+    opsets: Mapping[str, int]
+    ir_version: int = 0
+    producer: str = ""
+    description: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    path: str | None = None

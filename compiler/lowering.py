@@ -1,0 +1,227 @@
+"""From a graph and concrete input shapes to programs of primitives.
+
+Lowering runs the nodes' rules in order. Where a rule needs elements that only a run can compute (a shape that
+depends on data, a branch's condition), the graph is cut there: the operations so far form a *stage* whose
+outputs include those elements. With the answer, lowering is repeated (it is deterministic) and goes on from
+the cut as the next stage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnxplan.compiler import ops
+from onnxplan.compiler.builder import Builder, ConstantPool, ValueNeeded
+from onnxplan.compiler.errors import InvalidModelError, OnnxPlanError, UnsupportedOperatorError
+from onnxplan.compiler.ir import Graph, Model, Node, Value
+from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.registry import find
+from onnxplan.compiler.view import Shape, Storage, View
+
+DEMAND = "?"
+"""Name of the output of a stage that holds the elements asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stretch of the model without open questions.
+
+    ``program`` reads graph inputs by their names and results of earlier stages by the names under which
+    those returned them. ``final`` tells the last stage, whose outputs are the graph's; the outputs of the others are
+    ``DEMAND`` and whatever later stages may read.
+    """
+
+    program: Program
+    final: bool
+
+
+def lower(
+    model: Model,
+    shapes: Mapping[str, Shape],
+    answers: Sequence[npt.NDArray[Any]] = (),
+    *,
+    fetches: Sequence[str] | None = None,
+    pool: ConstantPool | None = None,
+) -> Stage:
+    """The stage after ``len(answers)`` cuts.
+
+    ``shapes`` are those of the inputs that are fed (inputs with defaults that are not in it become
+    constants). ``answers`` are the elements asked for by the stages before. ``fetches`` limits the outputs.
+    Raises :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes.
+    """
+    ops.load()
+    lowering = Lowering(model, pool or ConstantPool(), answers)
+    return lowering.run(shapes, fetches)
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A graph being lowered: how often each of its values is still to be read."""
+
+    uses: Counter[Value] = field(default_factory=Counter)
+
+
+class Lowering(Builder):
+    """A builder that knows the graph, its values' views, and the answers to earlier questions."""
+
+    def __init__(self, model: Model, pool: ConstantPool, answers: Sequence[npt.NDArray[Any]]) -> None:
+        super().__init__(pool)
+        self.model = model
+        self._answers = answers
+        self._asked: dict[View, npt.NDArray[Any]] = {}
+        self._views: dict[Value, View] = {}
+        self._frames: list[_Frame] = []
+        self._node_start = 0
+        self._sources: dict[Storage, View] = {}
+        names = [value.name for value in model.graph.inputs]
+        while any(name.startswith(self.prefix) for name in names):
+            self.prefix += "%"
+
+    def run(self, shapes: Mapping[str, Shape], fetches: Sequence[str] | None) -> Stage:
+        graph = self.model.graph
+        for value in graph.inputs:
+            self._views[value] = self._input(value, shapes)
+        outputs = {value.name: value for value in graph.outputs if fetches is None or value.name in fetches}
+        try:
+            self._lower_nodes(graph)
+        except ValueNeeded as question:
+            return self._cut(question.view)
+        program = Program({}, {name: self._view(value) for name, value in outputs.items()}, self.operations)
+        self._bind_inputs(program)
+        return Stage(program, final=True)
+
+    def _input(self, value: Value, shapes: Mapping[str, Shape]) -> View:
+        shape = shapes.get(value.name)
+        if shape is None:
+            if value.default is None:
+                raise InvalidModelError(f"input {value.name!r} has no shape and no default")
+            return self._initializer(value, value.default)
+        assert value.type is not None
+        view = self.new(value.type.dtype, shape)
+        view.storage.name = value.name
+        self._sources[view.storage] = view
+        return view
+
+    def _initializer(self, value: Value, array: npt.NDArray[Any]) -> View:
+        key = f"initializer:{value.name}:{id(value)}"
+        return View.dense(self.pool.get(key, lambda: array, value.name), array.shape)
+
+    def _view(self, value: Value) -> View:
+        view = self._views.get(value)
+        if view is None:
+            if value.constant is None:
+                raise InvalidModelError(f"value {value.name!r} is read but never computed")
+            view = self._views[value] = self._initializer(value, value.constant)
+        return view
+
+    def value(self, view: View) -> npt.NDArray[Any]:
+        if view.is_constant:
+            return view.numpy()
+        known = self._asked.get(view)
+        if known is not None:
+            return known
+        if len(self._asked) == len(self._answers):
+            raise ValueNeeded(view)
+        answer = np.asarray(self._answers[len(self._asked)])
+        self._asked[view] = answer
+        # What was emitted so far ran in earlier stages; later operations read its results as inputs.
+        for operation in self.operations:
+            for output in operation.outputs:
+                storage = output.storage
+                self._sources.setdefault(storage, View.dense(storage, (storage.size,)))
+        self.operations = []
+        self._node_start = 0
+        return answer
+
+    def inline(self, graph: Graph, arguments: Sequence[View]) -> list[View]:
+        """Lowers a subgraph in place and returns the views of its outputs."""
+        for value, view in zip(graph.inputs, arguments, strict=True):
+            self._views[value] = view
+        node, start = self.node, self._node_start
+        self._lower_nodes(graph)
+        self.node, self._node_start = node, start
+        return [self._view(value) for value in graph.outputs]
+
+    def _lower_nodes(self, graph: Graph) -> None:
+        frame = _Frame()
+        for node in graph.nodes:
+            frame.uses.update(value for value in node.inputs if value is not None)
+            for subgraph in node.subgraphs:
+                frame.uses.update(subgraph.captures())
+        frame.uses.update(graph.outputs)
+        self._frames.append(frame)
+        for node in graph.nodes:
+            self._lower_node(node)
+            self._release(node, frame)
+        self._frames.pop()
+
+    def _lower_node(self, node: Node) -> None:
+        rule = find(node.domain, node.op_type, node.version)
+        if rule is None:
+            raise UnsupportedOperatorError(
+                f"operator {node.domain or 'ai.onnx'}::{node.op_type} (opset {node.version}) of node "
+                f"{node.label!r} is not supported",
+                ((node.domain, node.op_type, node.version, (node.label,)),),
+            )
+        inputs = [None if value is None else self._view(value) for value in node.inputs]
+        self.node = node.label
+        self._node_start = len(self.operations)
+        try:
+            result = rule(self, node, *inputs)
+        except (ValueNeeded, OnnxPlanError):
+            raise
+        except (ValueError, TypeError, IndexError) as error:
+            operands = ", ".join("none" if v is None else f"{v.dtype}{list(v.shape)}" for v in inputs)
+            raise InvalidModelError(f"node {node.label!r} ({node.op_type} of {operands}): {error}") from error
+        outputs = [result] if isinstance(result, View) else result
+        for value, view in zip(node.outputs, outputs, strict=False):
+            if value is not None:
+                self._views[value] = view
+
+    def _release(self, node: Node, frame: _Frame) -> None:
+        reads = [value for value in node.inputs if value is not None]
+        for subgraph in node.subgraphs:
+            reads.extend(subgraph.captures())
+        for value in reads:
+            frame.uses[value] -= 1
+            if frame.uses[value] == 0 and not any(outer.uses[value] for outer in self._frames[:-1]):
+                self._views.pop(value, None)
+
+    def _cut(self, asked: View) -> Stage:
+        """The stage up to a question: its outputs are the answer and what is still alive."""
+        alive: dict[Storage, None] = {view.storage: None for view in self._views.values()}
+        for operation in self.operations[self._node_start :]:
+            alive.update((view.storage, None) for view in operation.outputs)
+        written = {view.storage for operation in self.operations for view in operation.outputs}
+        program = Program({}, {DEMAND: asked}, self.operations)
+        for storage in alive:
+            if storage in written:
+                program.outputs[storage.name] = View.dense(storage, (storage.size,))
+        self._bind_inputs(program)
+        return Stage(program, final=False)
+
+    def _bind_inputs(self, program: Program) -> None:
+        """Makes inputs of all storages that the program reads and does not write."""
+        written = {view.storage for operation in program.operations for view in operation.outputs}
+        reads = [view for operation in program.operations for view in operation.inputs]
+        for view in [*reads, *program.outputs.values()]:
+            storage = view.storage
+            if storage.constant is None and storage not in written:
+                program.inputs.setdefault(storage.name, self._sources[storage])
+
+
+def remove_dead_operations(operations: Sequence[Operation], outputs: Sequence[View]) -> list[Operation]:
+    """The operations that ``outputs`` depend on, in order."""
+    needed = {view.storage for view in outputs}
+    kept: list[Operation] = []
+    for operation in reversed(operations):
+        if any(view.storage in needed for view in operation.outputs):
+            kept.append(operation)
+            needed.update(view.storage for view in operation.inputs)
+    kept.reverse()
+    return kept

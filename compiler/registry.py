@@ -1,0 +1,64 @@
+"""Which lowering rule serves an operator in an opset version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.ir import Node
+from onnxplan.compiler.view import View
+
+Rule = Callable[..., "View | Sequence[View]"]
+"""``rule(builder, node, *inputs)``; a missing optional input is ``None``. Returns the outputs in order.
+
+A rule raises ``ValueError`` or ``TypeError`` with a text about shapes, types or attributes where the node
+breaks the standard; the caller adds which node it was. Trailing outputs that nobody wants may be left out.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorEntry:
+    """A rule for the versions from ``since`` up to the next entry's. ``rule`` is ``None`` if it was removed."""
+
+    domain: str
+    op_type: str
+    since: int
+    rule: Rule | None
+
+
+_ENTRIES: dict[tuple[str, str], list[OperatorEntry]] = {}
+
+
+def operator(op_type: str, *, since: int = 1, domain: str = "") -> Callable[[Rule], Rule]:
+    """Registers a rule for ``op_type`` from opset version ``since`` on.
+
+    Only versions whose *meaning* differs get rules of their own; where a version merely allows more types or
+    spells an attribute as an input, one rule handles both. The docstring of the rule links the specification.
+    """
+
+    def register(rule: Rule) -> Rule:
+        entries = _ENTRIES.setdefault((domain, op_type), [])
+        if any(entry.since == since for entry in entries):
+            raise ValueError(f"operator {op_type} has two rules for version {since}")
+        entries.append(OperatorEntry(domain, op_type, since, rule))
+        entries.sort(key=lambda entry: -entry.since)
+        return rule
+
+    return register
+
+
+def find(domain: str, op_type: str, version: int) -> Rule | None:
+    """The rule for an operator in an opset version of its domain, or ``None``."""
+    for entry in _ENTRIES.get(("" if domain == "ai.onnx" else domain, op_type), ()):
+        if entry.since <= version:
+            return entry.rule
+    return None
+
+
+def entries() -> list[OperatorEntry]:
+    """All entries, by domain and name, newest version first."""
+    return [entry for key in sorted(_ENTRIES) for entry in _ENTRIES[key]]
+
+
+__all__ = ["Builder", "Node", "OperatorEntry", "Rule", "entries", "find", "operator"]

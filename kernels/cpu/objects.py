@@ -1,0 +1,180 @@
+"""From LLVM IR, or from Python through numba, to relocatable object code for a target.
+
+An object exports one function with the signature of :class:`onnxplan.compiler.plan.Step`, is position
+independent and needs nothing but ``memcpy``, ``memmove`` and ``memset``, so a process loads it with llvmlite
+alone. Loaders must place the sections of an object within 2 GiB of each other
+(``create_mcjit_compiler(..., use_lmm=True)`` does).
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from onnxplan.compiler.errors import CompilerError
+from onnxplan.compiler.target import Target
+
+ALLOWED_UNDEFINED = frozenset(["memcpy", "memmove", "memset"])
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCode:
+    """A relocatable object and the name of the kernel function in it."""
+
+    symbol: str
+    code: bytes
+
+
+@functools.cache
+def machine_description(isa: str) -> tuple[str, str, str]:
+    """LLVM's ``(triple, processor, features)`` that kernels for ``isa`` are compiled with on this machine.
+
+    The processor is the host's, so that instructions are scheduled for it; features beyond ``isa`` are
+    masked. Equal descriptions give interchangeable objects. Raises ``ValueError`` if the host lacks ``isa``.
+    """
+    _initialize()
+    triple, processor = llvm.get_process_triple(), llvm.get_host_cpu_name()
+    features: dict[str, bool] = dict(llvm.get_host_cpu_features())
+    if isa == "avx512":
+        needed = ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "fma", "f16c"]
+    elif isa == "avx2":
+        needed = ["avx2", "fma", "f16c"]
+        features = {
+            name: on and not name.startswith(("avx512", "avx10", "amx")) for name, on in features.items()
+        }
+    elif isa == "neon":
+        needed = ["neon"]
+    elif isa == "generic":
+        needed = []
+        if triple.startswith("x86_64"):
+            needed = ["sse4.1"]
+            processor, features = "x86-64-v2", {}
+    else:
+        raise ValueError(f"unknown instruction set {isa!r}")
+    missing = [name for name in needed if not llvm.get_host_cpu_features().get(name)]
+    if missing:
+        raise ValueError(f"this processor ({processor}) lacks {', '.join(missing)}, which {isa} needs")
+    text = ",".join(("+" if on else "-") + name for name, on in sorted(features.items()))
+    return triple, processor, text
+
+
+@functools.cache
+def target_machine(isa: str) -> Any:
+    """The llvmlite ``TargetMachine`` for ``isa``: position-independent code, small code model."""
+    triple, processor, features = machine_description(isa)
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=processor, features=features, opt=3, reloc="pic", codemodel="small"
+    )
+
+
+def compile_module(module: ir.Module, symbol: str, target: Target, *, vectorize: bool = False) -> ObjectCode:
+    """Optimises ``module`` and emits its object code; ``symbol`` is the function that it exports.
+
+    ``vectorize`` turns on LLVM's loop and SLP vectorisers, for modules that do not spell out vectors. Raises
+    :class:`CompilerError` if the IR is invalid or the object would need symbols of other libraries.
+    """
+    for function in module.functions:
+        if not function.is_declaration:
+            _prefer_full_vectors(function.attributes, target)
+    return _compile_text(str(module), symbol, target, vectorize)
+
+
+def compile_numba(
+    function: Callable[[int, int, int, int, int], None],
+    target: Target,
+    symbol: str,
+    *,
+    fastmath: bool | Collection[str] = False,
+) -> ObjectCode:
+    """Object code of ``function(operands, parameters, first, last, scratch)``, all of them ``intp``.
+
+    ``function`` is plain Python that numba compiles in nopython mode without Python's error checks. numba's
+    optimised IR for the host is lowered again for ``target``. ``fastmath`` is numba's option of that name.
+    Raises :class:`CompilerError` if the object would need symbols of other libraries (the NRT, libm).
+    """
+    from numba import cfunc, types
+
+    signature = types.void(types.intp, types.intp, types.intp, types.intp, types.intp)
+    flags = fastmath if isinstance(fastmath, bool) else set(fastmath)
+    compiled: Any = cfunc(signature, error_model="numpy", boundscheck=False, fastmath=flags)(function)
+    parsed = _parse(compiled._library.get_llvm_str(), symbol)
+    for definition in parsed.functions:
+        if definition.name == compiled._wrapper_name:
+            definition.name = symbol
+        elif not definition.is_declaration:
+            definition.linkage = "internal"
+    for variable in parsed.global_variables:
+        if not variable.is_declaration and str(variable.linkage) != "Linkage.private":
+            variable.linkage = "internal"
+    return _compile_text(str(parsed), symbol, target, True)
+
+
+def _compile_text(text: str, symbol: str, target: Target, vectorize: bool) -> ObjectCode:
+    machine = target_machine(target.isa)
+    parsed = _parse(text, symbol)
+    parsed.triple = machine.triple
+    parsed.data_layout = str(machine.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = vectorize
+    options.slp_vectorization = vectorize
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(parsed, builder)
+    code = machine.emit_object(parsed)
+    missing = undefined_symbols(code) - ALLOWED_UNDEFINED
+    if missing:
+        raise CompilerError(f"kernel {symbol} needs symbols that no kernel may use: {sorted(missing)}")
+    return ObjectCode(symbol, code)
+
+
+def _parse(text: str, symbol: str) -> Any:
+    _initialize()
+    try:
+        parsed = llvm.parse_assembly(text)
+        parsed.verify()
+    except RuntimeError as error:
+        raise CompilerError(f"kernel {symbol}: invalid IR: {error}") from error
+    return parsed
+
+
+def _prefer_full_vectors(attributes: set[str], target: Target) -> None:
+    """Without these attributes LLVM splits 512-bit vectors for processors that clock down on them."""
+    if target.isa == "avx512":
+        # llvmlite's own ``add`` knows no attributes with values.
+        set.add(attributes, '"prefer-vector-width"="512"')
+        set.add(attributes, '"min-legal-vector-width"="512"')
+
+
+@functools.cache
+def _initialize() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+def undefined_symbols(code: bytes) -> set[str]:
+    """Names that an object leaves to the linker. Empty for formats other than little-endian ELF64.
+
+    Source: System V Application Binary Interface, https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.symtab.html
+    """
+    if code[:6] != b"\x7fELF\x02\x01":
+        return set()
+    (section_offset,) = struct.unpack_from("<Q", code, 0x28)
+    entry_size, count = struct.unpack_from("<HH", code, 0x3A)
+    sections = [
+        struct.unpack_from("<IIQQQQIIQQ", code, section_offset + i * entry_size) for i in range(count)
+    ]
+    found: set[str] = set()
+    for _, kind, _, _, offset, size, link, _, _, symbol_size in sections:
+        if kind != 2:
+            continue
+        strings = sections[link][4]
+        for position in range(offset, offset + size, symbol_size):
+            name, _, _, section = struct.unpack_from("<IBBH", code, position)
+            if name and section == 0:
+                start = strings + name
+                found.add(code[start : code.index(b"\0", start)].decode())
+    return found
