@@ -64,8 +64,8 @@ def path(name: str, *, dynamic: bool = False) -> pathlib.Path:
 def feeds(name: str, *, seed: int = 0, **dims: int) -> dict[str, np.ndarray]:
     """Random plausible inputs of a model, by input name.
 
-    `dims` changes symbolic dimensions of the dynamic form (`batch=4, sequence=64`); the others, and all of them
-    by default, have the static form's sizes. Token ids lie in the vocabulary, attention masks are ones.
+    `dims` changes symbolic dimensions of the dynamic form (`batch=4, sequence=64`); the others, and all of
+    them by default, have the static form's sizes. Token ids lie in the vocabulary, attention masks are ones.
 
     Raises:
         ValueError: no model has that name, or it has no such dimension.
@@ -113,12 +113,15 @@ def _chosen(names: list[str] | None) -> list[Recipe]:
 @app.command("list")
 def list_models() -> None:
     """Shows every model, its dimensions and what of it is in the cache."""
-    table = Table("model", "what", "static sizes", "exporter", "opset", "static", "dynamic")
+    table = Table("model", "what", "sizes", "exporter", "MB", "MB dynamic")
+    table.columns[0].no_wrap = True
     for recipe in ZOO.values():
-        sizes = ", ".join(f"{name}={size}" for name, size in recipe.resolve_dims({}).items())
-        cached = [_target(recipe, dynamic=dynamic) for dynamic in (False, True)]
-        megabytes = [f"{file.stat().st_size / 1e6:.1f} MB" if file.exists() else "-" for file in cached]
-        table.add_row(recipe.name, recipe.summary, sizes, recipe.exporter, str(recipe.opset), *megabytes)
+        sizes = "\n".join(f"{name} {size}" for name, size in recipe.resolve_dims({}).items())
+        files = [_target(recipe, dynamic=dynamic) for dynamic in (False, True)]
+        megabytes = [f"{file.stat().st_size / 1e6:.1f}" if file.exists() else "-" for file in files]
+        table.add_row(
+            recipe.name, recipe.summary, sizes, f"{recipe.exporter}, opset {recipe.opset}", *megabytes
+        )
     rich.print(table)
     rich.print(f"in {models_folder()}")
 

@@ -77,13 +77,14 @@ class DType(enum.Enum):
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype (from ``ml_dtypes`` where NumPy has none; ``object`` for strings)."""
         if self is DType.STRING:
-            return np.dtype(object)
+            return np.dtype(np.object_)
         name = _ML_DTYPES.get(self.label)
         if name is None:
             return np.dtype(self.label)
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return dtype
 
     @staticmethod
     def from_numpy(dtype: npt.DTypeLike) -> DType:

@@ -47,7 +47,7 @@ def _divide(a: Array, b: Array) -> Array:
         return quotient
     # NumPy's integer division rounds down; C's, which ONNX means, truncates.
     inexact = (quotient * safe != a) & ((a < 0) != (safe < 0))
-    return quotient + inexact.astype(a.dtype)
+    return np.asarray(quotient + inexact.astype(a.dtype))
 
 
 def _power(a: Array, b: Array) -> Array:
@@ -69,7 +69,7 @@ def _remainder(a: Array, b: Array) -> Array:
 
 
 def _sigmoid(a: Array) -> Array:
-    return np.reciprocal(1 + np.exp(-a))
+    return np.asarray(np.reciprocal(1 + np.exp(-a)))
 
 
 def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
@@ -227,18 +227,18 @@ OPERATIONS: dict[str, ScalarOp] = {
 }
 
 # The type that an operation is computed in, where that is wider than the operands' own type.
-WIDE_FLOATS = {
+WIDE_FLOATS: dict[DType, DType] = {
     dtype: DType.FLOAT32
     for dtype in DType
     if dtype.kind == "f" and dtype not in (DType.FLOAT32, DType.FLOAT64)
 }
-WIDE_INTEGERS = {
+WIDE_INTEGERS: dict[DType, DType] = {
     DType.INT4: DType.INT8,
     DType.INT2: DType.INT8,
     DType.UINT4: DType.UINT8,
     DType.UINT2: DType.UINT8,
 }
-WIDE = {**WIDE_FLOATS, **WIDE_INTEGERS}
+WIDE: dict[DType, DType] = {**WIDE_FLOATS, **WIDE_INTEGERS}
 
 
 def evaluate(op: str, dtype: DType, arguments: Sequence[Array]) -> Array:
@@ -321,4 +321,5 @@ def _power_of_two_above(array: Array, saturate: bool) -> Array:
 def _largest(dtype: DType) -> np.float32:
     import ml_dtypes
 
-    return np.float32(ml_dtypes.finfo(dtype.numpy).max)
+    finfo: Any = ml_dtypes.finfo
+    return np.float32(finfo(dtype.numpy).max)

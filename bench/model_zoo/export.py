@@ -63,7 +63,7 @@ def _export_dynamo(recipe: Recipe, target: str, *, dynamic: bool) -> None:
 
 
 def _fold_constants(model: ir.Model) -> None:
-    """What onnxscript's optimiser does, in place, less its rewrite rules, which fold BatchNormalization and Pad."""
+    """Does what onnxscript's optimiser does, less its rewrite rules: they fold BatchNormalization and Pad."""
     passes.InlinePass()(model)
     onnxscript.optimizer.fold_constants_ir(model, onnx_shape_inference=True)
     ir.passes.Sequential(

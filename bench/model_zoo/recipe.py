@@ -53,10 +53,11 @@ class Input:
 class Recipe:
     """How one benchmark model is made.
 
-    `build` returns the torch module in eval mode with fixed weights; its `forward` takes the inputs in order and
-    returns a tensor or a tuple of tensors, in the order of `outputs`. `dims` gives each symbolic dimension its
-    size in the static form, or computes it from those before it. The dynamic form is traced at `trace_dims`
-    (sizes of 1 would be taken for constants) and verified at the static sizes and at each of `check_dims`.
+    `build` returns the torch module in eval mode with fixed weights; its `forward` takes the inputs in order
+    and returns a tensor or a tuple of tensors, in the order of `outputs`. `dims` gives each symbolic
+    dimension its size in the static form, or computes it from those before it. The dynamic form is traced at
+    `trace_dims` (sizes of 1 would be taken for constants) and verified at the static sizes and at each of
+    `check_dims`.
     `version` is part of the file name: raise it with any change that alters the exported file.
     """
 

@@ -1,0 +1,345 @@
+"""The register-tiled matrix product that MatMul and Conv share, as LLVM functions inside a kernel's module.
+
+A micro-kernel computes a tile of ``rows x vectors`` vector accumulators. It reads A through a table of row
+addresses, one set of rows a tap, so the same code serves matrices in place, packed blocks and the taps of a
+convolution; it reads B row by row, packed or in place. Accumulators go to a tile in memory; the epilogue runs
+over that tile, or in registers where the tile is full and the expression cheap.
+
+Source of the scheme: K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS
+34(3), 2008; the row addresses of taps are M. Dukhan's indirect convolution, https://arxiv.org/abs/1907.02129.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu import convert
+from onnxplan.kernels.cpu.emitter import I32, I64, POINTER, Emitter, Mask, compute_type
+from onnxplan.kernels.cpu.epilogue import Epilogue, Place
+from onnxplan.kernels.cpu.tiling import sum_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class MicroKernel:
+    """What the micro-kernels of one kernel have in common.
+
+    ``rows`` and ``vectors`` are the largest tile. ``masked`` says that B is read in place and its last vector
+    must not be read beyond the matrix. ``taps`` says that A has several sets of rows.
+    """
+
+    target: Target
+    b_dtype: DType
+    rows: int
+    vectors: int
+    masked: bool
+    taps: bool
+    epilogue: Epilogue
+
+    @property
+    def dtype(self) -> DType:
+        """The type that sums are kept in."""
+        return sum_dtype(self.epilogue.accumulator)
+
+    @property
+    def lanes(self) -> int:
+        return self.target.vector_bytes // self.dtype.itemsize
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of the accumulator tile."""
+        return self.vectors * self.lanes * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Operands of a micro-kernel call, in the order of its arguments.
+
+    ``table`` holds the addresses of A's rows, ``tap_step`` bytes from one tap's to the next; element ``k`` of a
+    row stands at its address plus ``a_offset + k * a_step`` bytes. ``b`` is the first row of B, whose rows are
+    ``b_step`` bytes apart and number ``taps * length``. ``accumulate`` (i64) is 0 if the sum starts here.
+    ``columns`` is how many columns of B may be read.
+    """
+
+    table: ir.Value
+    tap_step: ir.Value
+    taps: ir.Value
+    a_offset: ir.Value
+    a_step: ir.Value
+    b: ir.Value
+    b_step: ir.Value
+    length: ir.Value
+    tile: ir.Value
+    accumulate: ir.Value
+    columns: ir.Value
+
+    @property
+    def values(self) -> list[ir.Value]:
+        return [getattr(self, name) for name in self.__slots__]
+
+
+_SOURCE_TYPES = [POINTER, I64, I64, I64, I64, POINTER, I64, I64, POINTER, I64, I64]
+
+
+def local_function(emitter: Emitter, name: str, arguments: list[ir.Type], lanes: int) -> Emitter:
+    """Starts a function inside the module of ``emitter``; end it with ``builder.ret_void()``."""
+    function = ir.Function(emitter.module, ir.FunctionType(ir.VoidType(), arguments), name)
+    function.linkage = "internal"
+    function.attributes.add("nounwind")
+    function.attributes.add("noinline")
+    return Emitter(function, emitter.target, lanes)
+
+
+class MicroKernels:
+    """The micro-kernels of a module and the code that picks one of them."""
+
+    def __init__(self, emitter: Emitter, micro: MicroKernel) -> None:
+        self.micro = micro
+        self._cores = {
+            (rows, vectors): _core(emitter, micro, rows, vectors, fused=False)
+            for rows in range(1, micro.rows + 1)
+            for vectors in range(1, micro.vectors + 1)
+        }
+        self._finish = _finish(emitter, micro)
+        self._fused = (
+            _core(emitter, micro, micro.rows, micro.vectors, fused=True) if micro.epilogue.is_cheap else None
+        )
+
+    def call(
+        self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], single: ir.Value, last: ir.Value
+    ) -> None:
+        """Computes ``rows`` rows and ``source.columns`` columns; runs the epilogue if the ``i1`` ``last`` holds.
+
+        ``single`` (``i1``) says that this call computes the whole sum.
+        """
+        micro, builder = self.micro, emitter.builder
+        width = micro.vectors * micro.lanes
+        if self._fused is None:
+            self._tiled(emitter, source, rows, places, last)
+            return
+        full = builder.and_(
+            builder.icmp_signed("==", rows, I64(micro.rows)), builder.icmp_signed("==", source.columns, I64(width))
+        )
+        with emitter.branch(builder.and_(full, single)) as (then, otherwise):
+            with then:
+                builder.call(self._fused, source.values + _flat(places))
+            with otherwise:
+                self._tiled(emitter, source, rows, places, last)
+
+    def _tiled(
+        self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], last: ir.Value
+    ) -> None:
+        micro, builder = self.micro, emitter.builder
+        vectors = emitter.divide(emitter.add(source.columns, micro.lanes - 1), micro.lanes)
+        number = emitter.add(emitter.mul(rows, micro.vectors), vectors)
+        after = emitter.function.append_basic_block("core.end")
+        # The largest tile is the default, so that the switch covers every number.
+        blocks: dict[tuple[int, int], Any] = {}
+        for key in self._cores:
+            blocks[key] = emitter.function.append_basic_block("core")
+        switch = builder.switch(number, blocks[micro.rows, micro.vectors])
+        for (row_count, vector_count), block in blocks.items():
+            if (row_count, vector_count) != (micro.rows, micro.vectors):
+                switch.add_case(I64(row_count * micro.vectors + vector_count), block)
+            builder.position_at_end(block)
+            builder.call(self._cores[row_count, vector_count], source.values)
+            builder.branch(after)
+        builder.position_at_end(after)
+        with emitter.when(last):
+            builder.call(self._finish, [source.tile, rows, source.columns, *_flat(places)])
+
+
+def _flat(places: list[Place]) -> list[ir.Value]:
+    return [value for place in places for value in (place.pointer, place.row_step, place.column_step)]
+
+
+def _places(values: list[ir.Value]) -> list[Place]:
+    return [Place(*values[start : start + 3]) for start in range(0, len(values), 3)]
+
+
+def _finish(emitter: Emitter, micro: MicroKernel) -> ir.Function:
+    """``(tile, rows, columns, places...)``: the epilogue over an accumulator tile."""
+    count = len(micro.epilogue.extras) + 1
+    inner = local_function(
+        emitter, "finish_tile", [POINTER, I64, I64] + [POINTER, I64, I64] * count, micro.lanes
+    )
+    tile, rows, columns = inner.function.args[:3]
+    places = _places(list(inner.function.args[3:]))
+    full = inner.builder.and_(columns, I64(-micro.lanes))
+    rest = inner.sub(columns, full)
+    mask = inner.mask(rest)
+
+    def vector(row: ir.Value, column: ir.Value, limit: Mask | None) -> None:
+        offset = inner.add(inner.mul(row, micro.row_bytes), inner.mul(column, micro.dtype.itemsize))
+        value = inner.load(inner.offset(tile, offset), micro.dtype)
+        micro.epilogue.emit(inner, value, [place.row(inner, row) for place in places], column, limit)
+
+    with inner.loop(0, rows) as row:
+        with inner.loop(0, full, micro.lanes) as column:
+            vector(row, column, None)
+        with inner.when(inner.less(0, rest)):
+            vector(row, full, mask)
+    inner.builder.ret_void()
+    return inner.function
+
+
+def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fused: bool) -> ir.Function:
+    """The micro-kernel for one tile size; ``fused`` ends with the epilogue instead of storing the tile."""
+    count = len(micro.epilogue.extras) + 1 if fused else 0
+    name = f"{'fused' if fused else 'core'}_{rows}x{vectors}"
+    inner = local_function(emitter, name, _SOURCE_TYPES + [POINTER, I64, I64] * count, micro.lanes)
+    source = Source(*inner.function.args[: len(_SOURCE_TYPES)])
+    sums = _sums(inner, micro, source, rows, vectors, accumulate=not fused)
+    if fused:
+        places = _places(list(inner.function.args[len(_SOURCE_TYPES) :]))
+        for i in range(rows):
+            at = [place.row(inner, I64(i)) for place in places]
+            for j in range(vectors):
+                micro.epilogue.emit(inner, sums[i][j], at, I64(j * micro.lanes), None)
+    else:
+        for i in range(rows):
+            for j in range(vectors):
+                inner.store(sums[i][j], _tile_slot(inner, micro, source.tile, i, j), micro.dtype)
+    inner.builder.ret_void()
+    return inner.function
+
+
+def _tile_slot(inner: Emitter, micro: MicroKernel, tile: ir.Value, row: int, vector: int) -> ir.Value:
+    return inner.offset(tile, row * micro.row_bytes + vector * micro.target.vector_bytes)
+
+
+Grid = list[list[ir.Value]]
+
+
+def _sums(
+    inner: Emitter, micro: MicroKernel, source: Source, rows: int, vectors: int, *, accumulate: bool
+) -> Grid:
+    """Emits the loops over taps and over the length; returns the accumulators after them."""
+    start = _initial(inner, micro, source, rows, vectors) if accumulate else _zeros(inner, micro, rows, vectors)
+    limit = None
+    if micro.masked:
+        limit = inner.mask(inner.sub(source.columns, (vectors - 1) * micro.lanes))
+    if not micro.taps:
+        addresses = _row_addresses(inner, source, source.table, rows)
+        return _dot(inner, micro, source, addresses, source.b, start, limit)[0]
+    builder, function = inner.builder, inner.function
+    head, body, after = (function.append_basic_block(name) for name in ("taps", "taps.body", "taps.end"))
+    before = builder.block
+    builder.branch(head)
+    builder.position_at_end(head)
+    tap, b = builder.phi(I64), builder.phi(POINTER)
+    tap.add_incoming(I64(0), before)
+    b.add_incoming(source.b, before)
+    carried = [[_phi(inner, value, before) for value in row] for row in start]
+    builder.cbranch(inner.less(tap, source.taps), body, after)
+    builder.position_at_end(body)
+    table = inner.offset(source.table, inner.mul(tap, source.tap_step))
+    addresses = _row_addresses(inner, source, table, rows)
+    sums, next_b = _dot(inner, micro, source, addresses, b, carried, limit)
+    tap.add_incoming(inner.add(tap, 1), builder.block)
+    b.add_incoming(next_b, builder.block)
+    for phis, values in zip(carried, sums, strict=True):
+        for phi, value in zip(phis, values, strict=True):
+            phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return carried
+
+
+def _phi(inner: Emitter, value: ir.Value, block: Any) -> Any:
+    phi = inner.builder.phi(value.type)
+    phi.add_incoming(value, block)
+    return phi
+
+
+def _zeros(inner: Emitter, micro: MicroKernel, rows: int, vectors: int) -> Grid:
+    zero = inner.constant(0, micro.dtype)
+    return [[zero] * vectors for _ in range(rows)]
+
+
+def _initial(inner: Emitter, micro: MicroKernel, source: Source, rows: int, vectors: int) -> Grid:
+    """Zeros, or what an earlier call left in the tile."""
+    builder = inner.builder
+    zeros = _zeros(inner, micro, rows, vectors)
+    before = builder.block
+    load, start = (inner.function.append_basic_block(name) for name in ("resume", "start"))
+    builder.cbranch(builder.icmp_signed("!=", source.accumulate, I64(0)), load, start)
+    builder.position_at_end(load)
+    loaded = [
+        [inner.load(_tile_slot(inner, micro, source.tile, i, j), micro.dtype) for j in range(vectors)]
+        for i in range(rows)
+    ]
+    builder.branch(start)
+    builder.position_at_end(start)
+    grid = [[_phi(inner, value, before) for value in row] for row in zeros]
+    for phis, values in zip(grid, loaded, strict=True):
+        for phi, value in zip(phis, values, strict=True):
+            phi.add_incoming(value, load)
+    return grid
+
+
+def _row_addresses(inner: Emitter, source: Source, table: ir.Value, rows: int) -> list[ir.Value]:
+    return [
+        inner.offset(
+            inner.builder.load(inner.offset(table, 8 * row), align=8, typ=POINTER), source.a_offset
+        )
+        for row in range(rows)
+    ]
+
+
+def _dot(
+    inner: Emitter,
+    micro: MicroKernel,
+    source: Source,
+    addresses: list[ir.Value],
+    b_start: ir.Value,
+    start: Grid,
+    limit: Mask | None,
+) -> tuple[Grid, ir.Value]:
+    """The loop over the length of one tap; returns the accumulators and where B goes on."""
+    builder, function = inner.builder, inner.function
+    vectors = len(start[0])
+    head, body, after = (function.append_basic_block(name) for name in ("k", "k.body", "k.end"))
+    before = builder.block
+    builder.branch(head)
+    builder.position_at_end(head)
+    k, a_at, b = builder.phi(I64), builder.phi(I64), builder.phi(POINTER)
+    k.add_incoming(I64(0), before)
+    a_at.add_incoming(I64(0), before)
+    b.add_incoming(b_start, before)
+    carried = [[_phi(inner, value, before) for value in row] for row in start]
+    builder.cbranch(inner.less(k, source.length), body, after)
+    builder.position_at_end(body)
+    row_bytes = micro.lanes * micro.b_dtype.itemsize
+    columns = [
+        convert.cast(
+            inner,
+            micro.b_dtype,
+            micro.dtype,
+            inner.load(inner.offset(b, j * row_bytes), micro.b_dtype, limit if j == vectors - 1 else None),
+        )
+        for j in range(vectors)
+    ]
+    element = compute_type(micro.dtype)
+    for address, row in zip(addresses, carried, strict=True):
+        scalar = builder.load(inner.offset(address, a_at), align=micro.dtype.itemsize, typ=element)
+        value = inner.splat(scalar)
+        for phi, column in zip(row, columns, strict=True):
+            phi.add_incoming(_multiply_add(inner, micro.dtype, value, column, phi), builder.block)
+    # An emulated masked load ends in another block than it began.
+    end = builder.block
+    k.add_incoming(builder.add(k, I64(1), flags=["nsw"]), end)
+    a_at.add_incoming(inner.add(a_at, source.a_step), end)
+    b.add_incoming(inner.offset(b, source.b_step), end)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return carried, b
+
+
+def _multiply_add(inner: Emitter, dtype: DType, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    if dtype.is_float:
+        return inner.fma(a, b, c)
+    return inner.builder.add(c, inner.builder.mul(a, b))

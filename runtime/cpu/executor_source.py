@@ -1,0 +1,240 @@
+"""The native executor: walks a plan's step table, and the loop of the helper threads that join it.
+
+A run claims tiles together with the helpers that are awake. The caller publishes one step at a time in its
+seat's ``CLAIM`` word; whoever wants tiles adds the step's grain to it and computes what lay between the old
+and the new count. The upper half of the word names the step, so a claim is valid whichever step it hits.
+The caller never waits for a helper that has claimed nothing, except to leave the seat at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxplan.runtime.cpu.layout import (
+    CLAIM_END,
+    CLOSED,
+    BindingWord,
+    PlanWord,
+    SeatWord,
+    SlotWord,
+    Status,
+    StepMode,
+    StepWord,
+    TeamWord,
+)
+from onnxplan.runtime.cpu.native_builder import NativeFunction, Word, compile_module
+
+LOW = 0xFFFFFFFF
+SPINS_BEFORE_YIELD = 2000
+
+
+def compile_executor() -> bytes:
+    """Object code with the functions ``call_run``, ``run``, ``help_runs`` and ``spin``."""
+    return compile_module("onnxplan.executor", _build)
+
+
+def _build(module: Any) -> None:
+    _build_spin(module)
+    wake = _build_wake(module)
+    find = _build_find(module)
+    shared = _build_shared_step(module, wake)
+    walk = _build_walk(module, wake, find, shared)
+    _build_run(module, walk)
+    _build_call_run(module, walk)
+    join = _build_join(module)
+    work = _build_work(module)
+    _build_help_runs(module, wake, find, join, work)
+
+
+def _row(f: NativeFunction, plan: Word, step: Word) -> Word:
+    return f.load(plan, PlanWord.STEPS) + step * (8 * StepWord.WORDS)
+
+
+def _call_kernel(f: NativeFunction, slot: Word, row: Word, first: Word | int, last: Word, scratch: Word) -> None:
+    operands = f.load(slot, SlotWord.OPERANDS) + f.load(row, StepWord.OPERANDS)
+    f.call(f.load(row, StepWord.KERNEL), operands, f.load(row, StepWord.PARAMETERS), first, last, scratch)
+
+
+def _seat(team: Word, number: Word) -> Word:
+    return team + 8 * TeamWord.SEATS + number * (8 * SeatWord.WORDS)
+
+
+def _build_spin(module: Any) -> NativeFunction:
+    """``spin(team, count)``: polls ``count`` times, to measure how long that takes."""
+    f = NativeFunction(module, "spin", 2, exported=True)
+    team, count = f.arguments
+    with f.count(count):
+        f.atomic_load(team, TeamWord.OPEN)
+        f.pause()
+    f.give(0)
+    return f
+
+
+def _build_wake(module: Any) -> NativeFunction:
+    """``wake(team, seat)``: wakes up to two sleepers, if the seat has places and the machine idle cores.
+
+    Those who are woken wake the next, so the caller pays for two at most. Taking a sleeper off the count
+    before posting keeps posts and waits equal in number.
+    """
+    f = NativeFunction(module, "wake", 2, exported=False)
+    team, seat = f.arguments
+    with f.count(2), f.loop() as attempt:
+        sleepers = f.atomic_load(team, TeamWord.SLEEPERS, "seq_cst")
+        f.give_if(sleepers.equals(0), 0)
+        idle = f.load(team, TeamWord.CORES) - f.atomic_load(team, TeamWord.BUSY, "seq_cst")
+        free = (~(f.atomic_load(seat, SeatWord.PLACES) | CLOSED)).count_ones()
+        waking = f.atomic_load(team, TeamWord.WAKING)
+        f.give_if((waking >= idle) | (waking >= free), 0)
+        with f.when(f.compare_and_swap(team, TeamWord.SLEEPERS, sleepers, sleepers - 1)):
+            f.atomic("add", team, TeamWord.WAKING, 1)
+            f.call(f.load(team, TeamWord.POST), f.load(team, TeamWord.SEMAPHORE), 1, 0)
+            attempt.leave()
+    f.give(0)
+    return f
+
+
+def _build_find(module: Any) -> NativeFunction:
+    """``find(team)``: a seat with tiles to claim and a free place, while a core is idle; else 0."""
+    f = NativeFunction(module, "find", 1, exported=False)
+    (team,) = f.arguments
+    f.give_if(f.atomic_load(team, TeamWord.BUSY, "seq_cst") >= f.load(team, TeamWord.CORES), 0)
+    seats = f.variable(f.atomic_load(team, TeamWord.OPEN, "seq_cst"))
+    with f.loop() as loop:
+        loop.leave_if(seats.get().equals(0))
+        seat = _seat(team, seats.get().trailing_zeros())
+        seats.set(seats.get() & (seats.get() - 1))
+        has_tiles = (f.atomic_load(seat, SeatWord.CLAIM, "seq_cst") & CLAIM_END).equals(0)
+        places = f.atomic_load(seat, SeatWord.PLACES)
+        f.give_if(has_tiles & (places >= 0) & (places | CLOSED).differs(-1), seat)
+    f.give(0)
+    return f
+
+
+def _build_shared_step(module: Any, wake: NativeFunction) -> NativeFunction:
+    """``shared_step(team, seat, slot, row, step)``: the caller's part of a step that helpers share."""
+    f = NativeFunction(module, "shared_step", 5, exported=False)
+    team, seat, slot, row, step = f.arguments
+    tiles, grain = f.load(row, StepWord.TILES), f.load(row, StepWord.GRAIN)
+    scratch = f.load(slot, SlotWord.SCRATCH)
+    start = f.word(CLAIM_END) - tiles
+    f.atomic_store(seat, SeatWord.DONE, 0)
+    f.atomic("xchg", seat, SeatWord.CLAIM, (step << 32) | start)
+    with f.when(f.load(row, StepWord.MODE).equals(StepMode.WAKE)):
+        f.call(wake, team, seat)
+    others = f.variable(tiles)
+    with f.loop() as loop:
+        claimed = f.atomic("add", seat, SeatWord.CLAIM, grain) & LOW
+        loop.leave_if(claimed >= CLAIM_END)
+        first = claimed - start
+        last = (first + grain < tiles).choose(first + grain, tiles)
+        _call_kernel(f, slot, row, first, last, scratch)
+        others.set(others.get() - (last - first))
+    spins = f.variable(0)
+    with f.loop() as loop:
+        loop.leave_if(f.atomic_load(seat, SeatWord.DONE).equals(others.get()))
+        _pause_or_yield(f, team, spins)
+    f.give(0)
+    return f
+
+
+def _pause_or_yield(f: NativeFunction, team: Word, spins: Any) -> None:
+    f.pause()
+    spins.add(1)
+    with f.when(spins.get() >= SPINS_BEFORE_YIELD):
+        f.call(f.load(team, TeamWord.YIELD))
+        spins.set(0)
+
+
+def _open_seat(f: NativeFunction, team: Word, plan: Word, slot: Word, seat: Variable) -> None:
+    """Sets ``seat`` to an open seat for the run, or leaves it where all are taken."""
+    with f.loop() as attempt:
+        taken = f.atomic_load(team, TeamWord.OPEN)
+        attempt.leave_if(taken.equals(-1))
+        found = team + 8 * TeamWord.SEATS + (~taken).trailing_zeros() * (8 * SeatWord.WORDS)
+        with f.when(f.compare_and_swap(team, TeamWord.OPEN, taken, taken | f.load(found, SeatWord.BIT))):
+            f.store(found, SeatWord.SLOT, slot)
+            f.atomic_store(found, SeatWord.PLACES, f.load(plan, PlanWord.PLACES))
+            seat.set(found)
+            attempt.leave()
+
+
+def _close_seat(f: NativeFunction, team: Word, plan: Word, seat: Word) -> None:
+    f.atomic("or", seat, SeatWord.PLACES, CLOSED)
+    empty = f.load(plan, PlanWord.PLACES) | CLOSED
+    spins = f.variable(0)
+    with f.loop() as loop:
+        loop.leave_if(f.atomic_load(seat, SeatWord.PLACES).equals(empty))
+        _pause_or_yield(f, team, spins)
+    f.atomic("and", team, TeamWord.OPEN, ~f.load(seat, SeatWord.BIT))
+
+
+def _build_walk(
+    module: Any, wake: NativeFunction, find: NativeFunction, shared_step: NativeFunction
+) -> NativeFunction:
+    """``walk(slot, cancel)``: runs the plan on the addresses in the slot; the run's status.
+
+    ``cancel`` is the address of a word that stops the run before the next step once it is not 0.
+    """
+    f = NativeFunction(module, "walk", 2, exported=False)
+    slot, cancel = f.arguments
+    plan = f.load(slot, SlotWord.PLAN)
+    team = f.load(plan, PlanWord.TEAM)
+    _bind_arrays(f, plan, slot)
+    counted = f.load(plan, PlanWord.RELEASE).differs(0)
+    with f.when(counted):
+        f.atomic("add", team, TeamWord.BUSY, 1)
+    status, seat, step = f.variable(Status.DONE), f.variable(0), f.variable(0)
+    with f.loop() as loop:
+        loop.leave_if(step.get() >= f.load(plan, PlanWord.STEP_COUNT))
+        with f.when(f.atomic_load(cancel).differs(0)):
+            status.set(Status.CANCELLED)
+            loop.leave()
+        row = _row(f, plan, step.get())
+        wants_help = f.load(row, StepWord.MODE).differs(StepMode.ALONE)
+        with f.when(wants_help & seat.get().equals(0)):
+            _open_seat(f, team, plan, slot, seat)
+        with f.either(wants_help & seat.get().differs(0)) as (shared, alone):
+            with shared:
+                f.call(shared_step, team, seat.get(), slot, row, step.get())
+            with alone:
+                _call_kernel(f, slot, row, 0, f.load(row, StepWord.TILES), f.load(slot, SlotWord.SCRATCH))
+        step.add(1)
+    with f.when(seat.get().differs(0)):
+        _close_seat(f, team, plan, seat.get())
+    with f.when(counted):
+        f.atomic("sub", team, TeamWord.BUSY, 1)
+        with f.when(f.atomic_load(team, TeamWord.OPEN, "seq_cst").differs(0)):
+            waiting = f.call(find, team)
+            with f.when(waiting.differs(0)):
+                f.call(wake, team, waiting)
+    f.give(status.get())
+    return f
+
+
+def _bind_arrays(f: NativeFunction, plan: Word, slot: Word) -> None:
+    bindings = f.load(plan, PlanWord.BINDINGS)
+    operands, addresses = f.load(slot, SlotWord.OPERANDS), f.load(slot, SlotWord.ADDRESSES)
+    with f.count(f.load(plan, PlanWord.BINDING_COUNT)) as number:
+        binding = bindings + number * (8 * BindingWord.WORDS)
+        array = f.load(addresses + f.load(binding, BindingWord.ARRAY) * 8)
+        operand = operands + f.load(binding, BindingWord.OPERAND)
+        f.store(operand, 0, array + f.load(binding, BindingWord.OFFSET))
+
+
+def _build_run(module: Any, walk: NativeFunction) -> None:
+    """``run(slot, cancel)``: a run whose array addresses Python has written into the slot."""
+    f = NativeFunction(module, "run", 2, exported=True)
+    slot, cancel = f.arguments
+    f.give(f.call(walk, slot, cancel))
+
+
+def _build_call_run(module: Any, walk: NativeFunction) -> None:
+    """``call_run(self, arguments, count)``: the run as a Python function (``METH_FASTCALL``).
+
+    ``self`` is an int, the address of the slot; the arguments are the tuples of input and output arrays and
+    optionally the address of a cancellation word. Gives an int, the status. Holds the interpreter's lock
+    where the plan is so short that letting go of it would cost more.
+    """
+    f = NativeFunction(module, "call_run", 3, exported=True)
+    own, arguments, count = f.arguments
+    to_address = ir_free_slot(f, own)

@@ -1,0 +1,127 @@
+"""Where the native executor finds things: indices of 64-bit words in the records it shares with Python.
+
+The team's block is one per process; a plan record and its step table one per executor; a slot record one per
+run in flight. Words that several threads write stand on cache lines of their own, two lines apart because
+processors prefetch lines in pairs.
+"""
+
+from __future__ import annotations
+
+LINE = 16
+"""Words from one contended word to the next (128 bytes)."""
+
+
+class TeamWord:
+    """The team's block; ``SEATS`` is where the seats begin."""
+
+    CORES = 0
+    SPIN_LIMIT = 1
+    SEMAPHORE = 2
+    WAIT = 3
+    POST = 4
+    YIELD = 5
+    STOP = 6
+    ZERO = 7
+    TUPLE_TYPE = 8
+    ARRAY_TYPE = 9
+    TYPE_OFFSET = 10
+    SIZE_OFFSET = 11
+    ITEMS_OFFSET = 12
+    DATA_OFFSET = 13
+    INT_TO_ADDRESS = 16
+    INT_FROM_LONG = 17
+    SAVE_THREAD = 18
+    RESTORE_THREAD = 19
+    BUSY = 2 * LINE
+    SLEEPERS = 3 * LINE
+    WAKING = 3 * LINE + 1
+    OPEN = 4 * LINE
+    SEATS = 6 * LINE
+
+
+class SeatWord:
+    """A seat holds a run that helpers may join.
+
+    ``PLACES`` has bit i set when the place of worker i + 1 is taken or does not exist, and the sign bit while
+    the seat is closed. ``BIT`` is the seat's bit in ``TeamWord.OPEN``. ``CLAIM`` is the number of the step in its upper half; its lower half counts up to
+    ``CLAIM_END`` as tiles are claimed, so that bit 31 is clear exactly while there are tiles to claim.
+    ``DONE`` counts the tiles of the step that helpers have finished.
+    """
+
+    PLACES = 0
+    SLOT = 1
+    BIT = 2
+    CLAIM = LINE
+    DONE = 2 * LINE
+    WORDS = 4 * LINE
+
+
+SEATS = 64
+MAX_WORKERS = 63
+CLAIM_END = 1 << 31
+CLOSED = -(1 << 63)
+
+TEAM_WORDS = TeamWord.SEATS + SEATS * SeatWord.WORDS
+
+
+class PlanWord:
+    """What all runs of an executor share."""
+
+    TEAM = 0
+    STEPS = 1
+    STEP_COUNT = 2
+    BINDINGS = 3
+    BINDING_COUNT = 4
+    INPUT_COUNT = 5
+    OUTPUT_COUNT = 6
+    SCRATCH_STRIDE = 7
+    PLACES = 8
+    RELEASE = 9
+    WORDS = 10
+
+
+class StepWord:
+    """A row of the step table. ``OPERANDS`` is a byte offset into the slot's operand table."""
+
+    KERNEL = 0
+    OPERANDS = 1
+    PARAMETERS = 2
+    TILES = 3
+    GRAIN = 4
+    MODE = 5
+    WORDS = 6
+
+
+class StepMode:
+    """``ALONE``: the caller computes all tiles; ``SHARED``: awake helpers may join; ``WAKE``: worth a wake-up."""
+
+    ALONE = 0
+    SHARED = 1
+    WAKE = 2
+
+
+class BindingWord:
+    """An operand in a caller's array: byte offset into the operand table, array number, byte offset there."""
+
+    OPERAND = 0
+    ARRAY = 1
+    OFFSET = 2
+    WORDS = 3
+
+
+class SlotWord:
+    """What one run in flight needs: addresses of the caller's arrays, operand table and scratch."""
+
+    PLAN = 0
+    ADDRESSES = 1
+    OPERANDS = 2
+    SCRATCH = 3
+    WORDS = 4
+
+
+class Status:
+    """What a run returns."""
+
+    DONE = 0
+    CANCELLED = 1
+    BAD_ARGUMENTS = 2
