@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
 from onnxplan.compiler.expression import Expression, Instruction, identity
@@ -91,7 +92,7 @@ class Builder:
         return View.dense(storage, array.shape)
 
     def value(self, view: View) -> npt.NDArray[Any]:
-        """The elements of ``view`` at plan time; raises :class:`ValueNeeded` where a run must compute them."""
+        """The elements of ``view`` at plan time; raises :class:`ValueNeeded` where a run must compute it."""
         if not view.is_constant:
             raise ValueNeeded(view)
         return view.numpy()
@@ -160,10 +161,7 @@ class Builder:
         self, body: Expression | Body, views: Sequence[View], axes: tuple[int, ...] = (), shape: Shape = ()
     ) -> tuple[View, ...]:
         """A :class:`MapReduce` over ``views`` broadcast together (and with ``shape``), reducing ``axes``."""
-        if isinstance(body, Expression):
-            expression = body
-        else:
-            expression = trace(body, [view.dtype for view in views])
+        expression = body if isinstance(body, Expression) else trace(body, [view.dtype for view in views])
         space = broadcast_shapes([view.shape for view in views] + ([shape] if shape else []))
         inputs = [view if view.shape == space else view.expand(space) for view in views]
         reduced = expression.reduced() if axes else (False,) * len(expression.instructions)
@@ -216,7 +214,7 @@ class Builder:
         if len(views) == 1:
             return views[0]
         extent = sum(view.shape[axis] for view in views)
-        shape = views[0].shape[:axis] + (extent,) + views[0].shape[axis + 1 :]
+        shape = (*views[0].shape[:axis], extent, *views[0].shape[axis + 1 :])
         if all(view.is_constant for view in views):
             return self.constant(np.concatenate([view.numpy() for view in views], axis))
         largest = max(views, key=lambda view: view.size)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate_recurrent import evaluate_recurrent
 from onnxplan.compiler.evaluate_spatial import convolve, evaluate_pool
@@ -246,8 +247,9 @@ def _resample(primitive: Resample, inputs: Sequence[Array]) -> tuple[Array, ...]
         for tap in range(taps):
             place = np.clip(positions[:, tap], 0, data.shape[axis] - 1)
             total += np.take(wide, place, axis=axis) * weights[:, tap].astype(np.float64).reshape(extents)
-    # Integers are truncated from the weights' type, the one that kernels sum in.
-    return (convert(total.astype(weights.dtype), dtype),)
+    # Integers are truncated from the type that kernels sum in.
+    double = DType.FLOAT64 in (dtype, DType.from_numpy(weights.dtype))
+    return (convert(total if double else total.astype(np.float32), dtype),)
 
 
 def _recurrent(primitive: Recurrent, inputs: Sequence[Array]) -> tuple[Array, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Conv, Pool
 from onnxplan.compiler.scalar import WIDE, convert

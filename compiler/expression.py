@@ -91,7 +91,7 @@ class Expression:
         return tuple(flags)
 
     def __str__(self) -> str:
-        """Nested calls; what is used more than once gets a name: ``t3 = exp(x0); div(t3, reduce_sum(t3))``."""
+        """Nested calls; what is used repeatedly gets a name: ``t3 = exp(x0); div(t3, reduce_sum(t3))``."""
         uses = [0] * len(self.instructions)
         for instruction in self.instructions:
             for operand in instruction.operands:

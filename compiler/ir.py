@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError
 
 Dim = int | str | None
 Attribute = Any
-"""int, float, str, bytes, ``numpy.ndarray`` (tensor), :class:`Graph`, :class:`TensorType`, or a list of one."""
+"""int, float, str, bytes, ``numpy.ndarray`` (tensor), :class:`Graph`, :class:`TensorType`, or a list."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler import ops
 from onnxplan.compiler.builder import Builder, ConstantPool, ValueNeeded
 from onnxplan.compiler.errors import InvalidModelError, OnnxPlanError, UnsupportedOperatorError
@@ -32,8 +33,8 @@ class Stage:
     """One stretch of the model without open questions.
 
     ``program`` reads graph inputs by their names and results of earlier stages by the names under which
-    those returned them. ``final`` tells the last stage, whose outputs are the graph's; the outputs of the others are
-    ``DEMAND`` and whatever later stages may read.
+    those returned them. ``final`` tells the last stage, whose outputs are the graph's; those of the others
+    are ``DEMAND`` and whatever later stages may read.
     """
 
     program: Program
@@ -213,15 +214,3 @@ class Lowering(Builder):
             storage = view.storage
             if storage.constant is None and storage not in written:
                 program.inputs.setdefault(storage.name, self._sources[storage])
-
-
-def remove_dead_operations(operations: Sequence[Operation], outputs: Sequence[View]) -> list[Operation]:
-    """The operations that ``outputs`` depend on, in order."""
-    needed = {view.storage for view in outputs}
-    kept: list[Operation] = []
-    for operation in reversed(operations):
-        if any(view.storage in needed for view in operation.outputs):
-            kept.append(operation)
-            needed.update(view.storage for view in operation.inputs)
-    kept.reverse()
-    return kept

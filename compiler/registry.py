@@ -19,7 +19,7 @@ breaks the standard; the caller adds which node it was. Trailing outputs that no
 
 @dataclass(frozen=True, slots=True)
 class OperatorEntry:
-    """A rule for the versions from ``since`` up to the next entry's. ``rule`` is ``None`` if it was removed."""
+    """A rule for the versions from ``since`` up to the next entry's; ``None`` if it was removed."""
 
     domain: str
     op_type: str

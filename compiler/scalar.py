@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.dtypes import DType
 
 Array = npt.NDArray[Any]
@@ -272,10 +273,10 @@ def convert(array: Array, dtype: DType, *, saturate: bool = False) -> Array:
     """``array`` as ``dtype`` by ONNX's conversion rules (https://onnx.ai/onnx/operators/onnx__Cast.html).
 
     Floats to integers truncate, by way of int64, whose bits are then cut to the width; NaN and what int64
-    does not hold give its smallest value (uint64 holds its own range). Anything but zero is true. Conversions
-    to floats round to nearest, ties to even; bfloat16 and smaller by way of float32; float8e8m0 drops the
-    sign and rounds up, infinities are NaN there. ``saturate`` clamps to the range of a float8; without it,
-    out of range is NaN or, in float8e5m2, infinite.
+    does not hold give its smallest value (uint64 holds its own range). Anything but zero is true.
+    Conversions to floats round to nearest, ties to even, integers to bfloat16 and smaller by way of float32;
+    float8e8m0 drops the sign and rounds up, infinities are NaN there. ``saturate`` clamps to the range of a
+    float8; without it, out of range is NaN or, in float8e5m2, infinite.
     """
     source = DType.from_numpy(array.dtype)
     if source is dtype:
@@ -288,7 +289,7 @@ def convert(array: Array, dtype: DType, *, saturate: bool = False) -> Array:
         if dtype.is_integer and source in WIDE_INTEGERS:
             array = array.astype(WIDE_INTEGERS[source].numpy)
         elif dtype in WIDE_FLOATS and (dtype is not DType.FLOAT16 or source in WIDE):
-            array = array.astype(np.float32)
+            array = _round_to_odd(array) if source is DType.FLOAT64 else array.astype(np.float32)
             if dtype is DType.FLOAT8E8M0:
                 return _power_of_two_above(array, saturate)
             if saturate and dtype.itemsize == 1:
@@ -307,6 +308,18 @@ def _truncate(array: Array, dtype: DType) -> Array:
     return np.where(high, array - half, array).astype(np.int64).astype(np.uint64) + (
         high.astype(np.uint64) << np.uint64(63)
     )
+
+
+def _round_to_odd(array: Array) -> Array:
+    """float64 to float32 so that a second rounding to fewer bits gives what one rounding would.
+
+    Source: S. Boldo and G. Melquiond, "When double rounding is odd", 2005. ``ml_dtypes`` rounds twice.
+    """
+    single = array.astype(np.float32)
+    back = single.astype(np.float64)
+    truncated = single.view(np.uint32) - (np.abs(back) > np.abs(array))
+    odd = truncated | ((back != array) & (array == array))
+    return np.asarray(odd, np.uint32).view(np.float32)
 
 
 def _power_of_two_above(array: Array, saturate: bool) -> Array:

@@ -1,7 +1,7 @@
 """The border between the compiler and the kernels of a device.
 
 The compiler hands each operation of the final program to a device's :class:`KernelSelector`, which answers
-with steps. Everything above this line (lowering, fusion, memory, the plan's form) is the same for all devices.
+with steps. All above this line (lowering, fusion, memory, the plan's form) is the same for all devices.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy.typing as npt
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.program import Operation

@@ -1,13 +1,15 @@
-"""Views: strided windows on storages. Reshape, transpose, slice, expand and split cost nothing at run time."""
+"""Views: strided windows on storages. Reshape, transpose, slice and expand cost nothing at run time."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.dtypes import DType
 
 Shape = tuple[int, ...]
@@ -85,10 +87,9 @@ class View:
             raise ValueError(f"storage {self.storage.name!r} is not a constant")
         if self.size == 0:
             return np.empty(self.shape, data.dtype)
-        array = np.lib.stride_tricks.as_strided(
+        return np.lib.stride_tricks.as_strided(
             data[self.offset :], self.shape, [s * data.itemsize for s in self.strides], writeable=False
         )
-        return array
 
     def transpose(self, permutation: tuple[int, ...]) -> View:
         return View(
@@ -209,7 +210,7 @@ def reshape_strides(old_shape: Shape, old_strides: Shape, new_shape: Shape) -> S
                 group_new.append(axes[taken])
                 product_new *= new_shape[axes[taken]]
                 taken += 1
-        for (_, outer), (extent, inner) in zip(group_old, group_old[1:], strict=False):
+        for (_, outer), (extent, inner) in itertools.pairwise(group_old):
             if outer != inner * extent:
                 return None
         stride = group_old[-1][1]

@@ -28,18 +28,14 @@ def export(recipe: Recipe, target: pathlib.Path, *, dynamic: bool) -> None:
         torch.onnx.OnnxExporterError: the exporter could not convert the module.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=".onnx", dir=target.parent)
-    os.close(handle)
-    try:
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
+        partial = os.path.join(folder, target.name)
         with torch.no_grad(), _quiet():
             if recipe.exporter is Exporter.TORCHSCRIPT:
                 _export_torchscript(recipe, partial, dynamic=dynamic)
             else:
                 _export_dynamo(recipe, partial, dynamic=dynamic)
         os.replace(partial, target)
-    except BaseException:
-        pathlib.Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def _export_dynamo(recipe: Recipe, target: str, *, dynamic: bool) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bench.model_zoo.recipe import Exporter, Input, Recipe, normal
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig
 
+Config = TypeVar("Config", bound="PreTrainedConfig")
 CLASSES = 1000
 CALIBRATION_BATCH = 4
+
+
+def _with_classes(config: Config) -> Config:
+    config.num_labels = CLASSES
+    return config
 
 
 def _classifier(model: torch.nn.Module, *, batch_norms: bool) -> torch.nn.Module:
@@ -30,13 +37,13 @@ def _classifier(model: torch.nn.Module, *, batch_norms: bool) -> torch.nn.Module
 def _resnet50() -> torch.nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    return _classifier(ResNetForImageClassification(ResNetConfig(num_labels=CLASSES)), batch_norms=True)
+    return _classifier(ResNetForImageClassification(_with_classes(ResNetConfig())), batch_norms=True)
 
 
 def _mobilenetv2() -> torch.nn.Module:
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
-    config = MobileNetV2Config(num_labels=CLASSES, tf_padding=False)
+    config = _with_classes(MobileNetV2Config(tf_padding=False))
     return _classifier(MobileNetV2ForImageClassification(config), batch_norms=True)
 
 
@@ -44,25 +51,23 @@ def _efficientnet_b0() -> torch.nn.Module:
     import torch
     from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
-    config = EfficientNetConfig(
-        num_labels=CLASSES, image_size=224, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280
-    )
-    model = EfficientNetForImageClassification(config)
+    config = EfficientNetConfig(image_size=224, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280)
+    model = EfficientNetForImageClassification(_with_classes(config))
     # transformers pools with a 1280x1280 window in ceil mode, which only it does; the result is the same.
-    model.efficientnet.pooler = torch.nn.AdaptiveAvgPool2d(1)
+    model.efficientnet.add_module("pooler", torch.nn.AdaptiveAvgPool2d(1))
     return _classifier(model, batch_norms=True)
 
 
 def _convnext_tiny() -> torch.nn.Module:
     from transformers import ConvNextConfig, ConvNextForImageClassification
 
-    return _classifier(ConvNextForImageClassification(ConvNextConfig(num_labels=CLASSES)), batch_norms=False)
+    return _classifier(ConvNextForImageClassification(_with_classes(ConvNextConfig())), batch_norms=False)
 
 
 def _vit_base() -> torch.nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
-    return _classifier(ViTForImageClassification(ViTConfig(num_labels=CLASSES)), batch_norms=False)
+    return _classifier(ViTForImageClassification(_with_classes(ViTConfig())), batch_norms=False)
 
 
 def _recipe(

@@ -170,7 +170,7 @@ def _free_names(proto: NodeProto) -> list[str]:
 
 
 def _sorted_nodes(proto: GraphProto, scope: _Scope) -> list[NodeProto]:
-    """The nodes in topological order: as they stand where that is one. Raises for undefined names and cycles."""
+    """The nodes in topological order: unchanged where they stand so. Raises for undefined names and cycles."""
     producers: dict[str, int] = {}
     for position, node in enumerate(proto.node):
         for name in node.output:

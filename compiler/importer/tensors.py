@@ -1,4 +1,4 @@
-"""Reading tensors: inline, sparse, and external data, which is mapped and may not leave the model's folder."""
+"""Reading tensors: inline, sparse, external. External data is mapped, and stays in the model's folder."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class TensorReader:
         parts = location.replace("\\", "/").split("/")
         if not location or os.path.isabs(location) or ".." in parts or ":" in parts[0] or "\0" in location:
             raise InvalidModelError(
-                f"{what} refers to the external file {location!r}; only files below the model's folder may be used"
+                f"{what} refers to the external file {location!r}; only files below the model's folder may be"
             )
         folder = os.path.dirname(os.path.abspath(self._path))
         path = os.path.join(folder, *parts)

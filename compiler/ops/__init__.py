@@ -5,7 +5,23 @@ from __future__ import annotations
 import functools
 import importlib
 
-FAMILIES = ("elementwise", "movement", "reduction", "products", "spatial", "indexing", "recurrent", "control")
+FAMILIES = (
+    "elementwise",
+    "activation",
+    "conversion",
+    "movement",
+    "padding",
+    "generation",
+    "reduction",
+    "normalization",
+    "batch_normalization",
+    "products",
+    "einsum",
+    "spatial",
+    "indexing",
+    "recurrent",
+    "control",
+)
 
 
 @functools.cache

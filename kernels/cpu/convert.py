@@ -16,7 +16,7 @@ from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, HALF, I8, I16, I32, I64
 
 if TYPE_CHECKING:
-    from onnxplan.kernels.cpu.emitter import Emitter
+    from onnxplan.kernels.cpu.emitter_core import Core
 
 _NARROW_INTEGERS = {DType.INT4: 4, DType.UINT4: 4, DType.INT2: 2, DType.UINT2: 2}
 
@@ -69,7 +69,7 @@ def python_constant(value: float | int, dtype: DType) -> float | int:
     return wrapped - (1 << bits) if dtype.kind == "i" and wrapped >> (bits - 1) else wrapped
 
 
-def widen(emitter: Emitter, stored: ir.Value, dtype: DType) -> ir.Value:
+def widen(emitter: Core, stored: ir.Value, dtype: DType) -> ir.Value:
     """A vector as it stands in memory, in its compute type."""
     builder = emitter.builder
     if dtype is DType.BOOL:
@@ -88,7 +88,7 @@ def widen(emitter: Emitter, stored: ir.Value, dtype: DType) -> ir.Value:
     return stored
 
 
-def narrow(emitter: Emitter, value: ir.Value, dtype: DType) -> ir.Value:
+def narrow(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
     """A vector in the compute type of ``dtype``, as it stands in memory; rounds to nearest even."""
     builder = emitter.builder
     if dtype is DType.BOOL:
@@ -110,7 +110,7 @@ def narrow(emitter: Emitter, value: ir.Value, dtype: DType) -> ir.Value:
     return _encode(emitter, value, SMALL_FLOATS[dtype], dtype.itemsize)
 
 
-def round_to(emitter: Emitter, value: ir.Value, dtype: DType) -> ir.Value:
+def round_to(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
     """A ``float`` vector rounded to what small float ``dtype`` can hold."""
     stored = narrow(emitter, value, dtype)
     rounded = widen(emitter, stored, dtype)
@@ -118,7 +118,7 @@ def round_to(emitter: Emitter, value: ir.Value, dtype: DType) -> ir.Value:
     return rounded
 
 
-def cast(emitter: Emitter, source: DType, result: DType, value: ir.Value) -> ir.Value:
+def cast(emitter: Core, source: DType, result: DType, value: ir.Value) -> ir.Value:
     """ONNX's Cast without saturation, between compute types."""
     if source is result:
         return value
@@ -139,7 +139,7 @@ def cast(emitter: Emitter, source: DType, result: DType, value: ir.Value) -> ir.
     return value if result is DType.FLOAT32 else round_to(emitter, value, result)
 
 
-def cast_saturate(emitter: Emitter, source: DType, result: DType, value: ir.Value) -> ir.Value:
+def cast_saturate(emitter: Core, source: DType, result: DType, value: ir.Value) -> ir.Value:
     """As :func:`cast`; float8 and float4 results are clamped to the finite range, infinities too."""
     if source is result or not (result.is_float and result.itemsize == 1):
         return cast(emitter, source, result, value)
@@ -157,7 +157,7 @@ def cast_saturate(emitter: Emitter, source: DType, result: DType, value: ir.Valu
     return round_to(emitter, value, result)
 
 
-def _from_integer(emitter: Emitter, source: DType, result: DType, value: ir.Value) -> ir.Value:
+def _from_integer(emitter: Core, source: DType, result: DType, value: ir.Value) -> ir.Value:
     builder = emitter.builder
     signed = source.kind == "i"
     if result.is_float:
@@ -172,13 +172,13 @@ def _from_integer(emitter: Emitter, source: DType, result: DType, value: ir.Valu
     return _wrap_narrow(emitter, value, result) if result in _NARROW_INTEGERS else value
 
 
-def _wrap_narrow(emitter: Emitter, value: ir.Value, dtype: DType) -> ir.Value:
+def _wrap_narrow(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
     shift = emitter.like(value, 8 - _NARROW_INTEGERS[dtype])
     raised = emitter.builder.shl(value, shift)
     return (emitter.builder.ashr if dtype.kind == "i" else emitter.builder.lshr)(raised, shift)
 
 
-def _float_to_integer(emitter: Emitter, result: DType, value: ir.Value) -> ir.Value:
+def _float_to_integer(emitter: Core, result: DType, value: ir.Value) -> ir.Value:
     builder = emitter.builder
     if result is DType.INT64:
         return builder.fptosi(value, emitter.vector(I64))
@@ -196,7 +196,7 @@ def _float_to_integer(emitter: Emitter, result: DType, value: ir.Value) -> ir.Va
     return _wrap_narrow(emitter, narrowed, result) if result in _NARROW_INTEGERS else narrowed
 
 
-def _wrap_to_int32(emitter: Emitter, value: ir.Value) -> ir.Value:
+def _wrap_to_int32(emitter: Core, value: ir.Value) -> ir.Value:
     """The integer part modulo 2**32, in [-2**31, 2**31); 0 where an int64 could not hold it."""
     builder = emitter.builder
     whole = emitter.elementwise("llvm.trunc", value)
@@ -209,7 +209,7 @@ def _wrap_to_int32(emitter: Emitter, value: ir.Value) -> ir.Value:
     return builder.select(fits, rest, emitter.like(value, 0.0))
 
 
-def _round_to_odd(emitter: Emitter, value: ir.Value) -> ir.Value:
+def _round_to_odd(emitter: Core, value: ir.Value) -> ir.Value:
     """``double`` to ``float`` so that a second rounding to fewer bits gives what one rounding would."""
     builder = emitter.builder
     single = builder.fptrunc(value, emitter.vector(FLOAT))
@@ -223,11 +223,11 @@ def _round_to_odd(emitter: Emitter, value: ir.Value) -> ir.Value:
     return builder.bitcast(builder.or_(truncated, builder.zext(inexact, bits.type)), single.type)
 
 
-def _has_half(emitter: Emitter) -> bool:
+def _has_half(emitter: Core) -> bool:
     return emitter.target.isa in ("avx512", "avx2", "neon")
 
 
-def _encode_bfloat16(emitter: Emitter, value: ir.Value) -> ir.Value:
+def _encode_bfloat16(emitter: Core, value: ir.Value) -> ir.Value:
     builder = emitter.builder
     bits = builder.bitcast(value, emitter.vector(I32))
     sixteen = emitter.like(bits, 16)
@@ -240,7 +240,7 @@ def _encode_bfloat16(emitter: Emitter, value: ir.Value) -> ir.Value:
     )
 
 
-def _decode_e8m0(emitter: Emitter, stored: ir.Value) -> ir.Value:
+def _decode_e8m0(emitter: Core, stored: ir.Value) -> ir.Value:
     """``2 ** (code - 127)``; code 255 is NaN."""
     builder = emitter.builder
     code = builder.zext(stored, emitter.vector(I32))
@@ -254,7 +254,7 @@ def _decode_e8m0(emitter: Emitter, stored: ir.Value) -> ir.Value:
     return builder.bitcast(bits, emitter.vector(FLOAT))
 
 
-def _encode_e8m0(emitter: Emitter, value: ir.Value) -> ir.Value:
+def _encode_e8m0(emitter: Core, value: ir.Value) -> ir.Value:
     """The nearest power of two, halfway cases upwards; NaN for what is not positive and finite."""
     builder = emitter.builder
     bits = builder.bitcast(value, emitter.vector(I32))
@@ -270,7 +270,7 @@ def _encode_e8m0(emitter: Emitter, value: ir.Value) -> ir.Value:
     return builder.trunc(code, emitter.vector(I8))
 
 
-def _decode(emitter: Emitter, stored: ir.Value, form: SmallFloat) -> ir.Value:
+def _decode(emitter: Core, stored: ir.Value, form: SmallFloat) -> ir.Value:
     builder = emitter.builder
     code = builder.zext(stored, emitter.vector(I32))
     size = builder.and_(code, emitter.like(code, form.sign - 1))
@@ -296,7 +296,7 @@ def _decode(emitter: Emitter, stored: ir.Value, form: SmallFloat) -> ir.Value:
     return builder.bitcast(builder.or_(result, sign), emitter.vector(FLOAT))
 
 
-def _encode(emitter: Emitter, value: ir.Value, form: SmallFloat, itemsize: int) -> ir.Value:
+def _encode(emitter: Core, value: ir.Value, form: SmallFloat, itemsize: int) -> ir.Value:
     builder = emitter.builder
     integers = emitter.vector(I32)
 

@@ -52,7 +52,7 @@ class Core:
         self.stored_forms: dict[int, tuple[ir.Value, DType, ir.Value]] = {}
         self._entry = function.append_basic_block("entry")
         body = function.append_basic_block("body")
-        self._entry_end = ir.IRBuilder(self._entry).branch(body)
+        ir.IRBuilder(self._entry).branch(body)
         self.builder = ir.IRBuilder(body)
 
     @classmethod
@@ -132,7 +132,7 @@ class Core:
 
     def like(self, value: ir.Value, number: float | int) -> ir.Constant:
         """``number`` in all lanes of ``value``'s type."""
-        return self.fill(number, value.type.element)
+        return self.with_lanes(value.type.count).fill(number, value.type.element)
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """A scalar in all lanes."""

@@ -18,23 +18,25 @@ from llvmlite import ir
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
-from onnxplan.kernels.cpu.emitter import I32, I64, POINTER, Emitter, Mask, compute_type
-from onnxplan.kernels.cpu.epilogue import Epilogue, Place
-from onnxplan.kernels.cpu.tiling import sum_dtype
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.epilogue import Epilogue
+from onnxplan.kernels.cpu.epilogue_code import Place, emit_epilogue
+from onnxplan.kernels.cpu.llvm_types import I64, POINTER, compute_type
+from onnxplan.kernels.cpu.local import local_function
+from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, sum_dtype
 
 
 @dataclass(frozen=True, slots=True)
 class MicroKernel:
     """What the micro-kernels of one kernel have in common.
 
-    ``rows`` and ``vectors`` are the largest tile. ``masked`` says that B is read in place and its last vector
-    must not be read beyond the matrix. ``taps`` says that A has several sets of rows.
+    ``tile`` is the largest tile. ``masked`` says that B is read in place and must not be read beyond its
+    columns. ``taps`` says that A has several sets of rows.
     """
 
     target: Target
     b_dtype: DType
-    rows: int
-    vectors: int
+    tile: RegisterTile
     masked: bool
     taps: bool
     epilogue: Epilogue
@@ -46,12 +48,12 @@ class MicroKernel:
 
     @property
     def lanes(self) -> int:
-        return self.target.vector_bytes // self.dtype.itemsize
+        return self.tile.lanes
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row of the accumulator tile."""
-        return self.vectors * self.lanes * self.dtype.itemsize
+        return self.tile.width * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +86,23 @@ class Source:
 _SOURCE_TYPES = [POINTER, I64, I64, I64, I64, POINTER, I64, I64, POINTER, I64, I64]
 
 
-def local_function(emitter: Emitter, name: str, arguments: list[ir.Type], lanes: int) -> Emitter:
-    """Starts a function inside the module of ``emitter``; end it with ``builder.ret_void()``."""
-    function = ir.Function(emitter.module, ir.FunctionType(ir.VoidType(), arguments), name)
-    function.linkage = "internal"
-    function.attributes.add("nounwind")
-    function.attributes.add("noinline")
-    return Emitter(function, emitter.target, lanes)
-
-
 class MicroKernels:
-    """The micro-kernels of a module and the code that picks one of them."""
+    """The micro-kernels of a module and the code that picks one of them.
+
+    There are full, half and single rows and vectors; what is between them computes some more than it needs, so
+    the row table has valid addresses for a whole tile, and packed B is filled up with zeros.
+    """
 
     def __init__(self, emitter: Emitter, micro: MicroKernel) -> None:
         self.micro = micro
         self._cores = {
             (rows, vectors): _core(emitter, micro, rows, vectors, fused=False)
-            for rows in range(1, micro.rows + 1)
-            for vectors in range(1, micro.vectors + 1)
+            for rows in sorted({1, ceil_div(micro.tile.rows, 2), micro.tile.rows})
+            for vectors in sorted({1, ceil_div(micro.tile.vectors, 2), micro.tile.vectors})
         }
         self._finish = _finish(emitter, micro)
         self._fused = (
-            _core(emitter, micro, micro.rows, micro.vectors, fused=True) if micro.epilogue.is_cheap else None
+            _core(emitter, micro, micro.tile.rows, micro.tile.vectors, fused=True) if micro.epilogue.is_cheap else None
         )
 
     def call(
@@ -116,12 +113,11 @@ class MicroKernels:
         ``single`` (``i1``) says that this call computes the whole sum.
         """
         micro, builder = self.micro, emitter.builder
-        width = micro.vectors * micro.lanes
         if self._fused is None:
             self._tiled(emitter, source, rows, places, last)
             return
         full = builder.and_(
-            builder.icmp_signed("==", rows, I64(micro.rows)), builder.icmp_signed("==", source.columns, I64(width))
+            builder.icmp_signed("==", rows, I64(micro.tile.rows)), builder.icmp_signed("==", source.columns, I64(micro.tile.width))
         )
         with emitter.branch(builder.and_(full, single)) as (then, otherwise):
             with then:
@@ -134,19 +130,15 @@ class MicroKernels:
     ) -> None:
         micro, builder = self.micro, emitter.builder
         vectors = emitter.divide(emitter.add(source.columns, micro.lanes - 1), micro.lanes)
-        number = emitter.add(emitter.mul(rows, micro.vectors), vectors)
         after = emitter.function.append_basic_block("core.end")
-        # The largest tile is the default, so that the switch covers every number.
-        blocks: dict[tuple[int, int], Any] = {}
-        for key in self._cores:
-            blocks[key] = emitter.function.append_basic_block("core")
-        switch = builder.switch(number, blocks[micro.rows, micro.vectors])
-        for (row_count, vector_count), block in blocks.items():
-            if (row_count, vector_count) != (micro.rows, micro.vectors):
-                switch.add_case(I64(row_count * micro.vectors + vector_count), block)
-            builder.position_at_end(block)
-            builder.call(self._cores[row_count, vector_count], source.values)
-            builder.branch(after)
+        for (row_count, vector_count), core in self._cores.items():
+            fits = builder.and_(
+                builder.icmp_signed("<=", rows, I64(row_count)), builder.icmp_signed("<=", vectors, I64(vector_count))
+            )
+            with emitter.when(fits):
+                builder.call(core, source.values)
+                builder.branch(after)
+        builder.unreachable()
         builder.position_at_end(after)
         with emitter.when(last):
             builder.call(self._finish, [source.tile, rows, source.columns, *_flat(places)])
@@ -162,7 +154,7 @@ def _places(values: list[ir.Value]) -> list[Place]:
 
 def _finish(emitter: Emitter, micro: MicroKernel) -> ir.Function:
     """``(tile, rows, columns, places...)``: the epilogue over an accumulator tile."""
-    count = len(micro.epilogue.extras) + 1
+    count = len(micro.epilogue.dtypes)
     inner = local_function(
         emitter, "finish_tile", [POINTER, I64, I64] + [POINTER, I64, I64] * count, micro.lanes
     )
@@ -175,7 +167,7 @@ def _finish(emitter: Emitter, micro: MicroKernel) -> ir.Function:
     def vector(row: ir.Value, column: ir.Value, limit: Mask | None) -> None:
         offset = inner.add(inner.mul(row, micro.row_bytes), inner.mul(column, micro.dtype.itemsize))
         value = inner.load(inner.offset(tile, offset), micro.dtype)
-        micro.epilogue.emit(inner, value, [place.row(inner, row) for place in places], column, limit)
+        emit_epilogue(inner, micro.epilogue, value, [place.row(inner, row) for place in places], column, limit)
 
     with inner.loop(0, rows) as row:
         with inner.loop(0, full, micro.lanes) as column:
@@ -188,7 +180,7 @@ def _finish(emitter: Emitter, micro: MicroKernel) -> ir.Function:
 
 def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fused: bool) -> ir.Function:
     """The micro-kernel for one tile size; ``fused`` ends with the epilogue instead of storing the tile."""
-    count = len(micro.epilogue.extras) + 1 if fused else 0
+    count = len(micro.epilogue.dtypes) if fused else 0
     name = f"{'fused' if fused else 'core'}_{rows}x{vectors}"
     inner = local_function(emitter, name, _SOURCE_TYPES + [POINTER, I64, I64] * count, micro.lanes)
     source = Source(*inner.function.args[: len(_SOURCE_TYPES)])
@@ -198,7 +190,7 @@ def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fuse
         for i in range(rows):
             at = [place.row(inner, I64(i)) for place in places]
             for j in range(vectors):
-                micro.epilogue.emit(inner, sums[i][j], at, I64(j * micro.lanes), None)
+                emit_epilogue(inner, micro.epilogue, sums[i][j], at, I64(j * micro.lanes), None)
     else:
         for i in range(rows):
             for j in range(vectors):
@@ -219,12 +211,12 @@ def _sums(
 ) -> Grid:
     """Emits the loops over taps and over the length; returns the accumulators after them."""
     start = _initial(inner, micro, source, rows, vectors) if accumulate else _zeros(inner, micro, rows, vectors)
-    limit = None
+    limits: list[Mask | None] = [None] * vectors
     if micro.masked:
-        limit = inner.mask(inner.sub(source.columns, (vectors - 1) * micro.lanes))
+        limits = [inner.mask(inner.sub(source.columns, j * micro.lanes)) for j in range(vectors)]
     if not micro.taps:
         addresses = _row_addresses(inner, source, source.table, rows)
-        return _dot(inner, micro, source, addresses, source.b, start, limit)[0]
+        return _dot(inner, micro, source, addresses, source.b, start, limits)[0]
     builder, function = inner.builder, inner.function
     head, body, after = (function.append_basic_block(name) for name in ("taps", "taps.body", "taps.end"))
     before = builder.block
@@ -238,7 +230,7 @@ def _sums(
     builder.position_at_end(body)
     table = inner.offset(source.table, inner.mul(tap, source.tap_step))
     addresses = _row_addresses(inner, source, table, rows)
-    sums, next_b = _dot(inner, micro, source, addresses, b, carried, limit)
+    sums, next_b = _dot(inner, micro, source, addresses, b, carried, limits)
     tap.add_incoming(inner.add(tap, 1), builder.block)
     b.add_incoming(next_b, builder.block)
     for phis, values in zip(carried, sums, strict=True):
@@ -297,7 +289,7 @@ def _dot(
     addresses: list[ir.Value],
     b_start: ir.Value,
     start: Grid,
-    limit: Mask | None,
+    limits: list[Mask | None],
 ) -> tuple[Grid, ir.Value]:
     """The loop over the length of one tap; returns the accumulators and where B goes on."""
     builder, function = inner.builder, inner.function
@@ -319,7 +311,7 @@ def _dot(
             inner,
             micro.b_dtype,
             micro.dtype,
-            inner.load(inner.offset(b, j * row_bytes), micro.b_dtype, limit if j == vectors - 1 else None),
+            inner.load(inner.offset(b, j * row_bytes), micro.b_dtype, limits[j]),
         )
         for j in range(vectors)
     ]

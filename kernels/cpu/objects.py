@@ -72,16 +72,19 @@ def target_machine(isa: str) -> Any:
     )
 
 
-def compile_module(module: ir.Module, symbol: str, target: Target, *, vectorize: bool = False) -> ObjectCode:
+def compile_module(
+    module: ir.Module, symbol: str, target: Target, *, vectorize: bool = False, light: bool = False
+) -> ObjectCode:
     """Optimises ``module`` and emits its object code; ``symbol`` is the function that it exports.
 
-    ``vectorize`` turns on LLVM's loop and SLP vectorisers, for modules that do not spell out vectors. Raises
+    ``vectorize`` turns on LLVM's loop and SLP vectorisers, for modules that do not spell out vectors. ``light``
+    runs few passes and unrolls no loops, for modules that are written as they should run. Raises
     :class:`CompilerError` if the IR is invalid or the object would need symbols of other libraries.
     """
     for function in module.functions:
         if not function.is_declaration:
             _prefer_full_vectors(function.attributes, target)
-    return _compile_text(str(module), symbol, target, vectorize)
+    return _compile_text(str(module), symbol, target, vectorize, light)
 
 
 def compile_numba(
@@ -111,15 +114,16 @@ def compile_numba(
     for variable in parsed.global_variables:
         if not variable.is_declaration and str(variable.linkage) != "Linkage.private":
             variable.linkage = "internal"
-    return _compile_text(str(parsed), symbol, target, True)
+    return _compile_text(str(parsed), symbol, target, True, False)
 
 
-def _compile_text(text: str, symbol: str, target: Target, vectorize: bool) -> ObjectCode:
+def _compile_text(text: str, symbol: str, target: Target, vectorize: bool, light: bool) -> ObjectCode:
     machine = target_machine(target.isa)
     parsed = _parse(text, symbol)
     parsed.triple = machine.triple
     parsed.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options = llvm.create_pipeline_tuning_options(speed_level=1 if light else 3)
+    options.loop_unrolling = not light
     options.loop_vectorization = vectorize
     options.slp_vectorization = vectorize
     builder = llvm.create_pass_builder(machine, options)

@@ -22,14 +22,14 @@ from onnxplan.runtime.cpu.layout import (
     StepWord,
     TeamWord,
 )
-from onnxplan.runtime.cpu.native_builder import NativeFunction, Word, compile_module
+from onnxplan.runtime.cpu.native_builder import NativeFunction, Variable, Word, compile_module
 
 LOW = 0xFFFFFFFF
 SPINS_BEFORE_YIELD = 2000
 
 
 def compile_executor() -> bytes:
-    """Object code with the functions ``call_run``, ``run``, ``help_runs`` and ``spin``."""
+    """Object code with the functions ``call_run``, ``run``, ``help_runs``, ``stop`` and ``spin``."""
     return compile_module("onnxplan.executor", _build)
 
 
@@ -44,13 +44,16 @@ def _build(module: Any) -> None:
     join = _build_join(module)
     work = _build_work(module)
     _build_help_runs(module, wake, find, join, work)
+    _build_stop(module)
 
 
 def _row(f: NativeFunction, plan: Word, step: Word) -> Word:
     return f.load(plan, PlanWord.STEPS) + step * (8 * StepWord.WORDS)
 
 
-def _call_kernel(f: NativeFunction, slot: Word, row: Word, first: Word | int, last: Word, scratch: Word) -> None:
+def _call_kernel(
+    f: NativeFunction, slot: Word, row: Word, first: Word | int, last: Word, scratch: Word
+) -> None:
     operands = f.load(slot, SlotWord.OPERANDS) + f.load(row, StepWord.OPERANDS)
     f.call(f.load(row, StepWord.KERNEL), operands, f.load(row, StepWord.PARAMETERS), first, last, scratch)
 
@@ -76,7 +79,7 @@ def _build_wake(module: Any) -> NativeFunction:
     Those who are woken wake the next, so the caller pays for two at most. Taking a sleeper off the count
     before posting keeps posts and waits equal in number.
     """
-    f = NativeFunction(module, "wake", 2, exported=False)
+    f = NativeFunction(module, "wake", 2)
     team, seat = f.arguments
     with f.count(2), f.loop() as attempt:
         sleepers = f.atomic_load(team, TeamWord.SLEEPERS, "seq_cst")
@@ -87,6 +90,7 @@ def _build_wake(module: Any) -> NativeFunction:
         f.give_if((waking >= idle) | (waking >= free), 0)
         with f.when(f.compare_and_swap(team, TeamWord.SLEEPERS, sleepers, sleepers - 1)):
             f.atomic("add", team, TeamWord.WAKING, 1)
+            f.atomic("add", team, TeamWord.WAKES, 1)
             f.call(f.load(team, TeamWord.POST), f.load(team, TeamWord.SEMAPHORE), 1, 0)
             attempt.leave()
     f.give(0)
@@ -95,7 +99,7 @@ def _build_wake(module: Any) -> NativeFunction:
 
 def _build_find(module: Any) -> NativeFunction:
     """``find(team)``: a seat with tiles to claim and a free place, while a core is idle; else 0."""
-    f = NativeFunction(module, "find", 1, exported=False)
+    f = NativeFunction(module, "find", 1)
     (team,) = f.arguments
     f.give_if(f.atomic_load(team, TeamWord.BUSY, "seq_cst") >= f.load(team, TeamWord.CORES), 0)
     seats = f.variable(f.atomic_load(team, TeamWord.OPEN, "seq_cst"))
@@ -112,7 +116,7 @@ def _build_find(module: Any) -> NativeFunction:
 
 def _build_shared_step(module: Any, wake: NativeFunction) -> NativeFunction:
     """``shared_step(team, seat, slot, row, step)``: the caller's part of a step that helpers share."""
-    f = NativeFunction(module, "shared_step", 5, exported=False)
+    f = NativeFunction(module, "shared_step", 5)
     team, seat, slot, row, step = f.arguments
     tiles, grain = f.load(row, StepWord.TILES), f.load(row, StepWord.GRAIN)
     scratch = f.load(slot, SlotWord.SCRATCH)
@@ -137,7 +141,7 @@ def _build_shared_step(module: Any, wake: NativeFunction) -> NativeFunction:
     return f
 
 
-def _pause_or_yield(f: NativeFunction, team: Word, spins: Any) -> None:
+def _pause_or_yield(f: NativeFunction, team: Word, spins: Variable) -> None:
     f.pause()
     spins.add(1)
     with f.when(spins.get() >= SPINS_BEFORE_YIELD):
@@ -173,9 +177,10 @@ def _build_walk(
 ) -> NativeFunction:
     """``walk(slot, cancel)``: runs the plan on the addresses in the slot; the run's status.
 
-    ``cancel`` is the address of a word that stops the run before the next step once it is not 0.
+    ``cancel`` is the address of a word that stops the run before the next step once it is not 0. So does
+    the team's ``STOP``.
     """
-    f = NativeFunction(module, "walk", 2, exported=False)
+    f = NativeFunction(module, "walk", 2)
     slot, cancel = f.arguments
     plan = f.load(slot, SlotWord.PLAN)
     team = f.load(plan, PlanWord.TEAM)
@@ -186,7 +191,8 @@ def _build_walk(
     status, seat, step = f.variable(Status.DONE), f.variable(0), f.variable(0)
     with f.loop() as loop:
         loop.leave_if(step.get() >= f.load(plan, PlanWord.STEP_COUNT))
-        with f.when(f.atomic_load(cancel).differs(0)):
+        stopped = f.atomic_load(team, TeamWord.STOP).differs(0)
+        with f.when(f.atomic_load(cancel).differs(0) | stopped):
             status.set(Status.CANCELLED)
             loop.leave()
         row = _row(f, plan, step.get())
@@ -235,6 +241,164 @@ def _build_call_run(module: Any, walk: NativeFunction) -> None:
     optionally the address of a cancellation word. Gives an int, the status. Holds the interpreter's lock
     where the plan is so short that letting go of it would cost more.
     """
+    address_of = NativeFunction(module, "PyLong_AsVoidPtr", 1, body=False)
+    int_of = NativeFunction(module, "PyLong_FromLong", 1, body=False)
+    release = NativeFunction(module, "PyEval_SaveThread", 0, body=False)
+    acquire = NativeFunction(module, "PyEval_RestoreThread", 1, body=False)
     f = NativeFunction(module, "call_run", 3, exported=True)
     own, arguments, count = f.arguments
-    to_address = ir_free_slot(f, own)
+    bad_arguments = f.call(int_of, Status.BAD_ARGUMENTS)
+    f.give_if((count < 2) | (count > 3), bad_arguments)
+    slot = f.call(address_of, own)
+    plan = f.load(slot, SlotWord.PLAN)
+    team = f.load(plan, PlanWord.TEAM)
+    addresses = f.variable(f.load(slot, SlotWord.ADDRESSES))
+    for position, length in enumerate((PlanWord.INPUT_COUNT, PlanWord.OUTPUT_COUNT)):
+        arrays = f.load(arguments, position)
+        f.give_if(_type(f, team, arrays).differs(f.load(team, TeamWord.TUPLE_TYPE)), bad_arguments)
+        size = f.load(arrays + f.load(team, TeamWord.SIZE_OFFSET))
+        f.give_if(size.differs(f.load(plan, length)), bad_arguments)
+        items = arrays + f.load(team, TeamWord.ITEMS_OFFSET)
+        with f.count(size) as number:
+            array = f.load(items + number * 8)
+            f.give_if(_type(f, team, array).differs(f.load(team, TeamWord.ARRAY_TYPE)), bad_arguments)
+            f.store(addresses.get(), 0, f.load(array + f.load(team, TeamWord.DATA_OFFSET)))
+            addresses.add(8)
+    cancel = f.variable(team + 8 * TeamWord.ZERO)
+    with f.when(count.equals(3)):
+        cancel.set(f.call(address_of, f.load(arguments, 2)))
+    status = f.variable(0)
+    with f.either(f.load(plan, PlanWord.RELEASE).differs(0)) as (released, held):
+        with released:
+            state = f.call(release)
+            status.set(f.call(walk, slot, cancel.get()))
+            f.call(acquire, state)
+        with held:
+            status.set(f.call(walk, slot, cancel.get()))
+    f.give(f.call(int_of, status.get()))
+
+
+def _type(f: NativeFunction, team: Word, value: Word) -> Word:
+    return f.load(value + f.load(team, TeamWord.TYPE_OFFSET))
+
+
+def _build_join(module: Any) -> NativeFunction:
+    """``join(team, seat)``: takes a place at the seat; its number from 1, or 0 where there is none."""
+    f = NativeFunction(module, "join", 2)
+    team, seat = f.arguments
+    busy = f.atomic_load(team, TeamWord.BUSY)
+    f.give_if(busy >= f.load(team, TeamWord.CORES), 0)
+    f.give_if(f.compare_and_swap(team, TeamWord.BUSY, busy, busy + 1).negated(), 0)
+    places = f.atomic_load(seat, SeatWord.PLACES)
+    with f.when((places >= 0) & (places | CLOSED).differs(-1)):
+        place = (~places).trailing_zeros()
+        f.give_if(f.compare_and_swap(seat, SeatWord.PLACES, places, places | (f.word(1) << place)), place + 1)
+    f.atomic("sub", team, TeamWord.BUSY, 1)
+    f.give(0)
+    return f
+
+
+def _build_work(module: Any) -> NativeFunction:
+    """``work(team, seat, place)``: computes tiles of the run until it ends, or has had none for a while, or
+    callers fill the cores; leaves the seat and gives the number of polls since the last tile.
+    """
+    f = NativeFunction(module, "work", 3)
+    team, seat, place = f.arguments
+    slot = f.load(seat, SeatWord.SLOT)
+    plan = f.load(slot, SlotWord.PLAN)
+    scratch = f.load(slot, SlotWord.SCRATCH) + place * f.load(plan, PlanWord.SCRATCH_STRIDE)
+    idle = f.variable(0)
+    counted = f.variable(1)
+    with f.loop() as loop:
+        loop.leave_if(f.atomic_load(team, TeamWord.STOP).differs(0))
+        claim = f.atomic_load(seat, SeatWord.CLAIM)
+        with f.when((claim & CLAIM_END).differs(0)):
+            loop.leave_if(f.atomic_load(seat, SeatWord.PLACES) < 0)
+            idle.add(1)
+            loop.leave_if(idle.get() >= f.load(team, TeamWord.SPIN_LIMIT))
+            f.pause()
+            loop.repeat()
+        busy = f.atomic_load(team, TeamWord.BUSY)
+        with (
+            f.when(busy > f.load(team, TeamWord.CORES)),
+            f.when(f.compare_and_swap(team, TeamWord.BUSY, busy, busy - 1)),
+        ):
+            counted.set(0)
+            loop.leave()
+        grain = f.load(_row(f, plan, claim >> 32), StepWord.GRAIN)
+        claim = f.atomic("add", seat, SeatWord.CLAIM, grain)
+        loop.repeat_if((claim & CLAIM_END).differs(0))
+        row = _row(f, plan, claim >> 32)
+        tiles = f.load(row, StepWord.TILES)
+        first = (claim & LOW) - CLAIM_END + tiles
+        last = (first + grain < tiles).choose(first + grain, tiles)
+        _call_kernel(f, slot, row, first, last, scratch)
+        f.atomic("add", seat, SeatWord.DONE, last - first)
+        idle.set(0)
+    f.atomic("and", seat, SeatWord.PLACES, ~(f.word(1) << (place - 1)))
+    f.atomic("sub", team, TeamWord.BUSY, counted.get())
+    f.give(idle.get())
+    return f
+
+
+def _build_help_runs(
+    module: Any, wake: NativeFunction, find: NativeFunction, join: NativeFunction, work: NativeFunction
+) -> None:
+    """``help_runs(team)``: a helper's life: looks for runs for a while, then sleeps; gives 0 on stop."""
+    f = NativeFunction(module, "help_runs", 1, exported=True)
+    (team,) = f.arguments
+    spins, woken = f.variable(0), f.variable(0)
+    with f.loop() as life:
+        life.leave_if(f.atomic_load(team, TeamWord.STOP).differs(0))
+        seat = f.call(find, team)
+        with f.when(seat.differs(0)):
+            place = f.call(join, team, seat)
+            with f.when(place.differs(0)):
+                with f.when(woken.get().differs(0)):
+                    f.call(wake, team, seat)
+                    woken.set(0)
+                spins.set(f.call(work, team, seat, place))
+                life.repeat()
+        f.pause()
+        spins.add(1)
+        with f.when(spins.get() >= f.load(team, TeamWord.SPIN_LIMIT)):
+            woken.set(_sleep(f, team, find))
+            spins.set(0)
+    f.give(0)
+
+
+def _sleep(f: NativeFunction, team: Word, find: NativeFunction) -> Word:
+    """Waits to be woken; 1 if it did, 0 if there was work after all.
+
+    Whoever publishes work looks for sleepers afterwards, and a sleeper looks for work after it has signed
+    in, so that one of them sees the other. A sleeper that somebody has signed off must take the post.
+    """
+    f.atomic("add", team, TeamWord.SLEEPERS, 1)
+    waits = f.variable(1)
+    stopped = f.atomic_load(team, TeamWord.STOP, "seq_cst")
+    with f.when(stopped.differs(0) | f.call(find, team).differs(0)), f.loop() as attempt:
+        sleepers = f.atomic_load(team, TeamWord.SLEEPERS, "seq_cst")
+        attempt.leave_if(sleepers.equals(0))
+        with f.when(f.compare_and_swap(team, TeamWord.SLEEPERS, sleepers, sleepers - 1)):
+            waits.set(0)
+            attempt.leave()
+    with f.when(waits.get().differs(0)):
+        with f.loop() as interrupted:
+            outcome = f.call(f.load(team, TeamWord.WAIT), f.load(team, TeamWord.SEMAPHORE), -1)
+            interrupted.leave_if((outcome & LOW).equals(0))
+        f.atomic("sub", team, TeamWord.WAKING, 1)
+    return waits.get()
+
+
+def _build_stop(module: Any) -> None:
+    """``stop(team)``: ends runs in flight before their next step, and ``help_runs`` after its tile."""
+    f = NativeFunction(module, "stop", 1, exported=True)
+    (team,) = f.arguments
+    f.atomic("xchg", team, TeamWord.STOP, 1)
+    with f.loop() as loop:
+        sleepers = f.atomic_load(team, TeamWord.SLEEPERS, "seq_cst")
+        loop.leave_if(sleepers.equals(0))
+        with f.when(f.compare_and_swap(team, TeamWord.SLEEPERS, sleepers, sleepers - 1)):
+            f.atomic("add", team, TeamWord.WAKING, 1)
+            f.call(f.load(team, TeamWord.POST), f.load(team, TeamWord.SEMAPHORE), 1, 0)
+    f.give(0)

@@ -12,7 +12,11 @@ LINE = 16
 
 
 class TeamWord:
-    """The team's block; ``SEATS`` is where the seats begin."""
+    """The team's block; ``SEATS`` is where the seats begin.
+
+    ``BUSY`` counts callers and helpers at work, ``SLEEPERS`` helpers that sleep and that nobody has woken,
+    ``WAKING`` those on their way, ``WAKES`` all wake-ups so far; ``OPEN`` has a bit for each seat in use.
+    """
 
     CORES = 0
     SPIN_LIMIT = 1
@@ -28,13 +32,10 @@ class TeamWord:
     SIZE_OFFSET = 11
     ITEMS_OFFSET = 12
     DATA_OFFSET = 13
-    INT_TO_ADDRESS = 16
-    INT_FROM_LONG = 17
-    SAVE_THREAD = 18
-    RESTORE_THREAD = 19
     BUSY = 2 * LINE
     SLEEPERS = 3 * LINE
     WAKING = 3 * LINE + 1
+    WAKES = 3 * LINE + 2
     OPEN = 4 * LINE
     SEATS = 6 * LINE
 
@@ -43,9 +44,9 @@ class SeatWord:
     """A seat holds a run that helpers may join.
 
     ``PLACES`` has bit i set when the place of worker i + 1 is taken or does not exist, and the sign bit while
-    the seat is closed. ``BIT`` is the seat's bit in ``TeamWord.OPEN``. ``CLAIM`` is the number of the step in its upper half; its lower half counts up to
-    ``CLAIM_END`` as tiles are claimed, so that bit 31 is clear exactly while there are tiles to claim.
-    ``DONE`` counts the tiles of the step that helpers have finished.
+    the seat is closed. ``BIT`` is the seat's bit in ``TeamWord.OPEN``. ``CLAIM`` is the number of the step in
+    its upper half; its lower half counts up to ``CLAIM_END`` as tiles are claimed, so that bit 31 is clear
+    exactly while there are tiles to claim. ``DONE`` counts the tiles of the step that helpers have finished.
     """
 
     PLACES = 0
@@ -93,7 +94,7 @@ class StepWord:
 
 
 class StepMode:
-    """``ALONE``: the caller computes all tiles; ``SHARED``: awake helpers may join; ``WAKE``: worth a wake-up."""
+    """``ALONE``: for the caller; ``SHARED``: helpers that are awake may join; ``WAKE``: worth waking one."""
 
     ALONE = 0
     SHARED = 1

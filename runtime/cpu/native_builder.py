@@ -58,9 +58,7 @@ class Word:
 
     def _compare(self, relation: str, other: Word | int) -> Condition:
         builder = self.function.builder
-        return Condition(
-            self.function, builder.icmp_signed(relation, self.value, self.function.value(other))
-        )
+        return Condition(self.function, builder.icmp_signed(relation, self.value, self.function.value(other)))
 
     def __lt__(self, other: Word | int) -> Condition:
         return self._compare("<", other)
@@ -149,18 +147,28 @@ class Loop:
     def leave(self) -> None:
         self._function.builder.branch(self._end)
 
+    def repeat(self) -> None:
+        self._function.builder.branch(self._body)
+
 
 class NativeFunction:
-    """A function of words that returns a word, under construction."""
+    """A function of words that returns a word, under construction.
 
-    def __init__(self, module: Any, name: str, arguments: int, *, exported: bool) -> None:
+    Without ``body`` it is only declared: its address is given when the object code is loaded.
+    """
+
+    def __init__(
+        self, module: Any, name: str, arguments: int, *, exported: bool = False, body: bool = True
+    ) -> None:
         self.native = ir.Function(module, ir.FunctionType(WORD, [WORD] * arguments), name)
-        if not exported:
+        if body and not exported:
             self.native.linkage = "internal"
+        if not body:
+            return
         self._entry = self.native.append_basic_block("entry")
-        body = self.native.append_basic_block("body")
-        ir.IRBuilder(self._entry).branch(body)
-        self.builder = ir.IRBuilder(body)
+        start = self.native.append_basic_block("start")
+        ir.IRBuilder(self._entry).branch(start)
+        self.builder = ir.IRBuilder(start)
 
     @property
     def arguments(self) -> tuple[Word, ...]:
@@ -193,9 +201,7 @@ class NativeFunction:
     def atomic_load(self, address: Word, index: int = 0, ordering: str = "acquire") -> Word:
         return Word(self, self.builder.load_atomic(self._pointer(address, index), ordering, 8))
 
-    def atomic_store(
-        self, address: Word, index: int, value: Word | int, ordering: str = "release"
-    ) -> None:
+    def atomic_store(self, address: Word, index: int, value: Word | int, ordering: str = "release") -> None:
         self.builder.store_atomic(self.value(value), self._pointer(address, index), ordering, 8)
 
     def atomic(
@@ -290,7 +296,11 @@ def compile_module(name: str, build: Callable[[Any], None]) -> bytes:
     module.triple = llvm.get_default_triple()
     build(module)
     machine = llvm.Target.from_triple(module.triple).create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2, reloc="pic", jit=True
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=2,
+        reloc="pic",
+        jit=True,
     )
     module.data_layout = str(machine.target_data)
     parsed = llvm.parse_assembly(str(module))

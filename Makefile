@@ -1,0 +1,46 @@
+# Every target sets up what it needs: a virtual environment in .venv and packages from the package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+WORKERS ?= auto
+
+.PHONY: demo test test-models lint types format bench bench-overhead clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . --group $*
+	@touch $@
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-models: $(VENV)/.installed-test $(VENV)/.installed-bench
+	$(BIN)/python -m pytest tests/models
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mypy follows folders, not package-dir: give it the installed layout.
+types: $(VENV)/.installed-test
+	@mkdir -p build/types/onnxplan
+	@for path in onnxplan/*; do ln -sfn "../../../$$path" "build/types/$$path"; done
+	@for room in compiler kernels runtime; do ln -sfn "../../../$$room" "build/types/onnxplan/$$room"; done
+	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml -p onnxplan
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.run_models
+
+clean:
+	rm -rf build dist $(VENV)

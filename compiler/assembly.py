@@ -1,0 +1,104 @@
+"""From scheduled steps on views to the execution plan with buffers and the constants that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+import numpy.typing as npt
+from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.emission import EmittedStep, aligned
+from onnxplan.compiler.memory import lifetimes, place
+from onnxplan.compiler.plan import Binding, Buffer, Constant, ExecutionPlan, Operand, Step
+from onnxplan.compiler.program import Program
+from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import Storage, View
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledPlan:
+    """A plan and its constants: flat arrays in the order of ``plan.constants``, aligned for the target."""
+
+    plan: ExecutionPlan
+    constants: tuple[npt.NDArray[Any], ...]
+
+
+def assemble(
+    program: Program, steps: Sequence[EmittedStep], target: Target, pool: ConstantPool
+) -> CompiledPlan:
+    """Places all storages and fixes the steps.
+
+    Buffers stand in this order: inputs, outputs, constants, arena.
+    """
+    bindings = [view.storage for view in (*program.inputs.values(), *program.outputs.values())]
+    placement = place(steps, set(bindings), target.alignment)
+    table = _BufferTable(lifetimes(steps))
+    for index, view in enumerate(program.inputs.values()):
+        table.add(view.storage, "input", index, 0)
+    for index, view in enumerate(program.outputs.values()):
+        table.add(view.storage, "output", index, 0)
+    constants = [storage for storage in table.spans if storage.constant is not None]
+    for index, storage in enumerate(constants):
+        table.add(storage, "constant", index, 0)
+    for storage, offset in placement.offsets.items():
+        table.add(storage, "arena", 0, offset)
+    plan = ExecutionPlan(
+        target=target,
+        inputs=_bindings(program.inputs.items()),
+        outputs=_bindings(program.outputs.items()),
+        constants=tuple(Constant(s.name or s.key, s.dtype, (s.size,)) for s in constants),
+        buffers=tuple(table.buffers),
+        steps=tuple(_step(step, table) for step in steps),
+        arena_bytes=placement.arena_bytes,
+        arena_lower_bound=placement.lower_bound,
+        scratch_bytes=max((step.scratch for step in steps), default=0),
+    )
+    return CompiledPlan(plan, tuple(_elements(storage, target.alignment, pool) for storage in constants))
+
+
+class _BufferTable:
+    """Buffers under construction and their numbers by storage."""
+
+    def __init__(self, spans: dict[Storage, tuple[int, int]]) -> None:
+        self.spans = spans
+        self.buffers: list[Buffer] = []
+        self.numbers: dict[Storage, int] = {}
+
+    def add(self, storage: Storage, space: str, index: int, offset: int) -> None:
+        first, last = self.spans.get(storage, (0, 0))
+        self.numbers[storage] = len(self.buffers)
+        self.buffers.append(Buffer(space, index, offset, storage.nbytes, storage.name, first, last))
+
+
+def _bindings(views: Iterable[tuple[str, View]]) -> tuple[Binding, ...]:
+    return tuple(Binding(name, view.dtype, view.shape) for name, view in views)
+
+
+def _step(step: EmittedStep, table: _BufferTable) -> Step:
+    numbers = table.numbers
+    operands = tuple(
+        Operand(
+            numbers[view.storage], view.offset * view.dtype.itemsize, view.dtype, view.shape, view.strides
+        )
+        for view in step.operands
+    )
+    return Step(
+        step.kernel, operands, step.outputs, step.parameters, step.tiles, step.scratch, step.flops,
+        step.bytes, step.seconds, step.nodes,
+    )  # fmt: skip
+
+
+def _elements(storage: Storage, alignment: int, pool: ConstantPool) -> npt.NDArray[Any]:
+    array = storage.constant
+    assert array is not None
+    if array.ctypes.data % alignment == 0 or array.dtype.hasobject:
+        return array
+    if not storage.key:
+        return aligned(array, alignment)
+    copy = pool.get(f"aligned {alignment}:{storage.key}", lambda: aligned(array, alignment), storage.name)
+    assert copy.constant is not None
+    return copy.constant
+
+

@@ -1,0 +1,84 @@
+"""BatchNormalization: one multiplication and one addition an element.
+
+The two factors are computed of the parameters alone, so that constant ones are folded at plan time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.ir import Node
+from onnxplan.compiler.ops.common import expression, per_channel, wide
+from onnxplan.compiler.ops.normalization import extent_of
+from onnxplan.compiler.ops.reduction import mean
+from onnxplan.compiler.registry import operator
+from onnxplan.compiler.trace import Scalar, apply, cast
+from onnxplan.compiler.view import View
+
+
+@operator("BatchNormalization")
+def batch_normalization(
+    b: Builder, node: Node, x: View, scale: View, bias: View, average: View, variance: View
+) -> View:
+    """https://onnx.ai/onnx/operators/onnx__BatchNormalization.html before version 14: only inference.
+
+    With ``spatial`` 0 (before version 9) the parameters have one element for each element of a sample.
+    """
+    return _inference(b, node, x, (scale, bias, average, variance))
+
+
+@operator("BatchNormalization", since=14)
+def batch_normalization_in_training(
+    b: Builder, node: Node, x: View, scale: View, bias: View, average: View, variance: View
+) -> Sequence[View]:
+    """https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
+    if not node.integer("training_mode", 0):
+        return [_inference(b, node, x, (scale, bias, average, variance))]
+    axes = (0, *range(2, x.rank))
+    current = b.compute(expression(_statistics, (x.dtype,), axes, extent_of(x.shape, axes)), (x,), axes)
+    parameters = (per_channel(scale, x.rank), per_channel(bias, x.rank), *current)
+    result = _affine(b, x, parameters, node.float("epsilon", 1e-5))
+    momentum = node.float("momentum", 0.9)
+    running = [
+        b.map(expression(_update, (old.dtype, new.dtype), momentum), old, new.squeeze(axes))
+        for old, new in zip((average, variance), current, strict=True)
+    ]
+    return [result, *running]
+
+
+def _inference(b: Builder, node: Node, x: View, views: Sequence[View]) -> View:
+    parameters = [view if view.rank > 1 else per_channel(view, x.rank) for view in views]
+    return _affine(b, x, parameters, node.float("epsilon", 1e-5))
+
+
+def _affine(b: Builder, x: View, parameters: Sequence[View], epsilon: float) -> View:
+    dtype = DType.FLOAT64 if DType.FLOAT64 in {x.dtype, *(p.dtype for p in parameters)} else DType.FLOAT32
+    scale, bias, average, variance = (b.cast(parameter, dtype) for parameter in parameters)
+    factor = b.map(expression(_factor, (dtype, dtype), epsilon), scale, variance)
+    offset = b.map(expression(_offset, (dtype,) * 3), bias, average, factor)
+    return b.map(expression(_apply, (x.dtype, dtype, dtype)), x, factor, offset)
+
+
+def _factor(scale: Scalar, variance: Scalar, epsilon: float) -> Scalar:
+    return scale / apply("sqrt", variance + epsilon)
+
+
+def _offset(bias: Scalar, average: Scalar, factor: Scalar) -> Scalar:
+    return bias - average * factor
+
+
+def _apply(x: Scalar, factor: Scalar, offset: Scalar) -> Scalar:
+    return cast(cast(x, factor.dtype) * factor + offset, x.dtype)
+
+
+def _statistics(x: Scalar, axes: tuple[int, ...], count: int) -> tuple[Scalar, Scalar]:
+    value = cast(x, wide(x.dtype))
+    center = mean(value, axes, count)
+    centered = value - center
+    return center, mean(centered * centered, axes, count)
+
+
+def _update(old: Scalar, new: Scalar, momentum: float) -> Scalar:
+    return cast(cast(old, new.dtype) * momentum + new * (1 - momentum), old.dtype)

@@ -1,0 +1,90 @@
+"""Conversions between element types, and operators that pass their input on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.ir import Node
+from onnxplan.compiler.ops.common import element_type, float_map
+from onnxplan.compiler.registry import operator
+from onnxplan.compiler.trace import Scalar, cast, select
+from onnxplan.compiler.view import View
+
+# The types of which the standard says what saturation means.
+_SATURATING = (
+    DType.FLOAT8E4M3FN,
+    DType.FLOAT8E4M3FNUZ,
+    DType.FLOAT8E5M2,
+    DType.FLOAT8E5M2FNUZ,
+    DType.FLOAT8E8M0,
+)
+
+
+@operator("Cast")
+def convert(b: Builder, node: Node, x: View) -> View:
+    """https://onnx.ai/onnx/operators/onnx__Cast.html"""
+    return _convert(b, node, x, element_type(node.attributes.get("to")))
+
+
+@operator("CastLike", since=15)
+def convert_like(b: Builder, node: Node, x: View, like: View) -> View:
+    """https://onnx.ai/onnx/operators/onnx__CastLike.html"""
+    return _convert(b, node, x, like.dtype)
+
+
+def _convert(b: Builder, node: Node, x: View, dtype: DType) -> View:
+    if x.dtype is dtype:
+        return x
+    for unsupported in (x.dtype, dtype):
+        if unsupported.kind in "sc":
+            raise TypeError(f"conversion from {x.dtype} to {dtype} is not supported")
+    saturate = dtype in _SATURATING and bool(node.integer("saturate", 1))
+    rounding = node.string("round_mode", "up")
+    if dtype is DType.FLOAT8E8M0 and rounding != "up":
+        if rounding not in ("down", "nearest"):
+            raise ValueError(f"round_mode {rounding!r} is not one of up, down and nearest")
+        x = float_map(b, _power_of_two, b.cast(x, DType.FLOAT32), parameters=(rounding, saturate))
+    return b.cast(x, dtype, saturate=saturate)
+
+
+def _power_of_two(x: Scalar, rounding: str, saturate: bool) -> Scalar:
+    """``x`` rounded to a power of two, for the conversion to float8e8m0, which only rounds up."""
+    above = cast(cast(x, DType.FLOAT8E8M0, saturate=True), DType.FLOAT32)
+    below = select(above > x, above * 0.5, above)
+    if rounding == "nearest":
+        below = select(x >= above * 0.75, above, below)
+    # The conversion up was clamped to the largest power; what rounds to more than that is out of range.
+    limit = float("inf") if rounding == "down" else 1.5 * 2.0**127
+    return below if saturate else select(x >= limit, float("inf"), below)
+
+
+@operator("Identity")
+def identity(b: Builder, node: Node, x: View) -> View:
+    """https://onnx.ai/onnx/operators/onnx__Identity.html"""
+    return x
+
+
+@operator("Dropout")
+def dropout(b: Builder, node: Node, x: View) -> Sequence[View]:
+    """https://onnx.ai/onnx/operators/onnx__Dropout.html before version 12: only inference.
+
+    The mask has the type of the data before version 10, then it is boolean.
+    """
+    return [x, b.constant(1, x.dtype if node.version < 10 else DType.BOOL).expand(x.shape)]
+
+
+@operator("Dropout", since=12)
+def dropout_in_training(
+    b: Builder, node: Node, x: View, ratio: View | None = None, training: View | None = None
+) -> Sequence[View]:
+    """https://onnx.ai/onnx/operators/onnx__Dropout.html
+
+    In training mode only the ratio 0 is supported, which keeps all elements.
+    """
+    if training is not None and bool(b.value(training).item()):
+        share = 0.5 if ratio is None else float(b.value(ratio).item())
+        if share != 0:
+            raise TypeError("training_mode drops elements at random, which is not supported")
+    return [x, b.constant(True).expand(x.shape)]

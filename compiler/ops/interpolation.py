@@ -1,0 +1,127 @@
+"""Which input elements an element of a resized axis is made of, and with which weights.
+
+Source: https://onnx.ai/onnx/operators/onnx__Resize.html and, where its text leaves something open, the
+standard's own test cases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class ResizedAxis:
+    """One axis to resize from ``extent`` to ``output`` elements.
+
+    ``width`` is the length asked for: ``scale * extent``, which ``output`` rounds. ``start`` and ``end`` are
+    the region of interest of ``tf_crop_and_resize``, in units of the axis' length.
+    """
+
+    extent: int
+    output: int
+    scale: float
+    width: float
+    start: float = 0.0
+    end: float = 1.0
+
+    @property
+    def is_unchanged(self) -> bool:
+        return self.scale == 1 and self.output == self.extent and self.start == 0 and self.end == 1
+
+
+def coordinates(axis: ResizedAxis, mode: str, dtype: type[np.floating[Any]]) -> Floats:
+    """The position in the input of each element of the output, computed in ``dtype``.
+
+    ``mode`` is a ``coordinate_transformation_mode``. ``nearest`` depends on the last bit of the result; as
+    everybody computes it in float32, so must we.
+    """
+    x = np.arange(axis.output, dtype=dtype)
+    one, half, scale = dtype(1), dtype(0.5), dtype(axis.scale)
+    last = dtype(axis.extent - 1)
+    if mode == "asymmetric":
+        return x / scale
+    if mode == "half_pixel" or (mode == "pytorch_half_pixel" and axis.output > 1):
+        return (x + half) / scale - half
+    if mode == "pytorch_half_pixel":
+        return x
+    if mode == "half_pixel_symmetric":
+        offset = dtype(axis.extent / 2) * (one - dtype(axis.output) / dtype(axis.width))
+        return offset + (x + half) / scale - half
+    if mode == "align_corners":
+        return x if axis.output == 1 and axis.width <= 1 else x * last / (dtype(axis.width) - one)
+    if mode == "tf_half_pixel_for_nn":
+        return (x + half) / scale
+    if mode == "tf_crop_and_resize":
+        start, end = dtype(axis.start), dtype(axis.end)
+        if axis.output > 1:
+            return start * last + x * (end - start) * last / dtype(axis.output - 1)
+        return x + half * (start + end) * last
+    raise ValueError(f"coordinate_transformation_mode {mode!r} does not exist")
+
+
+def nearest_positions(axis: ResizedAxis, source: Floats, mode: str) -> Integers:
+    """The input positions nearest to ``source``. ``mode`` is a ``nearest_mode``.
+
+    ``simple`` is what versions before 11 mean: up where the axis shrinks, else down.
+    """
+    x = source.astype(np.float64)
+    if mode == "round_prefer_floor":
+        rounded = np.ceil(x - 0.5)
+    elif mode == "round_prefer_ceil":
+        rounded = np.floor(x + 0.5)
+    elif mode == "ceil" or (mode == "simple" and axis.scale < 1):
+        rounded = np.ceil(x)
+    elif mode in ("floor", "simple"):
+        rounded = np.floor(x)
+    else:
+        raise ValueError(f"nearest_mode {mode!r} does not exist")
+    return np.clip(rounded, 0, axis.extent - 1).astype(np.int64)
+
+
+def weighted_positions(
+    axis: ResizedAxis,
+    source: Floats,
+    kernel: str,
+    *,
+    antialias: bool,
+    exclude_outside: bool,
+    cubic_coefficient: float,
+) -> tuple[Integers, Floats]:
+    """Positions and weights ``(output, taps)`` of ``linear`` or ``cubic`` interpolation at ``source``.
+
+    With ``antialias`` the kernel is stretched by ``1 / scale`` where the axis shrinks, and its weights are
+    normalised. Positions outside repeat the edge, or have no weight if ``exclude_outside``.
+    """
+    radius = {"linear": 1, "cubic": 2}[kernel]
+    shrink = min(axis.scale, 1.0) if antialias else 1.0
+    reach = int(np.ceil(radius / shrink))
+    base = np.floor(source)
+    offsets = np.arange(1 - reach, reach + 1)
+    positions = base[:, None].astype(np.int64) + offsets
+    distances = np.abs(offsets - (source - base)[:, None]) * shrink
+    if kernel == "linear":
+        weights = np.clip(1 - distances, 0, None)
+    else:
+        weights = _cubic(distances, cubic_coefficient)
+    if exclude_outside:
+        weights = np.where((positions < 0) | (positions >= axis.extent), 0, weights)
+    if antialias or exclude_outside:
+        total = weights.sum(axis=1, keepdims=True)
+        weights = weights / np.where(total == 0, 1, total)
+    used = np.flatnonzero(weights.any(axis=0))
+    taps = slice(used[0], used[-1] + 1) if used.size else slice(0, 1)
+    return np.clip(positions, 0, axis.extent - 1)[:, taps], weights[:, taps]
+
+
+def _cubic(distance: Floats, a: float) -> Floats:
+    """Keys' kernel, "Cubic convolution interpolation for digital image processing", 1981, equation (4)."""
+    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))

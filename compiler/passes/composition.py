@@ -1,0 +1,299 @@
+"""Composition of views: what a view of a result shows, told in the coordinates of the operation that wrote it.
+
+A written view (``source``) maps coordinates to positions in its storage, each to another one. A second view of
+that storage maps coordinates of its own to positions. :func:`compose` answers, where strides can say it, which
+coordinates of ``source`` each of them stands for: every axis of the second view, split where it crosses several
+axes of the source, moves along one axis of the source.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onnxplan.compiler.expression import ExpressionBuilder, Instruction, constant
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.view import Shape, View
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of an axis: ``extent`` steps, each ``step`` along ``axis`` of the source (-1: along none)."""
+
+    extent: int
+    axis: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """``axes`` lists for each axis of the view its parts, outermost first; ``start`` are the source's
+    coordinates at the view's origin. ``rank`` is the number of parts."""
+
+    axes: tuple[tuple[Part, ...], ...]
+    start: Shape
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(part for axis in self.axes for part in axis)
+
+    @property
+    def is_split(self) -> bool:
+        return any(len(axis) != 1 for axis in self.axes)
+
+    @property
+    def repetition(self) -> int:
+        """How often the view shows each element, as far as it is by broadcasting."""
+        return math.prod(part.extent for axis in self.axes for part in axis if part.axis < 0)
+
+    def pull(self, view: View) -> View:
+        """``view``, given in the source's coordinates, in those of the parts."""
+        offset = view.offset
+        for position, stride in zip(self.start, view.strides, strict=True):
+            offset += position * stride
+        shape, strides = [], []
+        for axis in self.axes:
+            for part in axis:
+                shape.append(part.extent)
+                strides.append(part.step * view.strides[part.axis] if part.axis >= 0 else 0)
+        return View(view.storage, offset, tuple(shape), tuple(strides))
+
+    def refine(self, view: View) -> View:
+        """``view``, given in the coordinates of the axes, in those of the parts."""
+        if not self.is_split:
+            return view
+        shape: list[int] = []
+        strides: list[int] = []
+        for axis, stride in zip(self.axes, view.strides, strict=True):
+            shape += [part.extent for part in axis]
+            strides += refined_strides([part.extent for part in axis], stride)
+        return View(view.storage, view.offset, tuple(shape), tuple(strides))
+
+    def refine_result(self, view: View, reduced: tuple[int, ...]) -> View:
+        """:meth:`refine` for an output that has extent 1 on the axes ``reduced``."""
+        full = self.refine(view)
+        shape = list(full.shape)
+        position = 0
+        for number, axis in enumerate(self.axes):
+            if number in reduced:
+                shape[position : position + len(axis)] = [1] * len(axis)
+            position += len(axis)
+        return View(view.storage, view.offset, tuple(shape), full.strides)
+
+    def refine_axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
+        """The numbers of the parts of ``axes``."""
+        found: list[int] = []
+        position = 0
+        for number, axis in enumerate(self.axes):
+            if number in axes:
+                found += range(position, position + len(axis))
+            position += len(axis)
+        return tuple(found)
+
+    def refined_index(self, builder: ExpressionBuilder, axis: int) -> int:
+        """The instruction for the coordinate along ``axis`` in terms of the parts."""
+        position = sum(len(parts) for parts in self.axes[:axis])
+        terms = []
+        factor = 1
+        for offset, part in reversed(list(enumerate(self.axes[axis]))):
+            terms.append((position + offset, factor))
+            factor *= part.extent
+        return _affine_index(builder, terms[::-1], 0)
+
+    def pulled_index(self, builder: ExpressionBuilder, axis: int) -> int:
+        """The instruction for the source's coordinate along ``axis`` in terms of the parts."""
+        terms = [
+            (position, part.step) for position, part in enumerate(self.parts) if part.axis == axis
+        ]
+        return _affine_index(builder, terms, self.start[axis])
+
+
+def _affine_index(builder: ExpressionBuilder, terms: list[tuple[int, int]], start: int) -> int:
+    total: int | None = None
+    for axis, factor in terms:
+        term = builder.add(Instruction("index", (axis,), DType.INT64))
+        if factor != 1:
+            term = builder.add(
+                Instruction("mul", (term, builder.add(constant(factor, DType.INT64))), DType.INT64)
+            )
+        total = term if total is None else builder.add(Instruction("add", (total, term), DType.INT64))
+    if total is None:
+        return builder.add(constant(start, DType.INT64))
+    if start:
+        total = builder.add(Instruction("add", (total, builder.add(constant(start, DType.INT64))), DType.INT64))
+    return total
+
+
+def refined_strides(extents: list[int], stride: int) -> list[int]:
+    """Strides of an axis of stride ``stride`` split into ``extents``, outermost first."""
+    strides = []
+    for extent in reversed(extents):
+        strides.append(stride)
+        stride *= extent
+    return strides[::-1]
+
+
+def same_layout(a: View, b: View) -> bool:
+    """Do two views of one storage show the same elements at the same coordinates?"""
+    if a.offset != b.offset or a.shape != b.shape:
+        return False
+    if a.strides == b.strides:
+        return True
+    return all(
+        n == 1 or own == other for n, own, other in zip(a.shape, a.strides, b.strides, strict=True)
+    )
+
+
+def compose(source: View, view: View) -> Composition | None:
+    """The coordinates of ``source`` that ``view``, of the same storage, shows; ``None`` if strides cannot say.
+
+    ``view`` may show only a part of what ``source`` writes, some of it several times, in any order. ``None``
+    too where it shows what ``source`` did not write, and where either is empty.
+    """
+    if 0 in source.shape or 0 in view.shape:
+        return None
+    if same_layout(source, view):
+        return Composition(
+            tuple((Part(n, axis, 1),) for axis, n in enumerate(view.shape)), (0,) * source.rank
+        )
+    nested = _nested_axes(source)
+    if nested is None:
+        return None
+    low = view.offset - source.offset
+    for extent, stride in zip(view.shape, view.strides, strict=True):
+        if stride < 0:
+            low += (extent - 1) * stride
+    start = _digits(source, nested, low)
+    if start is None:
+        return None
+    axes = []
+    reach = list(start)
+    for extent, stride in zip(view.shape, view.strides, strict=True):
+        parts = _split(source, nested, extent, abs(stride))
+        if parts is None:
+            return None
+        for part in parts:
+            if part.axis >= 0:
+                reach[part.axis] += (part.extent - 1) * part.step
+        if stride < 0:
+            for number, part in enumerate(parts):
+                if part.axis >= 0:
+                    start[part.axis] += (part.extent - 1) * part.step
+                    parts[number] = Part(part.extent, part.axis, -part.step)
+        axes.append(tuple(parts))
+    if any(position >= extent for position, extent in zip(reach, source.shape, strict=True)):
+        return None
+    return Composition(tuple(axes), tuple(start))
+
+
+def _nested_axes(source: View) -> list[int] | None:
+    """Axes of extent above 1 by falling stride, if each stride spans all that the smaller ones reach."""
+    axes = [axis for axis in range(source.rank) if source.shape[axis] != 1]
+    axes.sort(key=lambda axis: -source.strides[axis])
+    span = 1
+    for axis in reversed(axes):
+        if source.strides[axis] < span:
+            return None
+        span = source.strides[axis] * source.shape[axis]
+    return axes
+
+
+def _digits(source: View, nested: list[int], distance: int) -> list[int] | None:
+    """The source's coordinates at ``distance`` elements from its origin."""
+    digits = [0] * source.rank
+    if distance < 0:
+        return None
+    for axis in nested:
+        digits[axis], distance = divmod(distance, source.strides[axis])
+    return None if distance else digits
+
+
+def _split(source: View, nested: list[int], extent: int, stride: int) -> list[Part] | None:
+    """The parts, outermost first, of an axis of ``extent`` steps of ``stride`` positions (not negative)."""
+    if extent == 1 or stride == 0:
+        return [Part(extent, -1, 0)]
+    parts: list[Part] = []
+    # The innermost axis that one step can move along, and from there outwards.
+    place = next((n for n, axis in enumerate(nested) if source.strides[axis] <= stride), None)
+    while place is not None and place >= 0:
+        axis = nested[place]
+        step, rest = divmod(stride, source.strides[axis])
+        if rest:
+            return None
+        available = source.shape[axis]
+        if (extent - 1) * step < available:
+            parts.append(Part(extent, axis, step))
+            return parts[::-1]
+        # The axis is crossed: what follows must be the next step of the axis around it.
+        if available % step or extent % (available // step):
+            return None
+        inner = available // step
+        if inner > 1:
+            parts.append(Part(inner, axis, step))
+        extent //= inner
+        stride *= inner
+        place -= 1
+        if place >= 0 and source.strides[nested[place]] > stride:
+            return None
+    return None
+
+
+def translate(view: View, source: View, target: View) -> View | None:
+    """The view that shows ``target`` where ``view`` shows ``source``, or ``None`` if strides cannot say it.
+
+    ``source`` and ``target`` have one shape; ``view`` is of the source's storage and the result has its shape.
+    """
+    if same_layout(source, view):
+        return target if target.shape == view.shape else None
+    if view.size == 0:
+        return View(target.storage, target.offset, view.shape, view.strides) if target.size == 0 else None
+    found = compose(source, view)
+    return None if found is None else apply(found, view.shape, target)
+
+
+def apply(composition: Composition, shape: Shape, target: View) -> View | None:
+    """``target``, in the source's coordinates, as a view of ``shape``, that of the composed view."""
+    pulled = composition.pull(target)
+    if not composition.is_split:
+        return pulled
+    strides = []
+    position = 0
+    for parts in composition.axes:
+        own = [(pulled.shape[n], pulled.strides[n]) for n in range(position, position + len(parts))]
+        own = [(extent, stride) for extent, stride in own if extent != 1] or [(1, 0)]
+        for (_, outer), (extent, inner) in zip(own, own[1:], strict=False):
+            if outer != extent * inner:
+                return None
+        strides.append(own[-1][1])
+        position += len(parts)
+    return View(target.storage, pulled.offset, shape, tuple(strides))
+
+
+def covers(composition: Composition, source: Shape) -> bool:
+    """Does the composed view show each element of a source of shape ``source`` exactly once?"""
+    count = 1
+    for axis in composition.axes:
+        for part in axis:
+            if part.axis < 0 and part.extent != 1:
+                return False
+            count *= part.extent
+    return count == math.prod(source) and is_injective(composition, source)
+
+
+def is_injective(composition: Composition, source: Shape) -> bool:
+    """Do different coordinates stand for different elements?"""
+    along: dict[int, list[tuple[int, int]]] = {}
+    for axis in composition.axes:
+        for part in axis:
+            if part.extent == 1:
+                continue
+            if part.axis < 0:
+                return False
+            along.setdefault(part.axis, []).append((abs(part.step), part.extent))
+    for parts in along.values():
+        reach = 0
+        for step, extent in sorted(parts):
+            if step <= reach:
+                return False
+            reach += step * (extent - 1)
+    return True

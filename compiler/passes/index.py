@@ -1,0 +1,79 @@
+"""Who writes and who reads what, and in which order: kept up to date while a pass changes a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.view import Storage
+
+
+class Index:
+    """The operations of a program by the storages they write and read.
+
+    ``order`` gives each operation a position; operations sorted by it are in a valid order of execution.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.order: dict[Operation, float] = {}
+        self.outputs = {view.storage for view in program.outputs.values()}
+        self._writers: dict[Storage, dict[Operation, None]] = {}
+        self._readers: dict[Storage, dict[Operation, None]] = {}
+        for position, operation in enumerate(program.operations):
+            self.add(operation, float(position))
+
+    def add(self, operation: Operation, position: float) -> None:
+        self.order[operation] = position
+        for view in operation.outputs:
+            self._writers.setdefault(view.storage, {})[operation] = None
+        for view in operation.inputs:
+            self._readers.setdefault(view.storage, {})[operation] = None
+
+    def remove(self, operation: Operation) -> float:
+        """Takes ``operation`` out; returns its position."""
+        for view in operation.outputs:
+            self._writers[view.storage].pop(operation, None)
+        for view in operation.inputs:
+            self._readers[view.storage].pop(operation, None)
+        return self.order.pop(operation)
+
+    def replace(self, old: Operation, new: Operation, position: float | None = None) -> None:
+        """Puts ``new`` in place of ``old``, or at ``position``."""
+        place = self.remove(old)
+        self.add(new, place if position is None else position)
+
+    def writers(self, storage: Storage) -> Iterable[Operation]:
+        return self._writers.get(storage, ())
+
+    def readers(self, storage: Storage) -> Iterable[Operation]:
+        return self._readers.get(storage, ())
+
+    def sole_writer(self, storage: Storage) -> Operation | None:
+        """The only operation that writes ``storage``."""
+        found = self._writers.get(storage)
+        return next(iter(found)) if found is not None and len(found) == 1 else None
+
+    def sole_reader(self, storage: Storage) -> Operation | None:
+        """The only operation that reads ``storage``, if no output of the program shows it."""
+        found = self._readers.get(storage)
+        if found is None or len(found) != 1 or storage in self.outputs:
+            return None
+        return next(iter(found))
+
+    def position_between(self, after: float, before: float) -> float:
+        """A position right after ``after`` and before ``before`` that no operation has."""
+        return after + (before - after) / 2
+
+    def ordered(self) -> list[Operation]:
+        return sorted(self.order, key=self.order.__getitem__)
+
+    def finish(self) -> Program:
+        """The program with the operations as they are now."""
+        self.program.operations = self.ordered()
+        return self.program
+
+
+def merged_nodes(*operations: Operation) -> tuple[str, ...]:
+    """The names of the ONNX nodes of all ``operations``, each once."""
+    return tuple(dict.fromkeys(name for operation in operations for name in operation.nodes))

@@ -1,0 +1,101 @@
+"""From a lowered program to an execution plan: the passes, in order, and what follows them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from onnxplan.compiler.assembly import CompiledPlan, assemble
+from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.emission import emit_steps
+from onnxplan.compiler.errors import CompilerError, OnnxPlanError
+from onnxplan.compiler.passes.bind_outputs import bind_outputs
+from onnxplan.compiler.passes.eliminate_dead import eliminate_dead
+from onnxplan.compiler.program import Program
+from onnxplan.compiler.schedule import schedule
+from onnxplan.compiler.selection import KernelSelector
+from onnxplan.compiler.verify import verify_program
+
+Pass = Callable[[Program, ConstantPool], Program]
+
+
+def _plain(function: Callable[[Program], Program]) -> Pass:
+    return lambda program, pool: function(program)
+
+
+PASSES: tuple[tuple[str, Pass], ...] = (
+    ("bind_outputs", _plain(bind_outputs)),
+    ("eliminate_dead", _plain(eliminate_dead)),
+)
+"""All passes in order; a name may occur more than once."""
+
+NECESSARY: tuple[tuple[str, Pass], ...] = (
+    ("bind_outputs", _plain(bind_outputs)),
+    ("eliminate_dead", _plain(eliminate_dead)),
+)
+"""The passes without which a program cannot become a plan."""
+
+
+def compile_program(
+    program: Program, selector: KernelSelector, pool: ConstantPool, *, optimize: int = 1
+) -> CompiledPlan:
+    """The plan of ``program`` for the selector's target, and its constants. Uses up ``program``.
+
+    ``optimize`` 0 runs :data:`NECESSARY`, anything above :data:`PASSES`. Raises
+    :class:`onnxplan.compiler.errors.UnsupportedOperatorError` where the device has no kernel.
+    """
+    program = optimise(program, pool, passes=PASSES if optimize else NECESSARY)
+    external = {view.storage for view in (*program.inputs.values(), *program.outputs.values())}
+    steps = schedule(emit_steps(program, selector, pool), external)
+    return assemble(program, steps, selector.target, pool)
+
+
+def optimise(
+    program: Program,
+    pool: ConstantPool,
+    *,
+    passes: tuple[tuple[str, Pass], ...] = PASSES,
+    dump: str | os.PathLike[str] | None = None,
+) -> Program:
+    """Runs ``passes`` on ``program``, which they may change in place.
+
+    ``dump`` (default: the environment variable ``ONNXPLAN_DUMP``) names a folder for the program's text
+    before the first pass and after each. ``ONNXPLAN_STOP_AFTER`` names the last pass to run, besides the
+    necessary ones; ``name:2`` is its second occurrence. With ``ONNXPLAN_VERIFY=1``, or when dumping, the
+    program is verified before the first pass and after each. Raises :class:`CompilerError`, naming the pass, where one fails.
+    """
+    folder = dump if dump is not None else os.environ.get("ONNXPLAN_DUMP")
+    verified = folder is not None or os.environ.get("ONNXPLAN_VERIFY", "0") not in ("", "0")
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    for number, (name, function) in enumerate((("lowering", None), *_until_stop(passes))):
+        if function is not None:
+            try:
+                program = function(program, pool)
+            except OnnxPlanError:
+                raise
+            except Exception as error:
+                raise CompilerError(f"pass {name} failed: {type(error).__name__}: {error}") from error
+        if folder is not None:
+            (Path(folder) / f"{number:02}-{re.sub('[^a-z_0-9]', '_', name)}.txt").write_text(f"{program}\n")
+        if verified:
+            verify_program(program, after=name)
+    return program
+
+
+def _until_stop(passes: tuple[tuple[str, Pass], ...]) -> tuple[tuple[str, Pass], ...]:
+    """The passes up to the one that ``ONNXPLAN_STOP_AFTER`` names, and the necessary ones after it."""
+    stop = os.environ.get("ONNXPLAN_STOP_AFTER")
+    if not stop:
+        return passes
+    name, _, occurrence = stop.partition(":")
+    places = [number for number, (own, _) in enumerate(passes) if own == name]
+    index = int(occurrence or 1) - 1
+    if not 0 <= index < len(places):
+        raise ValueError(
+            f"ONNXPLAN_STOP_AFTER={stop}: the passes are {', '.join(name for name, _ in passes)}"
+        )
+    last = places[index] + 1
+    return passes[:last] + (NECESSARY if last < len(passes) else ())

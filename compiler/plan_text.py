@@ -1,0 +1,193 @@
+"""The plan, printed: what it is for, one line a step, totals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import LEAVES, Expression
+from onnxplan.compiler.plan import Binding, Buffer, Constant, ExecutionPlan, KernelSpec, Operand, Step
+
+KERNEL_WIDTH = 44
+OPERANDS_WIDTH = 76
+NODES_WIDTH = 60
+
+
+def plan_to_text(plan: ExecutionPlan) -> str:
+    """A table for people: target, inputs, outputs, memory, then the steps and their totals.
+
+    An operand reads ``buffer[first byte:end] type[shape]``; buffers are ``arena``, ``in0``, ``out0`` and
+    ``const0``, numbered as the plan's inputs, outputs and constants are. FLOPs, bytes and times are estimates.
+    """
+    constant_bytes = sum(_bytes_of(constant) for constant in plan.constants)
+    lines = [
+        f"plan for {plan.target}",
+        *_tensors("input", "in", plan.inputs),
+        *_tensors("output", "out", plan.outputs),
+        f"  arena      {_arena(plan)}",
+        f"  constants  {len(plan.constants)}, {binary(constant_bytes)}",
+        f"  scratch    {binary(plan.scratch_bytes)} a thread",
+        "",
+    ]
+    rows = [_row(number, step, plan.buffers) for number, step in enumerate(plan.steps)]
+    header = ("step", "time", "FLOPs", "bytes", "tiles", "kernel", "operands", "nodes")
+    lines += _columns(header, rows)
+    lines += ["", f"total: {_totals(plan)}"]
+    return "\n".join(lines)
+
+
+def _arena(plan: ExecutionPlan) -> str:
+    bound = plan.arena_lower_bound
+    excess = f", {plan.arena_bytes / bound - 1:.1%} above" if plan.arena_bytes > bound else ""
+    return f"{binary(plan.arena_bytes)} (lower bound {binary(bound)}{excess})"
+
+
+def _totals(plan: ExecutionPlan) -> str:
+    return ", ".join(
+        [
+            f"{len(plan.steps)} steps",
+            f"{len(plan.kernels)} kernels",
+            f"{metric(plan.flops)}FLOP",
+            f"{binary(plan.bytes)} moved",
+            f"{duration(plan.seconds)} on one thread",
+        ]
+    )
+
+
+def _tensors(title: str, prefix: str, tensors: Sequence[Binding]) -> Iterable[str]:
+    for number, tensor in enumerate(tensors):
+        label = f"{prefix}{number}"
+        yield f"  {title:<10} {label:<5} {tensor.name}: {tensor.dtype}{list(tensor.shape)}"
+
+
+def _bytes_of(tensor: Constant) -> int:
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def _row(number: int, step: Step, buffers: Sequence[Buffer]) -> tuple[str, ...]:
+    return (
+        str(number),
+        duration(step.seconds),
+        metric(step.flops).strip(),
+        binary(step.bytes),
+        str(step.tiles),
+        kernel_name(step.kernel),
+        _operands(step, buffers),
+        shorten(", ".join(step.nodes), NODES_WIDTH),
+    )
+
+
+def _columns(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
+    """Numbers to the right, texts to the left; the wide columns grow no further than their limit."""
+    limits = (12, 12, 12, 12, 12, KERNEL_WIDTH, OPERANDS_WIDTH, NODES_WIDTH)
+    widths = [
+        min(limit, max(len(row[column]) for row in (header, *rows))) for column, limit in enumerate(limits)
+    ]
+    for row in (header, *rows):
+        cells = [
+            text.rjust(width) if column < 5 else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _operands(step: Step, buffers: Sequence[Buffer]) -> str:
+    written = set(step.outputs)
+    results = [_operand(operand, buffers) for n, operand in enumerate(step.operands) if n in written]
+    reads = [_operand(operand, buffers) for n, operand in enumerate(step.operands) if n not in written]
+    return f"{' '.join(results)} <- {' '.join(reads)}".rstrip()
+
+
+_SPACES = {"input": "in", "output": "out", "constant": "const"}
+
+
+def _operand(operand: Operand, buffers: Sequence[Buffer]) -> str:
+    buffer = buffers[operand.buffer]
+    low = high = operand.offset
+    for extent, stride in zip(operand.shape, operand.strides, strict=True):
+        reach = (extent - 1) * stride * operand.dtype.itemsize
+        low, high = min(low, low + reach), max(high, high + reach)
+    high += operand.dtype.itemsize
+    if 0 in operand.shape:
+        low = high = operand.offset
+    shape = "x".join(map(str, operand.shape)) or "1"
+    if buffer.space == "arena":
+        place = f"arena[{buffer.offset + low}:{buffer.offset + high}]"
+    else:
+        place = f"{_SPACES[buffer.space]}{buffer.index}"
+        if low != 0 or high != buffer.size:
+            place += f"[{low}:{high}]"
+    return f"{place} {_dtype_text(operand.dtype)}[{shape}]"
+
+
+_SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
+
+
+def _dtype_text(dtype: DType) -> str:
+    """``f32`` for float32, ``i8`` for int8, ``bool`` for bool."""
+    word = dtype.label.rstrip("0123456789")
+    short = _SHORT.get(word)
+    return dtype.label if short is None else short + dtype.label[len(word) :]
+
+
+def kernel_name(kernel: KernelSpec) -> str:
+    """The kernel's family and what distinguishes it, abbreviated: ``map[add(x0, x1), f32]``."""
+    parts = [_variant(item) for item in kernel.variant]
+    text = f"{kernel.family}[{', '.join(part for part in parts if part)}]" if parts else kernel.family
+    return shorten(text, KERNEL_WIDTH)
+
+
+def _variant(item: Any) -> str:
+    if isinstance(item, Expression):
+        return expression_text(item)
+    if isinstance(item, tuple):
+        return f"({' '.join(part for part in map(_variant, item) if part)})"
+    if isinstance(item, str):
+        try:
+            return _dtype_text(DType.from_label(item))
+        except KeyError:
+            return item
+    return str(item)
+
+
+def expression_text(expression: Expression) -> str:
+    """The expression if it is short, else the names of its operations in order, as ``mul add erf mul``."""
+    text = str(expression)
+    if len(text) <= 24:
+        return text
+    names = [i.op.removeprefix("reduce_") for i in expression.instructions if i.op not in LEAVES]
+    return " ".join(names) if names else "copy"
+
+
+def shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def binary(count: int) -> str:
+    """Bytes as ``512 B``, ``1.5 KiB``, ``20.0 MiB``."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def metric(count: int) -> str:
+    """A count with a prefix: ``512``, ``1.5 k``, ``20.0 M``; ends in a space or a prefix, for a unit."""
+    value, unit = float(count), ""
+    for larger in ("k", "M", "G", "T"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{count} " if not unit else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``850 ns``, ``1.5 us``, ``20.0 ms``, ``3.0 s``."""
+    for unit, scale in (("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3)):
+        if seconds < 1000 * scale:
+            return f"{seconds / scale:.0f} {unit}" if unit == "ns" else f"{seconds / scale:.1f} {unit}"
+    return f"{seconds:.1f} s"

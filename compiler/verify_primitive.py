@@ -1,0 +1,300 @@
+"""What each primitive demands of the shapes and types of its operands, and of its scalar expression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import REDUCTIONS, Expression, Instruction
+from onnxplan.compiler.primitives import (
+    ArgReduce,
+    Conv,
+    Gather,
+    MapReduce,
+    MatMul,
+    Pool,
+    Primitive,
+    Recurrent,
+    Resample,
+    Scan,
+)
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.scalar import OPERATIONS
+from onnxplan.compiler.view import Shape, View
+
+
+class MalformedError(Exception):
+    """What is wrong with an operation; :func:`onnxplan.compiler.verify.verify_program` adds where."""
+
+
+def fail(text: str) -> NoReturn:
+    raise MalformedError(text)
+
+
+def demand(condition: bool, text: str) -> None:
+    if not condition:
+        fail(text)
+
+
+def check_operation(operation: Operation) -> None:
+    """Raises :class:`MalformedError` unless the operands fit the primitive."""
+    check = _CHECKS.get(type(operation.primitive))
+    if check is None:
+        fail(f"primitive {operation.primitive.name} has no check")
+    check(operation.primitive, operation.inputs, operation.outputs)
+
+
+def check_expression(expression: Expression, inputs: Sequence[DType], rank: int, *, reductions: bool) -> None:
+    """Raises :class:`MalformedError` unless ``expression`` is well-formed over operands of types ``inputs``.
+
+    ``rank`` is that of the iteration space; ``reductions`` says whether it may hold any.
+    """
+    instructions = expression.instructions
+    for position, instruction in enumerate(instructions):
+        where = f"instruction {position} ({instruction.op})"
+        if instruction.op == "input":
+            _check_input(instruction, inputs, where)
+        elif instruction.op == "constant":
+            _check_constant(instruction, where)
+        elif instruction.op == "index":
+            demand(len(instruction.arguments) == 1, f"{where} takes one axis")
+            demand(0 <= instruction.arguments[0] < rank, f"{where}: no axis {instruction.arguments[0]}")
+            demand(instruction.dtype is DType.INT64, f"{where} is {instruction.dtype}, not int64")
+        else:
+            if any(not 0 <= argument < position for argument in instruction.arguments):
+                fail(f"{where} reads what does not precede it: {instruction.arguments}")
+            types = [instructions[argument].dtype for argument in instruction.arguments]
+            if instruction.op in REDUCTIONS:
+                demand(reductions, f"{where}: no reduction may stand here")
+                demand(types == [instruction.dtype], f"{where} of {types} is {instruction.dtype}")
+                demand(instruction.dtype.kind in "fiub", f"{where} of {instruction.dtype}")
+            else:
+                _check_scalar(instruction, types, where)
+    demand(bool(expression.outputs), "the expression has no outputs")
+    for output in expression.outputs:
+        demand(0 <= output < len(instructions), f"output {output} is no instruction")
+
+
+def _check_input(instruction: Instruction, inputs: Sequence[DType], where: str) -> None:
+    demand(len(instruction.arguments) == 1, f"{where} takes one operand number")
+    number = instruction.arguments[0]
+    demand(0 <= number < len(inputs), f"{where}: no operand {number} of {len(inputs)}")
+    demand(
+        inputs[number] is instruction.dtype,
+        f"{where} is {instruction.dtype}, operand {number} {inputs[number]}",
+    )
+
+
+def _check_constant(instruction: Instruction, where: str) -> None:
+    dtype, value = instruction.dtype, instruction.value
+    demand(instruction.arguments == (), f"{where} takes no arguments")
+    if dtype.is_float:
+        demand(isinstance(value, str), f"{where}: {value!r} is not a hexadecimal float")
+    else:
+        demand(type(value) is int, f"{where}: {value!r} is not an int")
+        assert isinstance(value, int)
+        bits = {DType.INT4: 4, DType.UINT4: 4, DType.INT2: 2, DType.UINT2: 2, DType.BOOL: 1}.get(
+            dtype, 8 * dtype.itemsize
+        )
+        low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if dtype.kind == "i" else (0, 1 << bits)
+        demand(low <= value < high, f"{where}: {value} is out of the range of {dtype}")
+
+
+def _check_scalar(instruction: Instruction, types: list[DType], where: str) -> None:
+    entry = OPERATIONS.get(instruction.op)
+    if entry is None:
+        fail(f"{where} is no scalar operation")
+    demand(len(types) == entry.arity, f"{where} has {len(types)} arguments, not {entry.arity}")
+    if instruction.op.startswith("cast"):
+        demand(types[0].kind in "fiub", f"{where} of {types[0]}")
+        demand(instruction.dtype.kind in "fiub", f"{where} to {instruction.dtype}")
+        return
+    if instruction.op == "select":
+        demand(types[0] is DType.BOOL, f"{where} chooses by {types[0]}")
+        types = types[1:]
+    common = types[0]
+    demand(all(dtype is common for dtype in types), f"{where} mixes {', '.join(map(str, types))}")
+    demand(common.kind in entry.kinds, f"{where} of {common}")
+    expected = DType.BOOL if entry.result == "bool" else common
+    demand(instruction.dtype is expected, f"{where} of {common} is {instruction.dtype}, not {expected}")
+
+
+def _expect(view: View, shape: Shape, dtype: DType | None, what: str) -> None:
+    if view.shape != shape:
+        fail(f"{what} has shape {view.shape}, not {shape}")
+    if dtype is not None and view.dtype is not dtype:
+        fail(f"{what} is {view.dtype}, not {dtype}")
+
+
+def _count(views: Sequence[View], low: int, high: int, what: str) -> None:
+    if not low <= len(views) <= high:
+        fail(f"{len(views)} {what}, not {low}" + (f" to {high}" if high > low else ""))
+
+
+def _axis(axis: int, view: View) -> None:
+    demand(0 <= axis < view.rank, f"axis {axis} of rank {view.rank}")
+
+
+def _map_reduce(primitive: MapReduce, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    expression, shape, axes = primitive.expression, primitive.shape, primitive.axes
+    check_expression(expression, [view.dtype for view in inputs], len(shape), reductions=True)
+    if len(set(axes)) != len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
+        fail(f"reduced axes {axes} of rank {len(shape)}")
+    for number, view in enumerate(inputs):
+        _expect(view, shape, None, f"input {number}")
+    _count(outputs, len(expression.outputs), len(expression.outputs), "outputs")
+    reduced = expression.reduced() if axes else ()
+    short = tuple(1 if axis in axes else extent for axis, extent in enumerate(shape))
+    for number, (view, position) in enumerate(zip(outputs, expression.outputs, strict=True)):
+        dtype = expression.instructions[position].dtype
+        _expect(view, short if axes and reduced[position] else shape, dtype, f"output {number}")
+
+
+def _epilogue(
+    primitive: MatMul | Conv, inputs: Sequence[View], outputs: Sequence[View], shape: Shape
+) -> None:
+    demand(primitive.accumulator.kind in "fiu", f"sums in {primitive.accumulator}")
+    if primitive.epilogue is None:
+        _count(inputs, 2, 2, "inputs without epilogue")
+        _count(outputs, 1, 1, "outputs")
+        _expect(outputs[0], shape, None, "output 0")
+        return
+    types = [primitive.accumulator, *(view.dtype for view in inputs[2:])]
+    check_expression(primitive.epilogue, types, len(shape), reductions=False)
+    for number, view in enumerate(inputs[2:]):
+        _expect(view, shape, None, f"extra {number}")
+    results = primitive.epilogue.dtypes
+    _count(outputs, len(results), len(results), "outputs")
+    for number, (view, dtype) in enumerate(zip(outputs, results, strict=True)):
+        _expect(view, shape, dtype, f"output {number}")
+
+
+def _matmul(primitive: MatMul, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    demand(len(inputs) >= 2, f"{len(inputs)} inputs, not 2 or more")
+    a, b = inputs[:2]
+    demand(a.rank >= 2, f"input 0 has rank {a.rank}")
+    _expect(b, (*a.shape[:-2], a.shape[-1], b.shape[-1] if b.rank else 0), None, "input 1")
+    _epilogue(primitive, inputs, outputs, (*a.shape[:-1], b.shape[-1]))
+
+
+def _window(x: View, y: View, kernel: Shape, strides: Shape, dilations: Shape, pads: Shape) -> None:
+    spatial = x.rank - 2
+    demand(spatial >= 1, f"input 0 has rank {x.rank}")
+    for name, values in [("kernel", kernel), ("strides", strides), ("dilations", dilations), ("pads", pads)]:
+        demand(len(values) == spatial, f"{len(values)} {name} of {spatial} spatial axes")
+        demand(name == "pads" or min(values) >= 1, f"{name} {values}")
+    demand(y.rank == x.rank and y.shape[0] == x.shape[0], f"output {y.shape} of input {x.shape}")
+
+
+def _conv(primitive: Conv, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    demand(len(inputs) >= 2, f"{len(inputs)} inputs, not 2 or more")
+    demand(len(outputs) >= 1, "no outputs")
+    x, w = inputs[:2]
+    demand(w.rank == x.rank, f"weights of rank {w.rank} for an input of rank {x.rank}")
+    groups, features = primitive.groups, w.shape[-1]
+    demand(groups >= 1 and features % groups == 0, f"{features} output channels in {groups} groups")
+    demand(w.shape[-2] * groups == x.shape[-1], f"weights {w.shape} in {groups} groups for input {x.shape}")
+    _window(x, outputs[0], w.shape[:-2], primitive.strides, primitive.dilations, primitive.pads)
+    _epilogue(primitive, inputs, outputs, (*outputs[0].shape[:-1], features))
+
+
+def _pool(primitive: Pool, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    demand(primitive.kind in ("max", "average"), f"kind {primitive.kind}")
+    _count(inputs, 1, 1, "inputs")
+    _count(outputs, 1, 2 if primitive.kind == "max" else 1, "outputs")
+    x, y = inputs[0], outputs[0]
+    _window(x, y, primitive.kernel, primitive.strides, primitive.dilations, primitive.pads)
+    _expect(y, (*y.shape[:-1], x.shape[-1]), x.dtype, "output 0")
+    if primitive.count_padding is not None:
+        demand(len(primitive.count_padding) == x.rank - 2, f"count_padding {primitive.count_padding}")
+    if len(outputs) == 2:
+        _expect(outputs[1], y.shape, DType.INT64, "output 1")
+
+
+def _gather(primitive: Gather, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    _count(inputs, 2, 2, "inputs")
+    _count(outputs, 1, 1, "outputs")
+    data, indices = inputs
+    axis = primitive.axis
+    _axis(axis, data)
+    demand(indices.dtype in (DType.INT32, DType.INT64), f"indices are {indices.dtype}")
+    shape = data.shape[:axis] + indices.shape + data.shape[axis + 1 :]
+    _expect(outputs[0], shape, data.dtype, "output 0")
+
+
+def _arg_reduce(primitive: ArgReduce, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    demand(primitive.kind in ("max", "min"), f"kind {primitive.kind}")
+    _count(inputs, 1, 1, "inputs")
+    _count(outputs, 1, 1, "outputs")
+    axis, shape = primitive.axis, inputs[0].shape
+    _axis(axis, inputs[0])
+    demand(inputs[0].dtype.kind in "fiub", f"input 0 is {inputs[0].dtype}")
+    _expect(outputs[0], (*shape[:axis], 1, *shape[axis + 1 :]), DType.INT64, "output 0")
+
+
+def _scan(primitive: Scan, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    demand(primitive.kind in ("sum", "prod"), f"kind {primitive.kind}")
+    _count(inputs, 1, 1, "inputs")
+    _count(outputs, 1, 1, "outputs")
+    _axis(primitive.axis, inputs[0])
+    demand(inputs[0].dtype.kind in "fiu", f"input 0 is {inputs[0].dtype}")
+    _expect(outputs[0], inputs[0].shape, inputs[0].dtype, "output 0")
+
+
+def _resample(primitive: Resample, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    _count(inputs, 3, 3, "inputs")
+    _count(outputs, 1, 1, "outputs")
+    x, positions, weights = inputs
+    axis = primitive.axis
+    _axis(axis, x)
+    demand(positions.rank == 2, f"positions have rank {positions.rank}")
+    _expect(positions, positions.shape, DType.INT32, "positions")
+    _expect(weights, positions.shape, None, "weights")
+    demand(weights.dtype.is_float, f"weights are {weights.dtype}")
+    _expect(outputs[0], (*x.shape[:axis], positions.shape[0], *x.shape[axis + 1 :]), x.dtype, "output 0")
+
+
+_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+_ACTIVATIONS = {"lstm": 3, "gru": 2, "rnn": 1}
+
+
+def _recurrent(primitive: Recurrent, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    kind = primitive.kind
+    demand(kind in _GATES, f"kind {kind}")
+    demand(len(primitive.activations) == _ACTIVATIONS[kind], f"activations {primitive.activations}")
+    wanted = {"lstm": 6, "gru": 5, "rnn": 4}[kind]
+    _count(inputs, wanted, wanted, "inputs")
+    gates, _, h = inputs[:3]
+    demand(gates.rank == 3 and h.rank == 2, f"gates of shape {gates.shape}, states of {h.shape}")
+    dtype, (steps, rows, _), size = gates.dtype, gates.shape, h.shape[1]
+    demand(dtype.is_float, f"gates are {dtype}")
+    shapes: list[Shape] = [
+        (steps, rows, _GATES[kind] * size),
+        (size, _GATES[kind] * size),
+        (rows, size),
+        (rows,),
+    ]
+    if kind == "lstm":
+        shapes += [(rows, size), (3, size)]
+    elif kind == "gru":
+        shapes.append((size,))
+    for number, (view, shape) in enumerate(zip(inputs, shapes, strict=True)):
+        _expect(view, shape, DType.INT32 if number == 3 else dtype, f"input {number}")
+    results: list[Shape] = [(steps, rows, size), (rows, size)] + ([(rows, size)] if kind == "lstm" else [])
+    _count(outputs, len(results), len(results), "outputs")
+    for number, (view, shape) in enumerate(zip(outputs, results, strict=True)):
+        _expect(view, shape, dtype, f"output {number}")
+
+
+_CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], None]] = {
+    MapReduce: _map_reduce,
+    MatMul: _matmul,
+    Conv: _conv,
+    Pool: _pool,
+    Gather: _gather,
+    ArgReduce: _arg_reduce,
+    Scan: _scan,
+    Resample: _resample,
+    Recurrent: _recurrent,
+}

@@ -1,0 +1,1 @@
+"""Examples of onnxplan at work; run one with `python -m examples.<name>`."""

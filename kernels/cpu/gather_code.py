@@ -1,0 +1,76 @@
+"""Code of the Gather kernel; see :mod:`onnxplan.kernels.cpu.gather`."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.llvm_types import I1, I8, I64
+from onnxplan.kernels.cpu.objects import ObjectCode
+from onnxplan.kernels.cpu.pack_code import axis_offsets
+
+_NAMES = (
+    "units", "per_tile", "blocks", "block", "count", "data_step", "index_step", "out_step",
+    "gather_step", "extent", "run", "chunks", "chunk", "axes",
+)  # fmt: skip
+
+
+def build_gather(variant: Variant, target: Target) -> ObjectCode:
+    """``variant``: bytes of an element that is copied at once (0: runs of any length), bytes of an index.
+
+    Without indices (0 bytes) the output is filled with zeros.
+    """
+    width, index_size = variant
+    assert isinstance(width, int)
+    assert isinstance(index_size, int)
+    emitter = Emitter.kernel("gather", target, 1)
+    word = {name: emitter.parameter(number) for number, name in enumerate(_NAMES)}
+    axes = emitter.offset(emitter.function.args[1], 8 * len(_NAMES))
+    start = emitter.mul(emitter.first, word["per_tile"])
+    stop = emitter.minimum(emitter.mul(emitter.last, word["per_tile"]), word["units"])
+    with emitter.loop(start, stop) as unit:
+        chunk = emitter.mul(emitter.modulo(unit, word["chunks"]), word["chunk"])
+        length = emitter.minimum(emitter.sub(word["run"], chunk), word["chunk"])
+        rest = emitter.divide(unit, word["chunks"])
+        first = emitter.mul(emitter.modulo(rest, word["blocks"]), word["block"])
+        last = emitter.minimum(emitter.add(first, word["block"]), word["count"])
+        outer = axis_offsets(emitter, axes, word["axes"], emitter.divide(rest, word["blocks"]), 3)
+        data = emitter.offset(emitter.operand(0), emitter.add(outer[0], chunk))
+        index = emitter.offset(emitter.operand(1), outer[1])
+        output = emitter.offset(emitter.operand(2), emitter.add(outer[2], chunk))
+        with emitter.loop(first, last) as number:
+            to = emitter.offset(output, emitter.mul(number, word["out_step"]))
+            if not index_size:
+                _clear(emitter, to, length, width)
+                continue
+            at = emitter.offset(index, emitter.mul(number, word["index_step"]))
+            moved = emitter.mul(_position(emitter, at, index_size, word["extent"]), word["gather_step"])
+            moved = emitter.add(moved, emitter.mul(number, word["data_step"]))
+            _copy(emitter, to, emitter.offset(data, moved), length, width)
+    return emitter.finish()
+
+
+def _position(emitter: Emitter, address: ir.Value, index_size: int, extent: ir.Value) -> ir.Value:
+    """The index at ``address``, counted from the end if negative, moved into range."""
+    builder = emitter.builder
+    index = builder.load(address, align=index_size, typ=ir.IntType(8 * index_size))
+    if index_size < 8:
+        index = builder.sext(index, I64)
+    index = builder.select(emitter.less(index, 0), builder.add(index, extent), index)
+    return emitter.minimum(emitter.maximum(index, 0), emitter.sub(extent, 1))
+
+
+def _copy(emitter: Emitter, to: ir.Value, source: ir.Value, length: ir.Value, width: int) -> None:
+    if width:
+        element = emitter.builder.load(source, align=1, typ=ir.IntType(8 * width))
+        emitter.builder.store(element, to, align=1)
+    else:
+        emitter.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), [to, source, length, I1(0)])
+
+
+def _clear(emitter: Emitter, to: ir.Value, length: ir.Value, width: int) -> None:
+    if width:
+        emitter.builder.store(ir.IntType(8 * width)(0), to, align=1)
+    else:
+        emitter.intrinsic("llvm.memset.p0.i64", ir.VoidType(), [to, I8(0), length, I1(0)])

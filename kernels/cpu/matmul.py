@@ -1,0 +1,215 @@
+"""Selects kernels for MatMul."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import MatMul
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.epilogue import Epilogue, describe_epilogue, shared_with_output
+from onnxplan.kernels.cpu.matrices import Matrices, batch_records, distinct_bytes, fold_batch, transposed
+from onnxplan.kernels.cpu.pack import access_kind, pack, panel_count
+from onnxplan.kernels.cpu.product import lay_out_scratch, place_words
+from onnxplan.kernels.cpu.tiling import (
+    Problem,
+    RegisterTile,
+    Tiling,
+    ceil_div,
+    cut,
+    depth_block,
+    register_tile,
+    round_up,
+    sum_dtype,
+)
+
+FAMILY = "matmul"
+
+# Runtime operands with fewer rows to use each element of B for are read in place rather than packed.
+ROWS_WORTH_PACKING = 48
+# Blocks of A up to this size are read in place whatever their strides.
+IN_PLACE_BYTES = 16384
+
+
+def select_matmul(operation: Operation, emit: StepEmitter, target: Target) -> None:
+    """Emits the steps of a MatMul: packing of B where it pays and is not done at compile time, the product."""
+    primitive = operation.primitive
+    assert isinstance(primitive, MatMul)
+    a, b, *extras = operation.inputs
+    matrices = Matrices(a, b, operation.outputs[0], tuple(extras))
+    emit_matmul(emit, target, matrices, primitive)
+
+
+def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive: MatMul) -> None:
+    """The steps for matrices that need not be an operation's own views."""
+    if matrices.output.size == 0:
+        return
+    matrices = fold_batch(matrices)
+    if _better_transposed(matrices):
+        matrices = transposed(matrices)
+    output, extras = matrices.output, matrices.extras
+    rank = output.rank
+    epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, rank - 1)
+    sums = sum_dtype(primitive.accumulator)
+    tile = register_tile(target, sums)
+    batch = math.prod(output.shape[:-2])
+    problem = Problem(
+        batch,
+        matrices.rows,
+        matrices.columns,
+        matrices.depth,
+        sums.itemsize,
+        matrices.b.dtype.itemsize,
+        output.dtype.itemsize,
+    )
+    depth = depth_block(target, tile, matrices.depth, sums.itemsize, matrices.rows)
+    blocks = max(1, ceil_div(matrices.depth, depth))
+    tiling = cut(target, tile, problem, depth=depth, depth_blocks=blocks)
+    layout = _b_layout(target, tile, matrices, tiling)
+    b = _right_operand(emit, tile, matrices, tiling, layout)
+    kind, pitch, a_scratch = _left_operand(tile, matrices, tiling, sums)
+    scratch = lay_out_scratch(tile, tiling, sums.itemsize, b.scratch, a_scratch, 8 * tiling.rows)
+    a_size = matrices.a.dtype.itemsize
+    axes, records = batch_records((matrices.a, b.axes, output, *extras))
+    parameters = [
+        matrices.rows,
+        matrices.columns,
+        matrices.depth,
+        tiling.row_tiles,
+        tiling.column_tiles,
+        batch,
+        tiling.batch,
+        tiling.rows,
+        tiling.panels,
+        tiling.depth,
+        tiling.depth_blocks,
+        *b.words,
+        scratch.b,
+        scratch.a,
+        scratch.table,
+        axes,
+        matrices.a.strides[-2] * a_size,
+        matrices.a.strides[-1] * a_size,
+        pitch,
+        *place_words((output, *extras), rank - 2, rank - 1),
+        *records,
+    ]
+    variant = (
+        kind,
+        matrices.a.dtype.label,
+        layout,
+        b.view.dtype.label,
+        (tile.rows, tile.vectors, tile.lanes),
+        epilogue.variant,
+    )
+    emit.step(
+        KernelSpec(FAMILY, variant),
+        (matrices.a, b.view, output, *extras),
+        (2,),
+        tuple(parameters),
+        tiles=tiling.tiles,
+        flops=problem.flops + epilogue.expression.cost * output.size,
+        bytes_moved=sum(distinct_bytes(view) for view in (matrices.a, b.view, output, *extras)),
+        scratch=scratch.size,
+        in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
+    )
+
+
+def _better_transposed(matrices: Matrices) -> bool:
+    """Is ``out^T = b^T a^T`` the better reading: columns that are no neighbours, or a lone one?"""
+    output = matrices.output
+    row_stride, column_stride = output.strides[-2:]
+    if matrices.columns == 1 and matrices.rows > 1:
+        return row_stride == 1 and (matrices.a.is_constant or matrices.a.strides[-2] == 1)
+    return column_stride != 1 and (row_stride == 1 or matrices.rows == 1) and matrices.columns > 1
+
+
+@dataclass(frozen=True, slots=True)
+class _RightOperand:
+    """``view`` is the step's operand; ``axes`` has the batch axes' strides in it; ``words`` as the step wants."""
+
+    view: View
+    axes: View
+    words: tuple[int, int, int, int]
+    scratch: int
+
+
+def _b_layout(target: Target, tile: RegisterTile, matrices: Matrices, tiling: Tiling) -> str:
+    b = matrices.b
+    if b.is_constant or matrices.depth == 0:
+        return "packed"
+    kind = access_kind(b.strides[-2], b.strides[-1], matrices.columns)
+    if kind == "rows" and matrices.rows <= ROWS_WORTH_PACKING:
+        if matrices.columns % tile.width == 0:
+            return "rows"
+        if target.isa == "avx512" or (target.isa == "avx2" and b.dtype.itemsize in (4, 8)):
+            return "rows_masked"
+    # A tile that covers all rows packs its own part of B; there is nothing to share it with.
+    panels = tiling.panels * matrices.depth * tile.width * b.dtype.itemsize
+    shared = any(stride == 0 and n > 1 for stride, n in zip(b.strides[:-2], b.shape[:-2], strict=True))
+    if tiling.row_tiles == 1 and not shared and panels <= target.cache_bytes[-1] // 4:
+        return f"scratch_{kind}"
+    return "packed"
+
+
+def _right_operand(
+    emit: StepEmitter, tile: RegisterTile, matrices: Matrices, tiling: Tiling, layout: str
+) -> _RightOperand:
+    b = matrices.b
+    size = b.dtype.itemsize
+    row, panel = tile.width * size, matrices.depth * tile.width * size
+    depth_step, column_step = b.strides[-2] * size, b.strides[-1] * size
+    if matrices.depth == 0:
+        return _RightOperand(b, b, (panel, row, 0, 0), 0)
+    if layout == "packed":
+        packed, axes = packed_batch(emit, b, tile)
+        return _RightOperand(packed, axes, (panel, row, 0, 0), 0)
+    if layout.startswith("scratch"):
+        return _RightOperand(b, b, (panel, row, depth_step, column_step), tiling.panels * panel)
+    return _RightOperand(b, b, (row, depth_step, depth_step, column_step), 0)
+
+
+def packed_batch(emit: StepEmitter, b: View, tile: RegisterTile) -> tuple[View, View]:
+    """Packs ``b (*batch, depth, columns)``, shared matrices once.
+
+    Returns the packed view and one of the batch axes' strides in it (the last two axes mean nothing).
+    """
+    distinct = b
+    for axis in range(b.rank - 2):
+        if b.strides[axis] == 0:
+            distinct = distinct.slice(axis, 0, 1)
+    packed = pack(emit, distinct, tile)
+    step = panel_count(b.shape[-1], tile) * b.shape[-2] * tile.width
+    strides = [0] * b.rank
+    for axis in reversed(range(b.rank - 2)):
+        if distinct.shape[axis] > 1:
+            strides[axis] = step
+            step *= distinct.shape[axis]
+    return packed, View(packed.storage, 0, b.shape, tuple(strides))
+
+
+def _left_operand(
+    tile: RegisterTile, matrices: Matrices, tiling: Tiling, sums: DType
+) -> tuple[str, int, int]:
+    """How A is read, the bytes of a copied row (or block of rows), and of all copies of a tile."""
+    a, itemsize = matrices.a, sums.itemsize
+    row_stride, depth_stride = a.strides[-2:]
+    kind = access_kind(row_stride, depth_stride, matrices.depth)
+    small = tiling.rows * tiling.depth * itemsize <= IN_PLACE_BYTES
+    if _same_bits(a.dtype, sums) and (kind == "rows" or small):
+        return "in_place", 0, 0
+    if kind == "columns":
+        pitch = tile.rows * tiling.depth * itemsize
+        return kind, pitch, ceil_div(tiling.rows, tile.rows) * pitch + tile.lanes * itemsize * 2
+    # Rows that are a power of two apart would fall into the same lines of the cache.
+    pitch = round_up(tiling.depth * itemsize, 64) + 64
+    return kind, pitch, tiling.rows * pitch
+
+
+def _same_bits(dtype: DType, sums: DType) -> bool:
+    return dtype.is_float == sums.is_float and dtype.itemsize == sums.itemsize

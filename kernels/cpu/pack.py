@@ -1,0 +1,97 @@
+"""Panels: the layout of a matrix product's right operand.
+
+A matrix of ``depth x columns`` becomes ``[panel][depth][width]``: each panel holds ``width`` neighbouring
+columns row by row, the last one filled up with zeros. Constants are packed once, others by a step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.view import View, normal_strides
+from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div
+
+FAMILY = "pack"
+
+
+def panel_count(columns: int, tile: RegisterTile) -> int:
+    return ceil_div(columns, tile.width)
+
+
+def pack_array(matrices: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+    """Packs ``(..., depth, columns)`` into a flat array of ``(..., panel, depth, width)``."""
+    *outer, depth, columns = matrices.shape
+    panels = ceil_div(columns, width)
+    packed = np.zeros((*outer, panels, depth, width), matrices.dtype)
+    for panel in range(panels):
+        part = matrices[..., panel * width : (panel + 1) * width]
+        packed[..., panel, :, : part.shape[-1]] = part
+    return packed.reshape(-1)
+
+
+def access_kind(depth_stride: int, column_stride: int, columns: int) -> str:
+    """``rows``: columns are neighbours; ``columns``: the depth's elements are; ``strided``: neither."""
+    if column_stride == 1 or columns == 1:
+        return "rows"
+    return "columns" if depth_stride == 1 else "strided"
+
+
+def pack(emit: StepEmitter, matrices: View, tile: RegisterTile, depth_axes: int = 1) -> View:
+    """The packed form of ``matrices (*outer, *depth, columns)`` as a flat view.
+
+    The last ``depth_axes`` axes before the columns are the depth, outermost first. Outer axes must have no
+    stride 0. The result is ``(*outer, panel, depth, width)`` of the same element type.
+    """
+    outer = matrices.rank - 1 - depth_axes
+    depth = math.prod(matrices.shape[outer:-1])
+    columns = matrices.shape[-1]
+    panels = panel_count(columns, tile)
+    size = math.prod(matrices.shape[:outer]) * panels * depth * tile.width
+    if matrices.is_constant:
+
+        def make() -> npt.NDArray[Any]:
+            array = matrices.numpy()
+            return pack_array(array.reshape(*array.shape[:outer], depth, columns), tile.width)
+
+        packed = emit.constant((matrices,), f"panels{tile.width} outer{outer}", make)
+        return View.dense(packed, (size,))
+    packed = emit.temporary(matrices.dtype, size, "packed")
+    result = View.dense(packed, (size,))
+    if size == 0:
+        return result
+    itemsize = matrices.dtype.itemsize
+    row = tile.width * itemsize
+    axes: list[tuple[int, int, int]] = []
+    step = panels * depth * row
+    for axis in reversed(range(outer)):
+        axes.insert(0, (matrices.shape[axis], matrices.strides[axis], step))
+        step *= matrices.shape[axis]
+    step = matrices.shape[-2] * row
+    for axis in reversed(range(outer, matrices.rank - 2)):
+        axes.append((matrices.shape[axis], matrices.strides[axis], step))
+        step *= matrices.shape[axis]
+    axes = [axis for axis in axes if axis[0] != 1]
+    units = math.prod(extent for extent, _, _ in axes) * panels
+    unit_bytes = matrices.shape[-2] * row
+    per_tile = max(1, min(ceil_div(units, 16), ceil_div(1 << 16, unit_bytes)))
+    strides = normal_strides(matrices.shape, matrices.strides)
+    kind = access_kind(matrices.strides[-2], matrices.strides[-1], columns)
+    parameters = [units, per_tile, panels, columns, matrices.shape[-2]]
+    parameters += [strides[-2] * itemsize, strides[-1] * itemsize, depth * row, len(axes)]
+    for extent, stride, moved in axes:
+        parameters += [extent, stride * itemsize, moved]
+    emit.step(
+        KernelSpec(FAMILY, (itemsize, tile.lanes, tile.vectors, kind)),
+        (matrices, result),
+        (1,),
+        tuple(parameters),
+        tiles=ceil_div(units, per_tile),
+        flops=0,
+        bytes_moved=2 * size * itemsize,
+    )
+    return result

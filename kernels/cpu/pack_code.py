@@ -1,0 +1,189 @@
+"""Code that packs panels; see :mod:`onnxplan.kernels.cpu.pack` for the layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER
+from onnxplan.kernels.cpu.local import local_function
+from onnxplan.kernels.cpu.objects import ObjectCode
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """``depth x columns`` elements from ``source`` on, steps in bytes, and where the panel goes."""
+
+    target: ir.Value
+    source: ir.Value
+    depth: ir.Value
+    columns: ir.Value
+    depth_step: ir.Value
+    column_step: ir.Value
+
+    @property
+    def values(self) -> list[ir.Value]:
+        return [self.target, self.source, self.depth, self.columns, self.depth_step, self.column_step]
+
+
+def panel_packer(emitter: Emitter, itemsize: int, lanes: int, vectors: int, kind: str) -> ir.Function:
+    """A function ``(*Panel.values)`` in the module of ``emitter`` that packs one panel.
+
+    ``kind`` is one of :func:`onnxplan.kernels.cpu.pack.access_kind`.
+    """
+    inner = local_function(emitter, f"pack_{kind}", [POINTER, POINTER, I64, I64, I64, I64], lanes)
+    panel = Panel(*inner.function.args)
+    element = ir.IntType(8 * itemsize)
+    if kind == "rows":
+        _pack_rows(inner, panel, element, vectors)
+    else:
+        for vector in range(vectors):
+            _pack_group(inner, panel, element, vector, vectors, transpose=kind == "columns")
+    inner.builder.ret_void()
+    return inner.function
+
+
+def _slot(inner: Emitter, panel: Panel, element: ir.IntType, depth: ir.Value, vector: int, vectors: int) -> ir.Value:
+    size = element.width // 8 * inner.lanes
+    return inner.offset(panel.target, inner.add(inner.mul(depth, vectors * size), vector * size))
+
+
+def _pack_rows(inner: Emitter, panel: Panel, element: ir.IntType, vectors: int) -> None:
+    size = element.width // 8 * inner.lanes
+    counts = [inner.sub(panel.columns, vector * inner.lanes) for vector in range(vectors)]
+    zero = inner.fill(0, element)
+
+    def row(depth: ir.Value, *, full: bool) -> None:
+        source = inner.offset(panel.source, inner.mul(depth, panel.depth_step))
+        for vector, count in enumerate(counts):
+            slot = _slot(inner, panel, element, depth, vector, vectors)
+            at = inner.offset(source, vector * size)
+            if full:
+                inner.store_stored(inner.load_stored(at, element), slot)
+                continue
+            with inner.branch(inner.less(0, count)) as (some, none):
+                with some:
+                    inner.store_stored(inner.load_stored(at, element, inner.mask(count)), slot)
+                with none:
+                    inner.store_stored(zero, slot)
+
+    with inner.branch(inner.less(panel.columns, vectors * inner.lanes)) as (narrow, wide):
+        with narrow, inner.loop(0, panel.depth) as depth:
+            row(depth, full=False)
+        with wide, inner.loop(0, panel.depth) as depth:
+            row(depth, full=True)
+
+
+def _pack_group(
+    inner: Emitter, panel: Panel, element: ir.IntType, vector: int, vectors: int, *, transpose: bool
+) -> None:
+    """Packs the columns of one vector: square blocks by transposition, the rest element by element."""
+    count = inner.sub(panel.columns, vector * inner.lanes)
+    with inner.branch(inner.less(0, count)) as (some, none):
+        with none, inner.loop(0, panel.depth) as depth:
+            inner.store_stored(inner.fill(0, element), _slot(inner, panel, element, depth, vector, vectors))
+        with some:
+            mask = inner.mask(count)
+            source = inner.offset(panel.source, inner.mul(panel.column_step, vector * inner.lanes))
+            done: ir.Value = I64(0)
+            if transpose:
+                done = inner.builder.and_(panel.depth, I64(-inner.lanes))
+                with inner.loop(0, done, inner.lanes) as depth:
+                    block = _load_columns(inner, panel, element, source, depth, mask)
+                    for number, row in enumerate(transposed(inner, block)):
+                        slot = _slot(inner, panel, element, inner.add(depth, number), vector, vectors)
+                        inner.store_stored(row, slot)
+            with inner.loop(done, panel.depth) as depth:
+                at = inner.offset(source, inner.mul(depth, panel.depth_step))
+                row = inner.load_strided_stored(at, panel.column_step, element, mask)
+                row = inner.builder.select(mask.bits, row, inner.fill(0, element))
+                inner.store_stored(row, _slot(inner, panel, element, depth, vector, vectors))
+
+
+def _load_columns(
+    inner: Emitter, panel: Panel, element: ir.IntType, source: ir.Value, depth: ir.Value, mask: Mask
+) -> list[ir.Value]:
+    """``lanes`` elements of each of ``lanes`` columns; columns beyond the mask are zero."""
+    block: list[ir.Value] = []
+    last = inner.sub(inner.minimum(mask.count, inner.lanes), 1)
+    for lane in range(inner.lanes):
+        column = inner.minimum(lane, last)
+        offset = inner.add(inner.mul(column, panel.column_step), inner.mul(depth, element.width // 8))
+        value = inner.load_stored(inner.offset(source, offset), element)
+        valid = inner.less(lane, mask.count)
+        block.append(inner.builder.select(valid, value, inner.fill(0, element)))
+    return block
+
+
+def transposed(inner: Emitter, block: list[ir.Value]) -> list[ir.Value]:
+    """The square block of vectors with rows and columns exchanged, by rounds of interleaving."""
+    lanes = inner.lanes
+    low = [lane // 2 + lane % 2 * lanes for lane in range(lanes)]
+    high = [lanes // 2 + number for number in low]
+    mask_type = ir.VectorType(I32, lanes)
+    masks = [ir.Constant(mask_type, [I32(number) for number in order]) for order in (low, high)]
+    for _ in range(lanes.bit_length() - 1):
+        half = lanes // 2
+        block = [
+            inner.builder.shuffle_vector(block[row], block[row + half], mask)
+            for row in range(half)
+            for mask in masks
+        ]
+    return block
+
+
+def build_pack(variant: Variant, target: Target) -> ObjectCode:
+    """The kernel of :func:`onnxplan.kernels.cpu.pack.pack`'s step."""
+    itemsize, lanes, vectors, kind = variant
+    assert isinstance(itemsize, int)
+    assert isinstance(lanes, int)
+    assert isinstance(vectors, int)
+    assert isinstance(kind, str)
+    emitter = Emitter.kernel("pack", target, lanes)
+    packer = panel_packer(emitter, itemsize, lanes, vectors, kind)
+    names = (
+        "units", "per_tile", "panels", "columns", "depth", "depth_step", "column_step", "panel_step", "axes"
+    )  # fmt: skip
+    word = {name: emitter.parameter(number) for number, name in enumerate(names)}
+    source, packed = emitter.operand(0), emitter.operand(1)
+    axes = emitter.offset(emitter.function.args[1], 8 * len(names))
+    width = lanes * vectors
+    start = emitter.mul(emitter.first, word["per_tile"])
+    stop = emitter.minimum(emitter.mul(emitter.last, word["per_tile"]), word["units"])
+    with emitter.loop(start, stop) as unit:
+        panel = emitter.modulo(unit, word["panels"])
+        outer = emitter.divide(unit, word["panels"])
+        moved = axis_offsets(emitter, axes, word["axes"], outer, 2)
+        column = emitter.mul(panel, width)
+        columns = emitter.minimum(emitter.sub(word["columns"], column), width)
+        from_ = emitter.offset(source, emitter.add(moved[0], emitter.mul(column, word["column_step"])))
+        to = emitter.offset(packed, emitter.add(moved[1], emitter.mul(panel, word["panel_step"])))
+        values = Panel(to, from_, word["depth"], columns, word["depth_step"], word["column_step"]).values
+        emitter.builder.call(packer, values)
+    return emitter.finish()
+
+
+def axis_offsets(
+    emitter: Emitter, axes: ir.Value, count: ir.Value, index: ir.Value, operands: int
+) -> list[ir.Value]:
+    """Offsets in bytes of position ``index`` (row-major) of axes described in memory, one an operand.
+
+    ``axes`` points at ``count`` records of ``1 + operands`` words: the extent, and each operand's step.
+    """
+    record = 8 * (1 + operands)
+    rest = emitter.variable(index)
+    offsets = [emitter.variable(I64(0)) for _ in range(operands)]
+    with emitter.loop(0, count) as number:
+        axis = emitter.offset(axes, emitter.mul(emitter.sub(emitter.sub(count, 1), number), record))
+        words = [
+            emitter.builder.load(emitter.offset(axis, 8 * word), align=8, typ=I64)
+            for word in range(1 + operands)
+        ]
+        position = emitter.modulo(rest.value, words[0])
+        rest.value = emitter.divide(rest.value, words[0])
+        for offset, step in zip(offsets, words[1:], strict=True):
+            offset.value = emitter.add(offset.value, emitter.mul(position, step))
+    return [offset.value for offset in offsets]

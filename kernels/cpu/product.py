@@ -1,0 +1,60 @@
+"""What the steps of MatMul and Conv have in common: their parameters and their scratch memory.
+
+No code generation here; :mod:`onnxplan.kernels.cpu.product_code` reads the same tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.tiling import RegisterTile, Tiling, ceil_div, round_up
+
+# The parameter words at the start of every product step; steps and scratch positions in bytes.
+WORDS = (
+    "rows",
+    "columns",
+    "depth",
+    "row_tiles",
+    "column_tiles",
+    "batch",
+    "tile_batch",
+    "tile_rows",
+    "tile_panels",
+    "depth_block",
+    "depth_blocks",
+    "b_panel",
+    "b_row",
+    "b_depth",
+    "b_column",
+    "b_scratch",
+    "a_scratch",
+    "table",
+    "axes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Positions of a thread's memory: accumulator tiles from 0, then packed B, rows of A, row addresses."""
+
+    b: int
+    a: int
+    table: int
+    size: int
+
+
+def lay_out_scratch(tile: RegisterTile, tiling: Tiling, itemsize: int, b: int, a: int, table: int) -> Scratch:
+    """Places ``b``, ``a`` and ``table`` bytes after the accumulators of ``itemsize`` bytes each."""
+    blocks = 1 if tiling.depth_blocks == 1 else ceil_div(tiling.rows, tile.rows) * tiling.panels
+    accumulators = blocks * tile.rows * tile.width * itemsize
+    b_at = round_up(accumulators, 64)
+    a_at = round_up(b_at + b, 64)
+    table_at = round_up(a_at + a, 64)
+    return Scratch(b_at, a_at, table_at, table_at + table)
+
+
+def place_words(views: Sequence[View], row_axis: int, column_axis: int) -> list[int]:
+    """Row and column steps of the output and the extras."""
+    return [view.strides[axis] * view.dtype.itemsize for view in views for axis in (row_axis, column_axis)]

@@ -1,0 +1,70 @@
+"""What the CPU has: which selector serves a primitive, and which builder compiles a kernel family.
+
+Entries are ``"module:function"`` of ``onnxplan.kernels.cpu``: selecting imports no compiler back end, and
+building imports only what the kernel at hand needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import Conv, MapReduce, MatMul, Primitive
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.target import Target
+
+if TYPE_CHECKING:
+    from onnxplan.kernels.cpu.objects import ObjectCode
+
+# ``select(operation, emit, target)`` for each primitive.
+SELECTORS: dict[type[Primitive], str] = {
+    MapReduce: "mapreduce:select_mapreduce",
+    MatMul: "matmul:select_matmul",
+    Conv: "conv:select_conv",
+}
+
+# ``build(spec.variant, target)`` for each family.
+FAMILIES: dict[str, str] = {
+    "map": "map_code:build_map",
+    "transpose": "transpose_code:build_transpose",
+    "reduce": "reduce_code:build_reduce",
+    "norm": "norm_code:build_norm",
+    "pack": "pack_code:build_pack",
+    "matmul": "matmul_code:build_matmul",
+    "conv": "conv_code:build_conv",
+    "depthwise": "depthwise_code:build_depthwise",
+}
+
+
+def build(spec: KernelSpec, target: Target) -> ObjectCode:
+    """Compiles the kernel that ``spec`` names; raises ``KeyError`` for an unknown family."""
+    code: ObjectCode = _resolve(FAMILIES[spec.family])(spec.variant, target)
+    return code
+
+
+class CpuKernels:
+    """The CPU's :class:`~onnxplan.compiler.selection.KernelSelector`."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def select(self, operation: Operation, emit: StepEmitter) -> None:
+        """Emits the steps of ``operation``; raises ``NotImplementedError`` if there is no kernel for it."""
+        name = SELECTORS.get(type(operation.primitive))
+        if name is None:
+            types = ", ".join(view.dtype.label for view in operation.views)
+            raise NotImplementedError(f"no CPU kernel for {operation.primitive.name} of {types}")
+        _resolve(name)(operation, emit, self.target)
+
+
+@functools.cache
+def _resolve(name: str) -> Callable[..., Any]:
+    module, function = name.split(":")
+    resolved: Callable[..., Any] = getattr(
+        importlib.import_module(f"onnxplan.kernels.cpu.{module}"), function
+    )
+    return resolved

@@ -1,0 +1,257 @@
+"""CUDA C for scalar operations: expression texts, and the device functions that they call.
+
+Accuracy: where CUDA's float function exceeds 2 ulp (CUDA C++ Programming Guide, mathematical functions
+appendix), the double one is called. float8 and 4-bit types are decoded and encoded by integer arithmetic
+like the CPU's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.scalar import WIDE_FLOATS
+
+CudaText = Callable[..., str]
+
+_INTEGERS = {
+    1: ("signed char", "unsigned char"),
+    2: ("short", "unsigned short"),
+    4: ("int", "unsigned int"),
+    8: ("long long", "unsigned long long"),
+}
+
+
+def compute_type(dtype: DType) -> str:
+    """The C type that expressions compute an element in."""
+    if dtype is DType.FLOAT64:
+        return "double"
+    if dtype.is_float:
+        return "float"
+    if dtype is DType.BOOL:
+        return "bool"
+    return _INTEGERS[dtype.itemsize][dtype.kind == "u"]
+
+
+def template(text: str) -> CudaText:
+    """The same text for all types, ``{0}``, ``{1}``, ... being the arguments."""
+    return lambda operand, result, *arguments: text.format(*arguments)
+
+
+def narrowing(text: str) -> CudaText:
+    """An integer expression, cast back from the type that C promotes small operands to."""
+    return lambda operand, result, *arguments: f"(({compute_type(operand)})({text.format(*arguments)}))"
+
+
+def float_or(floating: str, integer: str) -> CudaText:
+    """One text for floats, one for integers."""
+    return lambda operand, result, *arguments: (floating if operand.is_float else integer).format(*arguments)
+
+
+def wrapping(operator: str) -> CudaText:
+    """Arithmetic that wraps: in unsigned types, because overflow of signed ones is undefined in C."""
+
+    def text(operand: DType, result: DType, a: str, b: str) -> str:
+        if operand.is_float:
+            return f"({a} {operator} {b})"
+        wide = _INTEGERS[max(operand.itemsize, 4)][1]
+        return f"(({compute_type(operand)})(({wide}){a} {operator} ({wide}){b}))"
+
+    return text
+
+
+def negate(operand: DType, result: DType, a: str) -> str:
+    return f"(-{a})" if operand.is_float else wrapping("-")(operand, result, "0", a)
+
+
+def mathematical(name: str) -> CudaText:
+    """A function of CUDA's math library for float and double."""
+    return lambda operand, result, a: f"{name}{'' if operand is DType.FLOAT64 else 'f'}({a})"
+
+
+def through_double(name: str) -> CudaText:
+    """As :func:`mathematical`, by the double function for float too."""
+
+    def text(operand: DType, result: DType, a: str) -> str:
+        return f"{name}({a})" if operand is DType.FLOAT64 else f"((float){name}((double){a}))"
+
+    return text
+
+
+def cast(operand: DType, result: DType, a: str) -> str:
+    """ONNX's Cast between compute types; small floats are rounded to what they can hold."""
+    if operand is result:
+        return a
+    if result is DType.BOOL:
+        return f"({a} != 0)"
+    if operand.is_float and result.is_integer:
+        return _narrow(result, f"(({compute_type(result)})onnxplan_to_{'uint64' if result is DType.UINT64 else 'int64'}({a}))")
+    if result not in WIDE_FLOATS:
+        return _narrow(result, f"(({compute_type(result)}){a})")
+    single = f"onnxplan_round_to_odd({a})" if operand is DType.FLOAT64 else f"((float){a})"
+    return f"onnxplan_round_{result.label}({single})"
+
+
+def cast_saturate(operand: DType, result: DType, a: str) -> str:
+    """As :func:`cast`; results in one-byte floats are clamped to the finite range."""
+    if operand is result or not (result.is_float and result.itemsize == 1):
+        return cast(operand, result, a)
+    import ml_dtypes
+
+    largest = float(ml_dtypes.finfo(result.numpy).max)
+    single = f"onnxplan_round_to_odd({a})" if operand is DType.FLOAT64 else f"((float){a})"
+    return f"onnxplan_round_{result.label}(onnxplan_clamp({single}, {largest!r}f))"
+
+
+def _narrow(result: DType, text: str) -> str:
+    bits = {DType.INT4: 4, DType.UINT4: 4, DType.INT2: 2, DType.UINT2: 2}.get(result)
+    if bits is None:
+        return text
+    return f"(({compute_type(result)})(({compute_type(result)})({text} << {8 - bits}) >> {8 - bits}))"
+
+
+def _small_float(name: str, exponent: int, mantissa: int, bias: int, largest: int, overflow: int, nan: int, flags: str) -> str:
+    sign = 1 << (exponent + mantissa)
+    infinities, unsigned_zero = ("1" if flag in flags else "0" for flag in "iz")
+    numbers = f"{mantissa}, {bias}, 0x{sign:x}u, 0x{largest:x}u, 0x{overflow:x}u, 0x{nan:x}u, {infinities}, {unsigned_zero}"
+    return f"""
+__device__ __forceinline__ unsigned onnxplan_encode_{name}(float a) {{ return onnxplan_encode<{numbers}>(a); }}
+__device__ __forceinline__ float onnxplan_decode_{name}(unsigned a) {{ return onnxplan_decode<{numbers}>(a); }}
+__device__ __forceinline__ float onnxplan_round_{name}(float a) {{ return onnxplan_decode_{name}(onnxplan_encode_{name}(a)); }}
+"""
+
+
+_GENERIC = r"""
+template <typename T> __device__ __forceinline__ T onnxplan_min(T a, T b) { return a != a ? a : (b != b ? b : (a < b ? a : b)); }
+template <typename T> __device__ __forceinline__ T onnxplan_max(T a, T b) { return a != a ? a : (b != b ? b : (a > b ? a : b)); }
+template <typename T> struct onnxplan_unsigned { typedef T type; };
+template <> struct onnxplan_unsigned<signed char> { typedef unsigned char type; };
+template <> struct onnxplan_unsigned<short> { typedef unsigned short type; };
+template <> struct onnxplan_unsigned<int> { typedef unsigned int type; };
+template <> struct onnxplan_unsigned<long long> { typedef unsigned long long type; };
+template <typename T> __device__ __forceinline__ T onnxplan_negated(T a) {
+    typedef typename onnxplan_unsigned<T>::type U;
+    return (T)(U)((U)0 - (U)a);
+}
+template <typename T> __device__ __forceinline__ T onnxplan_abs(T a) { return a < (T)0 ? onnxplan_negated(a) : a; }
+__device__ __forceinline__ float onnxplan_abs(float a) { return fabsf(a); }
+__device__ __forceinline__ double onnxplan_abs(double a) { return fabs(a); }
+template <typename T> __device__ __forceinline__ T onnxplan_sign(T a) { return (T)((a > (T)0) - (a < (T)0)); }
+__device__ __forceinline__ float onnxplan_sign(float a) { return a != a ? a : (float)((a > 0.0f) - (a < 0.0f)); }
+__device__ __forceinline__ double onnxplan_sign(double a) { return a != a ? a : (double)((a > 0.0) - (a < 0.0)); }
+template <typename T> __device__ __forceinline__ T onnxplan_div(T a, T b) {
+    if (b == (T)0) return a;
+    if ((T)-1 < (T)0 && b == (T)-1) return onnxplan_negated(a);
+    return (T)(a / b);
+}
+template <typename T> __device__ __forceinline__ T onnxplan_remainder(T a, T b) {
+    if (b == (T)0 || ((T)-1 < (T)0 && b == (T)-1)) return (T)0;
+    return (T)(a % b);
+}
+__device__ __forceinline__ float onnxplan_remainder(float a, float b) { return fmodf(a, b); }
+__device__ __forceinline__ double onnxplan_remainder(double a, double b) { return fmod(a, b); }
+template <typename T> __device__ __forceinline__ T onnxplan_mod(T a, T b) {
+    T rest = onnxplan_remainder(a, b);
+    if (rest == (T)0) return rest;
+    return (rest < (T)0) != (b < (T)0) ? (T)(rest + b) : rest;
+}
+__device__ __forceinline__ float onnxplan_mod(float a, float b) {
+    float rest = fmodf(a, b);
+    if (rest == 0.0f) return copysignf(0.0f, b);
+    return rest == rest && (rest < 0.0f) != (b < 0.0f) ? rest + b : rest;
+}
+__device__ __forceinline__ double onnxplan_mod(double a, double b) {
+    double rest = fmod(a, b);
+    if (rest == 0.0) return copysign(0.0, b);
+    return rest == rest && (rest < 0.0) != (b < 0.0) ? rest + b : rest;
+}
+template <typename T> __device__ __forceinline__ T onnxplan_pow(T a, T b) {
+    if (b < (T)0) return a == (T)1 ? (T)1 : (a == (T)-1 ? ((b & (T)1) ? (T)-1 : (T)1) : (T)0);
+    unsigned long long power = 1, square = (unsigned long long)a, exponent = (unsigned long long)b;
+    for (; exponent; exponent >>= 1, square *= square)
+        if (exponent & 1) power *= square;
+    return (T)power;
+}
+__device__ __forceinline__ float onnxplan_pow(float a, float b) { return (float)pow((double)a, (double)b); }
+__device__ __forceinline__ double onnxplan_pow(double a, double b) { return pow(a, b); }
+__device__ __forceinline__ float onnxplan_sigmoid(float a) {
+    float e = expf(-fabsf(a));
+    return (a < 0.0f ? e : 1.0f) / (1.0f + e);
+}
+__device__ __forceinline__ double onnxplan_sigmoid(double a) {
+    double e = exp(-fabs(a));
+    return (a < 0.0 ? e : 1.0) / (1.0 + e);
+}
+template <typename T> __device__ __forceinline__ T onnxplan_shift_left(T a, T b) {
+    return b >= (T)(8 * sizeof(T)) ? (T)0 : (T)((unsigned long long)a << b);
+}
+template <typename T> __device__ __forceinline__ T onnxplan_shift_right(T a, T b) {
+    return b >= (T)(8 * sizeof(T)) ? (T)0 : (T)(a >> b);
+}
+__device__ __forceinline__ long long onnxplan_to_int64(double a) {
+    return fabs(a) < 9223372036854775808.0 ? (long long)a : (long long)0x8000000000000000ull;
+}
+__device__ __forceinline__ unsigned long long onnxplan_to_uint64(double a) {
+    return a >= 9223372036854775808.0 ? (unsigned long long)onnxplan_to_int64(a - 9223372036854775808.0) ^ 0x8000000000000000ull
+                                      : (unsigned long long)onnxplan_to_int64(a);
+}
+__device__ __forceinline__ float onnxplan_clamp(float a, float limit) { return a > limit ? limit : (a < -limit ? -limit : a); }
+__device__ __forceinline__ float onnxplan_round_to_odd(double a) {
+    float single = __double2float_rn(a);
+    unsigned bits = __float_as_uint(single);
+    bits -= fabs((double)single) > fabs(a);
+    return __uint_as_float(a == a ? bits | ((double)single != a) : bits);
+}
+__device__ __forceinline__ unsigned onnxplan_encode_bfloat16(float a) {
+    unsigned bits = __float_as_uint(a);
+    return (a != a ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+__device__ __forceinline__ float onnxplan_decode_bfloat16(unsigned a) { return __uint_as_float(a << 16); }
+__device__ __forceinline__ float onnxplan_round_bfloat16(float a) { return onnxplan_decode_bfloat16(onnxplan_encode_bfloat16(a)); }
+__device__ __forceinline__ unsigned onnxplan_encode_float8e8m0(float a) {
+    unsigned bits = __float_as_uint(a);
+    if (bits - 1u >= 0x7f7fffffu) return 255u;
+    return bits < 0x800000u ? (bits > 0x600000u) : (bits + 0x400000u) >> 23;
+}
+__device__ __forceinline__ float onnxplan_decode_float8e8m0(unsigned a) {
+    return __uint_as_float(a == 0u ? 0x400000u : (a == 255u ? 0x7fc00000u : a << 23));
+}
+__device__ __forceinline__ float onnxplan_round_float8e8m0(float a) { return onnxplan_decode_float8e8m0(onnxplan_encode_float8e8m0(a)); }
+template <int MANTISSA, int BIAS, unsigned SIGN, unsigned LARGEST, unsigned OVERFLOWED, unsigned NOT_A_NUMBER, int INFINITIES, int UNSIGNED_ZERO>
+__device__ __forceinline__ unsigned onnxplan_encode(float a) {
+    unsigned bits = __float_as_uint(a), size = bits & 0x7fffffffu, sign = bits >> 31 ? SIGN : 0u, code;
+    const int shift = 23 - MANTISSA;
+    if (size < (unsigned)(128 - BIAS) << 23) {
+        unsigned magic = (unsigned)(128 - BIAS - MANTISSA + 23) << 23;
+        code = __float_as_uint(__fadd_rn(__uint_as_float(size), __uint_as_float(magic))) - magic;
+    } else {
+        unsigned rounded = size + (1u << (shift - 1)) - 1u + ((size >> shift) & 1u);
+        code = (rounded >> shift) - ((unsigned)(127 - BIAS) << MANTISSA);
+        if (code > LARGEST) code = OVERFLOWED;
+    }
+    if (size > 0x7f800000u) code = NOT_A_NUMBER;
+    if (UNSIGNED_ZERO) return code ? code | sign : 0u;
+    return code ^ sign;
+}
+template <int MANTISSA, int BIAS, unsigned SIGN, unsigned LARGEST, unsigned OVERFLOWED, unsigned NOT_A_NUMBER, int INFINITIES, int UNSIGNED_ZERO>
+__device__ __forceinline__ float onnxplan_decode(unsigned a) {
+    unsigned size = a & (SIGN - 1u), bits = size << (23 - MANTISSA), result;
+    result = __float_as_uint(__fmul_rn(__uint_as_float(bits), __uint_as_float((unsigned)(254 - BIAS) << 23)));
+    if (INFINITIES && size > LARGEST) result = bits | 0x7f800000u;
+    if (!INFINITIES && NOT_A_NUMBER < SIGN && NOT_A_NUMBER > LARGEST && size == NOT_A_NUMBER) result = 0x7fc00000u;
+    if (UNSIGNED_ZERO && a == NOT_A_NUMBER) result = 0x7fc00000u;
+    return __uint_as_float(result | (a & SIGN ? 0x80000000u : 0u));
+}
+"""
+
+PRELUDE = _GENERIC + "".join(
+    _small_float(*row)
+    for row in (
+        ("float16", 5, 10, 15, 0x7BFF, 0x7C00, 0x7E00, "i"),
+        ("float8e4m3fn", 4, 3, 7, 0x7E, 0x7F, 0x7F, ""),
+        ("float8e5m2", 5, 2, 15, 0x7B, 0x7C, 0x7E, "i"),
+        ("float8e4m3fnuz", 4, 3, 8, 0x7F, 0x80, 0x80, "z"),
+        ("float8e5m2fnuz", 5, 2, 16, 0x7F, 0x80, 0x80, "z"),
+        ("float4e2m1", 2, 1, 1, 0x7, 0x7, 0x8, ""),
+    )
+)

@@ -1,0 +1,5 @@
+"""``python -m onnxplan``: the command line."""
+
+from onnxplan.cli import main
+
+main()

@@ -1,0 +1,117 @@
+"""The tensor that runs return: a typed, shaped view of memory, without copies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxplan.compiler.dtypes import DType
+
+
+class Tensor:
+    """A dense tensor in row-major order.
+
+    ``Tensor(type, data, dims)``: ``type`` is an ONNX element type (``'float32'``), ``data`` the elements in
+    row-major order (anything NumPy takes), ``dims`` the shape (default: that of ``data``). Raises
+    ``TypeError`` for an unknown type or data of another type, ``ValueError`` where size and dims disagree.
+    """
+
+    __slots__ = ("_array",)
+    _array: npt.NDArray[Any]
+
+    def __init__(self, type: str, data: npt.ArrayLike, dims: Sequence[int] | None = None) -> None:  # noqa: A002
+        try:
+            dtype = DType.from_label(type)
+        except KeyError:
+            known = ", ".join(d.label for d in DType)
+            raise TypeError(f"{type!r} is no element type; expected one of {known}") from None
+        array = np.asarray(data)
+        if isinstance(data, np.ndarray | np.generic | Tensor):
+            if array.dtype != dtype.numpy:
+                raise TypeError(f"the data is of type {array.dtype}, not {type}")
+        else:
+            array = array.astype(dtype.numpy)
+        shape = array.shape if dims is None else tuple(int(extent) for extent in dims)
+        if math.prod(shape) != array.size:
+            raise ValueError(f"{array.size} elements do not fill a tensor of dims {list(shape)}")
+        self._array = np.ascontiguousarray(array).reshape(shape)
+
+    @classmethod
+    def from_numpy(cls, array: npt.NDArray[Any]) -> Tensor:
+        """A tensor that shares the memory of ``array`` (a copy only where it is not C-contiguous)."""
+        DType.from_numpy(array.dtype)
+        tensor = cls.__new__(cls)
+        tensor._array = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        return tensor
+
+    @classmethod
+    def from_dlpack(cls, source: Any) -> Tensor:
+        """A tensor that shares the memory of any CPU object with ``__dlpack__`` (PyTorch, JAX, ...)."""
+        return cls.from_numpy(np.from_dlpack(source))
+
+    @property
+    def type(self) -> str:
+        """The ONNX element type, such as ``'float32'``."""
+        return DType.from_numpy(self._array.dtype).label
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._array.size
+
+    @property
+    def data(self) -> npt.NDArray[Any]:
+        """The elements in row-major order, one-dimensional, without a copy."""
+        return self._array.reshape(-1)
+
+    @property
+    def location(self) -> str:
+        """Where the elements are: ``'cpu'``."""
+        return "cpu"
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The elements in their shape, without a copy."""
+        return self._array
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if dtype is not None and np.dtype(dtype) != self._array.dtype:
+            if copy is False:
+                raise ValueError(f"a {self.type} tensor cannot become {np.dtype(dtype)} without a copy")
+            return self._array.astype(dtype)
+        return self._array.copy() if copy else self._array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """See https://data-apis.org/array-api/latest/API_specification/generated/array_api.array.__dlpack__.html.
+
+        Raises ``BufferError`` for element types that NumPy cannot export (bfloat16 and below eight bits).
+        """
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._array.__dlpack_device__()
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __repr__(self) -> str:
+        return (
+            f"Tensor({self.type!r}, dims={list(self.dims)}, data={np.array2string(self.data, threshold=8)})"
+        )
+
+
+def wrap(array: npt.NDArray[Any]) -> Tensor:
+    """A tensor of a C-contiguous array, unchecked: the hot path of a run."""
+    tensor = _new(Tensor)
+    tensor._array = array
+    return tensor
+
+
+_new = Tensor.__new__

@@ -1,0 +1,183 @@
+"""A plan turned into the tables that the native executor walks: kernels, parameters, modes, bindings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxplan.compiler.plan import Constant, ExecutionPlan, Operand, Step
+from onnxplan.runtime.cpu.layout import (
+    CLOSED,
+    MAX_WORKERS,
+    BindingWord,
+    PlanWord,
+    StepMode,
+    StepWord,
+)
+from onnxplan.runtime.cpu.team import Team, aligned_words
+
+Words = npt.NDArray[np.int64]
+
+SHARE_SECONDS = 4e-6
+"""A step estimated shorter than this is not worth handing tiles over between cores."""
+WAKE_SECONDS = 60e-6
+"""Shared work ahead that is worth waking a sleeping helper for."""
+CLAIM_SECONDS = 1e-6
+"""A claim should be worth this much work, as it costs up to a tenth of it between cores."""
+RELEASE_SECONDS = 5e-6
+"""A run estimated shorter than this holds the interpreter's lock and does not count as a busy caller."""
+MAX_SHARED_TILES = 1 << 30
+WORD_MASK = (1 << 64) - 1
+
+Constants = Mapping[str, npt.NDArray[Any]] | Sequence[npt.NDArray[Any]]
+
+
+class BoundPlan:
+    """The part of a plan's tables that all its runs share.
+
+    ``constants`` holds the plan's constants in order, or by name; each must be a C-contiguous array of the
+    constant's type and shape at the target's alignment. They are kept, not copied. ``ValueError`` where they
+    or the plan's buffers do not fit together.
+    """
+
+    def __init__(self, plan: ExecutionPlan, constants: Constants, kernels: Sequence[int], team: Team) -> None:
+        self.plan = plan
+        self.constants = tuple(_constant(plan, constants, index) for index in range(len(plan.constants)))
+        _check_buffers(plan)
+        self.workers = min(plan.target.threads, MAX_WORKERS, team.cores)
+        modes, grains = _modes(plan.steps, self.workers)
+        self.shared = any(mode != StepMode.ALONE for mode in modes)
+        self.helpers = self.workers - 1 if self.shared else 0
+        self.scratch_stride = -(-plan.scratch_bytes // 128) * 128
+        self._parameters = _words([word for step in plan.steps for word in step.parameters])
+        self._steps = self._step_table(dict(zip(plan.kernels, kernels, strict=True)), modes, grains)
+        self._bindings, self.operands, self.arena_operands = self._operand_tables()
+        self._record = aligned_words(PlanWord.WORDS)
+        self._fill_record(team)
+
+    @property
+    def address(self) -> int:
+        return int(self._record.ctypes.data)
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the shared tables, constants not counted."""
+        return sum(table.nbytes for table in (self._parameters, self._steps, self._bindings, self.operands))
+
+    def _step_table(self, kernels: Mapping[Any, int], modes: list[int], grains: list[int]) -> Words:
+        table = np.zeros((len(self.plan.steps), StepWord.WORDS), np.int64)
+        operand, parameter = 0, self._parameters.ctypes.data
+        for row, step, mode, grain in zip(table, self.plan.steps, modes, grains, strict=True):
+            row[StepWord.KERNEL] = kernels[step.kernel]
+            row[StepWord.OPERANDS] = 8 * operand
+            row[StepWord.PARAMETERS] = parameter
+            row[StepWord.TILES] = step.tiles
+            row[StepWord.GRAIN] = grain
+            row[StepWord.MODE] = mode
+            operand += len(step.operands)
+            parameter += 8 * len(step.parameters)
+        return table
+
+    def _operand_tables(self) -> tuple[Words, Words, npt.NDArray[np.bool_]]:
+        """Bindings, and for each operand its address, or its offset in the arena where the mask says so."""
+        plan, bindings, addresses, in_arena = self.plan, [], [], []
+        for position, operand in enumerate(operand for step in plan.steps for operand in step.operands):
+            buffer = plan.buffers[operand.buffer]
+            offset = buffer.offset + operand.offset
+            in_arena.append(buffer.space == "arena")
+            if buffer.space == "constant":
+                offset += self.constants[buffer.index].ctypes.data
+            elif buffer.space in ("input", "output"):
+                array = buffer.index + (len(plan.inputs) if buffer.space == "output" else 0)
+                bindings.append((8 * position, array, offset))
+            addresses.append(offset)
+        table = np.array(bindings, np.int64).reshape(len(bindings), BindingWord.WORDS)
+        return table, np.array(addresses, np.int64), np.array(in_arena, np.bool_)
+
+    def _fill_record(self, team: Team) -> None:
+        plan, record = self.plan, self._record
+        record[PlanWord.TEAM] = team.address
+        record[PlanWord.STEPS] = self._steps.ctypes.data
+        record[PlanWord.STEP_COUNT] = len(plan.steps)
+        record[PlanWord.BINDINGS] = self._bindings.ctypes.data
+        record[PlanWord.BINDING_COUNT] = len(self._bindings)
+        record[PlanWord.INPUT_COUNT] = len(plan.inputs)
+        record[PlanWord.OUTPUT_COUNT] = len(plan.outputs)
+        record[PlanWord.SCRATCH_STRIDE] = self.scratch_stride
+        record[PlanWord.PLACES] = ~((1 << self.helpers) - 1) & ~CLOSED
+        record[PlanWord.RELEASE] = self.shared or plan.seconds >= RELEASE_SECONDS
+
+
+def _words(values: Sequence[int]) -> Words:
+    """64-bit words of integers that may be signed or unsigned."""
+    return np.array([value & WORD_MASK for value in values], np.uint64).view(np.int64)
+
+
+def _modes(steps: Sequence[Step], workers: int) -> tuple[list[int], list[int]]:
+    """For each step its mode and how many tiles one claim takes."""
+    modes, grains = [StepMode.ALONE] * len(steps), [1] * len(steps)
+    if workers == 1:
+        return modes, grains
+    ahead = 0.0
+    for position in range(len(steps) - 1, -1, -1):
+        step = steps[position]
+        if not 1 < step.tiles <= MAX_SHARED_TILES or step.seconds < SHARE_SECONDS:
+            continue
+        ahead += step.seconds
+        modes[position] = StepMode.WAKE if ahead >= WAKE_SECONDS else StepMode.SHARED
+        worthwhile = round(CLAIM_SECONDS * step.tiles / step.seconds)
+        grains[position] = max(1, min(worthwhile, step.tiles // (4 * workers)))
+    return modes, grains
+
+
+def _constant(plan: ExecutionPlan, constants: Constants, index: int) -> npt.NDArray[Any]:
+    wanted: Constant = plan.constants[index]
+    array = constants[wanted.name] if isinstance(constants, Mapping) else constants[index]
+    if array.shape != wanted.shape or array.dtype != wanted.dtype.numpy:
+        raise ValueError(
+            f"constant {wanted.name!r} is {array.dtype}{list(array.shape)}, "
+            f"the plan wants {wanted.dtype}{list(wanted.shape)}"
+        )
+    if not array.flags.c_contiguous:
+        raise ValueError(f"constant {wanted.name!r} is not contiguous")
+    if array.size and array.ctypes.data % plan.target.alignment:
+        raise ValueError(f"constant {wanted.name!r} is not aligned to {plan.target.alignment} bytes")
+    return array
+
+
+def _check_buffers(plan: ExecutionPlan) -> None:
+    """Raises ``ValueError`` where a buffer or operand lies outside of what it is in."""
+    sizes = {
+        "input": [_binding_bytes(item) for item in plan.inputs],
+        "output": [_binding_bytes(item) for item in plan.outputs],
+        "constant": [_binding_bytes(item) for item in plan.constants],
+    }
+    for buffer in plan.buffers:
+        owners = [plan.arena_bytes] if buffer.space == "arena" else sizes.get(buffer.space, [])
+        index = 0 if buffer.space == "arena" else buffer.index
+        if not 0 <= index < len(owners) or not 0 <= buffer.offset <= owners[index] - buffer.size:
+            raise ValueError(f"buffer {buffer} lies outside of its space")
+    for step in plan.steps:
+        if step.scratch > plan.scratch_bytes:
+            raise ValueError(f"step {step.kernel} wants more scratch than the plan has")
+        for operand in step.operands:
+            if not _fits(operand, plan.buffers[operand.buffer].size):
+                raise ValueError(f"operand {operand} of step {step.kernel} lies outside of its buffer")
+
+
+def _binding_bytes(item: Any) -> int:
+    return int(np.prod(item.shape, dtype=np.int64)) * int(item.dtype.itemsize)
+
+
+def _fits(operand: Operand, size: int) -> bool:
+    low = high = 0
+    for extent, stride in zip(operand.shape, operand.strides, strict=True):
+        if extent == 0:
+            return 0 <= operand.offset <= size
+        low += min(0, (extent - 1) * stride)
+        high += max(0, (extent - 1) * stride)
+    item = operand.dtype.itemsize
+    return operand.offset + low * item >= 0 and operand.offset + (high + 1) * item <= size

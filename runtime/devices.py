@@ -1,0 +1,65 @@
+"""Opening devices by name. The one place where a runtime and its kernels meet."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+
+import onnxplan.kernels
+from onnxplan.compiler.emission import CompiledPlan
+from onnxplan.compiler.errors import DeviceUnavailableError
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.registry import CpuKernels, build
+from onnxplan.runtime.cpu.executor import Cancellation, CpuExecutor
+from onnxplan.runtime.cpu.target import detect_target
+from onnxplan.runtime.device import Device
+from onnxplan.runtime.library import KernelLibrary
+from onnxplan.runtime.store import source_digest
+
+logger = logging.getLogger("onnxplan")
+
+
+class CpuDevice:
+    """The processor. Its kernels are shared by all sessions for the same target."""
+
+    name = "cpu"
+
+    def __init__(self, target: Target, *, cache: bool) -> None:
+        self.selector = CpuKernels(target)
+        self.library = _cpu_library(target, cache)
+
+    def cancellation(self) -> Cancellation:
+        return Cancellation()
+
+    def bind(self, compiled: CompiledPlan) -> CpuExecutor:
+        return CpuExecutor(compiled.plan, compiled.constants, self.library)
+
+
+@functools.cache
+def _cpu_library(target: Target, cache: bool) -> KernelLibrary:
+    sources = source_digest([Path(folder) for folder in onnxplan.kernels.__path__])
+    return KernelLibrary(build, target, sources, cache=cache)
+
+
+def open_device(name: str, *, threads: int | None = None, math: str = "strict", cache: bool = True) -> Device:
+    """The device called ``name``: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
+
+    ``auto`` is CUDA where it works and the CPU elsewhere. Raises :class:`DeviceUnavailableError` with the
+    reason, ``ValueError`` for another name.
+    """
+    if name == "cpu":
+        return CpuDevice(detect_target(threads, math), cache=cache)
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and (not number or number.isdigit()):
+        raise DeviceUnavailableError(_why_not_cuda())
+    if name == "auto":
+        logger.info("device='auto' chose the CPU: %s", _why_not_cuda())
+        return open_device("cpu", threads=threads, math=math, cache=cache)
+    raise ValueError(f"unknown device {name!r}; expected 'cpu', 'cuda', 'cuda:N' or 'auto'")
+
+
+def _why_not_cuda() -> str:
+    from onnxplan import __version__
+
+    return f"onnxplan {__version__} has no CUDA device yet; use device='cpu' or device='auto'"

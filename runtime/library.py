@@ -1,0 +1,141 @@
+"""The kernels of this process: specification to address, from the kernel store or newly compiled."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.target import Target
+from onnxplan.runtime.object_loader import ObjectLoader
+from onnxplan.runtime.store import KernelStore, ObjectCode, content_key, store_directory
+
+logger = logging.getLogger("onnxplan.store")
+
+Build = Callable[[KernelSpec, Target], ObjectCode]
+Progress = Callable[[int, int], None]
+
+_libraries: weakref.WeakSet[KernelLibrary] = weakref.WeakSet()
+LOADER = ObjectLoader()
+
+
+class KernelLibrary:
+    """Kernels for one target, shared by all sessions of the process. Safe from any number of threads.
+
+    ``build`` compiles a specification to object code; ``sources`` is a digest of the sources it compiles from
+    (:func:`onnxplan.runtime.store.source_digest`). Of the target only what kernels are compiled for counts:
+    instruction set, registers, alignment and math mode; cache sizes and threads must not change the code.
+    ``cache=False`` neither reads nor writes the store on disk.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        target: Target,
+        sources: str,
+        *,
+        cache: bool = True,
+        store: KernelStore | None = None,
+    ) -> None:
+        self._build = build
+        self._target = target
+        self._sources = sources
+        self._store = store or KernelStore(store_directory() if cache else None)
+        self._addresses: dict[KernelSpec, int] = {}
+        self._lock = threading.Lock()
+        self._platform_key: str | None = None
+        self.compiled_count = 0
+        """Kernels that ``build`` has compiled."""
+        self.loaded_count = 0
+        """Kernels that came from the store on disk."""
+        _libraries.add(self)
+
+    @property
+    def target(self) -> Target:
+        return self._target
+
+    @property
+    def store(self) -> KernelStore:
+        return self._store
+
+    def addresses(self, specs: Sequence[KernelSpec], progress: Progress | None = None) -> tuple[int, ...]:
+        """The addresses of the kernels, in order.
+
+        ``progress(done, total)`` is called before the first and after each kernel that must be compiled.
+        """
+        known = self._addresses
+        if not all(spec in known for spec in specs):
+            with self._lock:
+                missing = [spec for spec in dict.fromkeys(specs) if spec not in known]
+                self._compile([spec for spec in missing if not self._load_stored(spec)], progress)
+        return tuple(known[spec] for spec in specs)
+
+    def _load_stored(self, spec: KernelSpec) -> bool:
+        entry = self._store.get(self._key(spec))
+        if entry is None:
+            return False
+        try:
+            self._addresses[spec] = LOADER.load(entry.code, (entry.symbol,))[0]
+        except RuntimeError as error:
+            logger.warning("stored object code of %s cannot be linked and is built again: %s", spec, error)
+            return False
+        self.loaded_count += 1
+        return True
+
+    def _compile(self, specs: Iterable[KernelSpec], progress: Progress | None) -> None:
+        total = len(specs := list(specs))
+        if progress is not None and total:
+            progress(0, total)
+        for done, spec in enumerate(specs, 1):
+            code = self._build(spec, self._target)
+            self._addresses[spec] = LOADER.load(code.code, (code.symbol,))[0]
+            self.compiled_count += 1
+            self._store.put(self._key(spec), code)
+            if progress is not None:
+                progress(done, total)
+
+    def _key(self, spec: KernelSpec) -> str:
+        if self._platform_key is None:
+            self._platform_key = platform_key(self._target)
+        return content_key(spec.key, self._platform_key, self._sources)
+
+    def reset_lock(self) -> None:
+        """For the child of a fork, where the thread that held the lock does not exist."""
+        self._lock = threading.Lock()
+
+
+def platform_key(target: Target) -> str:
+    """A digest of what compiled code depends on beside its source: processor, target and tool versions."""
+    shape = (target.device, target.isa, target.vector_bytes, target.vector_registers, target.alignment)
+    return content_key(tool_key(), repr(shape), target.math)
+
+
+@functools.cache
+def tool_key() -> str:
+    """A digest of this processor and of the versions of the tools that compile for it."""
+    import llvmlite.binding as llvm
+
+    machine = (llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+    return content_key(*machine, *map(_version, ("llvmlite", "numba", "numpy")))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _after_fork_in_child() -> None:
+    LOADER.reset_lock()
+    for library in tuple(_libraries):
+        library.reset_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,205 @@
+"""The process's worker threads for asynchronous runs: a callable in, an ``asyncio`` future out."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from onnxplan.runtime.cancellation import CancelFlag
+from onnxplan.runtime.cpu.target import default_threads
+
+logger = logging.getLogger("onnxplan.workers")
+
+T = TypeVar("T")
+STOP_SECONDS = 5.0
+
+
+class Job(asyncio.Future[T], Generic[T]):
+    """The result of work on another thread, to be awaited on the event loop where it was submitted.
+
+    Cancelling it takes effect at once: work that waits is dropped with all it refers to, and work that has
+    begun finds its cancel flag set.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[CancelFlag], T],
+        release: Callable[[], None] | None,
+        *,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(loop=loop)
+        self._function: Callable[[CancelFlag], T] | None = function
+        self._release = release
+        self._flag = CancelFlag()
+        self._lock = threading.Lock()
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self._flag.set()
+        if self._take_function() is not None:
+            self._free_place()
+        return True
+
+    def stop(self) -> None:
+        """Asks work that has begun to end early; for other threads than the event loop's."""
+        self._flag.set()
+
+    def execute(self) -> None:
+        """On a worker thread: does the work and has the event loop deliver the outcome."""
+        function = self._take_function()
+        if function is None:
+            return
+        result, failure = None, None
+        try:
+            result = function(self._flag)
+        except BaseException as error:
+            failure = error
+        del function
+        try:
+            self.get_loop().call_soon_threadsafe(self._deliver, result, failure)
+        except RuntimeError:
+            logger.debug("the event loop was closed before its work was done; the result is dropped")
+            self._free_place()
+        # The exception's traceback refers to this frame.
+        del failure
+
+    def _take_function(self) -> Callable[[CancelFlag], T] | None:
+        """The work, for the one who comes first: the thread that does it or the one that cancels it."""
+        with self._lock:
+            function, self._function = self._function, None
+            return function
+
+    def _deliver(self, result: Any, failure: BaseException | None) -> None:
+        self._free_place()
+        if self.done():
+            return
+        if isinstance(failure, StopIteration):
+            # A future must not carry it: it would end the coroutine that awaits it.
+            wrapped = RuntimeError("the work raised StopIteration")
+            wrapped.__cause__ = failure
+            failure = wrapped
+        if failure is None:
+            self.set_result(result)
+        else:
+            self.set_exception(failure)
+
+    def _free_place(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+
+class Workers:
+    """Up to ``limit`` daemon threads, started when work finds none idle."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._reset()
+
+    def _reset(self) -> None:
+        self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._idle: deque[None] = deque()
+        self._threads: list[threading.Thread] = []
+        self._running: set[Job[Any]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    @property
+    def threads(self) -> int:
+        """Threads that were started."""
+        return len(self._threads)
+
+    def submit(
+        self, function: Callable[[CancelFlag], T], release: Callable[[], None] | None = None
+    ) -> Job[T]:
+        """Runs ``function(cancel_flag)`` on a worker thread. Called on a running event loop.
+
+        ``release`` is called once, when the work is over or was cancelled before it began: on the event
+        loop's thread, or on the worker's if the loop was closed meanwhile. ``RuntimeError`` when the
+        interpreter is shutting down.
+        """
+        if self._stopped:
+            raise RuntimeError("cannot start work while the interpreter shuts down")
+        work = Job(function, release, loop=asyncio.get_running_loop())
+        self._queue.put(work)
+        try:
+            self._idle.pop()
+        except IndexError:
+            if len(self._threads) < self.limit:
+                self._start_thread()
+        return work
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            if len(self._threads) < self.limit:
+                number = len(self._threads) + 1
+                thread = threading.Thread(target=self._work, name=f"onnxplan-worker-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def _work(self) -> None:
+        queue, running = self._queue, self._running
+        while True:
+            try:
+                work = queue.get_nowait()
+            except Empty:
+                self._idle.append(None)
+                work = queue.get()
+            if work is None:
+                return
+            running.add(work)
+            work.execute()
+            running.discard(work)
+            # While this thread sleeps it must not keep the result alive.
+            del work
+
+    def stop(self) -> None:
+        """Drops work that waits, asks work that runs to end early, and waits a while for it."""
+        self._stopped = True
+        while True:
+            try:
+                self._queue.get_nowait()
+            except Empty:
+                break
+        for work in tuple(self._running):
+            work.stop()
+        for _ in self._threads:
+            self._queue.put(None)
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def after_fork(self) -> None:
+        """In the child of a fork, where none of the parent's threads exist."""
+        self._reset()
+
+
+_workers: Workers | None = None
+
+
+def submit(function: Callable[[CancelFlag], T], release: Callable[[], None] | None = None) -> Job[T]:
+    """:meth:`Workers.submit` on the process's workers: as many as cores, but at least two."""
+    global _workers
+    if _workers is None:
+        _workers = Workers(max(2, default_threads()))
+        atexit.register(_workers.stop)
+    return _workers.submit(function, release)
+
+
+def _after_fork_in_child() -> None:
+    if _workers is not None:
+        _workers.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
