@@ -40,7 +40,7 @@ types: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.overhead
-	$(BIN)/python -m bench.run_models
+	$(BIN)/python -m bench.model_times
 
 clean:
 	rm -rf build dist $(VENV)

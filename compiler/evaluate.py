@@ -29,7 +29,7 @@ from onnxplan.compiler.primitives import (
 )
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.scalar import WIDE, WIDE_INTEGERS, convert, evaluate_quietly
-from onnxplan.compiler.view import Shape, Storage, View
+from onnxplan.compiler.view import Shape, Storage, View, strided_window
 
 Array = npt.NDArray[Any]
 
@@ -110,10 +110,7 @@ def evaluate_program(program: Program, feeds: Mapping[str, Array]) -> dict[str, 
         block = blocks.get(view.storage)
         if block is None:
             block = blocks[view.storage] = _poisoned(view.storage)
-        if view.size == 0:
-            return np.empty(view.shape, block.dtype)
-        strides = [stride * block.itemsize for stride in view.strides]
-        return np.lib.stride_tricks.as_strided(block[view.offset :], view.shape, strides)
+        return strided_window(block, view.offset, view.shape, view.strides, writeable=True)
 
     for name, view in program.inputs.items():
         feed = np.asarray(feeds[name])

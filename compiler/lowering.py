@@ -27,6 +27,9 @@ from onnxplan.compiler.view import Shape, Storage, View
 DEMAND = "?"
 """Name of the output of a stage that holds the elements asked for."""
 
+KNOWN_BYTES = 4 << 10
+"""Answers up to this size (shapes, conditions) become constants of the later stages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -78,6 +81,7 @@ class Lowering(Builder):
         self._views: dict[Value, View] = {}
         self._frames: list[_Frame] = []
         self._node_start = 0
+        self._held: list[View] = []
         self._sources: dict[Storage, View] = {}
         names = [value.name for value in model.graph.inputs]
         while any(name.startswith(self.prefix) for name in names):
@@ -123,6 +127,8 @@ class Lowering(Builder):
     def value(self, view: View) -> npt.NDArray[Any]:
         if view.is_constant:
             return view.numpy()
+        if view.size == 0:
+            return np.empty(view.shape, view.dtype.numpy)
         known = self._asked.get(view)
         if known is not None:
             return known
@@ -137,23 +143,38 @@ class Lowering(Builder):
                 self._sources.setdefault(storage, View.dense(storage, (storage.size,)))
         self.operations = []
         self._node_start = 0
+        if answer.nbytes <= KNOWN_BYTES:
+            # What hangs on known elements is folded, and need not be asked for in its turn.
+            constant = self.constant(answer)
+            for value in [value for value, other in self._views.items() if other == view]:
+                self._views[value] = constant
         return answer
 
     def inline(self, graph: Graph, arguments: Sequence[View]) -> list[View]:
-        """Lowers a subgraph in place and returns the views of its outputs."""
+        """Lowers a subgraph in place and returns the views of its outputs.
+
+        Of what a rule computes, only the arguments and results of its inlined graphs survive a cut within a
+        later one of them; it must not keep other views across calls.
+        """
+        self._held.extend(arguments)
         for value, view in zip(graph.inputs, arguments, strict=True):
             self._views[value] = view
-        node, start = self.node, self._node_start
+        node = self.node
         self._lower_nodes(graph)
-        self.node, self._node_start = node, start
-        return [self._view(value) for value in graph.outputs]
+        results = [self._view(value) for value in graph.outputs]
+        for value in [*graph.inputs, *(value for inner in graph.nodes for value in inner.outputs)]:
+            if value is not None:
+                self._views.pop(value, None)
+        self._held.extend(results)
+        self.node, self._node_start = node, len(self.operations)
+        return results
 
     def _lower_nodes(self, graph: Graph) -> None:
         frame = _Frame()
         for node in graph.nodes:
             frame.uses.update(value for value in node.inputs if value is not None)
             for subgraph in node.subgraphs:
-                frame.uses.update(subgraph.captures())
+                frame.uses.update(list(subgraph.captures()))
         frame.uses.update(graph.outputs)
         self._frames.append(frame)
         for node in graph.nodes:
@@ -172,6 +193,7 @@ class Lowering(Builder):
         inputs = [None if value is None else self._view(value) for value in node.inputs]
         self.node = node.label
         self._node_start = len(self.operations)
+        held = len(self._held)
         try:
             result = rule(self, node, *inputs)
         except (ValueNeeded, OnnxPlanError):
@@ -183,6 +205,7 @@ class Lowering(Builder):
         for value, view in zip(node.outputs, outputs, strict=False):
             if value is not None:
                 self._views[value] = view
+        del self._held[held:]
 
     def _release(self, node: Node, frame: _Frame) -> None:
         reads = [value for value in node.inputs if value is not None]
@@ -192,10 +215,13 @@ class Lowering(Builder):
             frame.uses[value] -= 1
             if frame.uses[value] == 0 and not any(outer.uses[value] for outer in self._frames[:-1]):
                 self._views.pop(value, None)
+        for output in node.outputs:
+            if output is not None and frame.uses[output] == 0:
+                self._views.pop(output, None)
 
     def _cut(self, asked: View) -> Stage:
         """The stage up to a question: its outputs are the answer and what is still alive."""
-        alive: dict[Storage, None] = {view.storage: None for view in self._views.values()}
+        alive: dict[Storage, None] = {view.storage: None for view in [*self._views.values(), *self._held]}
         for operation in self.operations[self._node_start :]:
             alive.update((view.storage, None) for view in operation.outputs)
         written = {view.storage for operation in self.operations for view in operation.outputs}

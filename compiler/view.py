@@ -85,11 +85,7 @@ class View:
         data = self.storage.constant
         if data is None:
             raise ValueError(f"storage {self.storage.name!r} is not a constant")
-        if self.size == 0:
-            return np.empty(self.shape, data.dtype)
-        return np.lib.stride_tricks.as_strided(
-            data[self.offset :], self.shape, [s * data.itemsize for s in self.strides], writeable=False
-        )
+        return strided_window(data, self.offset, self.shape, self.strides, writeable=False)
 
     def transpose(self, permutation: tuple[int, ...]) -> View:
         return View(
@@ -150,6 +146,19 @@ class View:
         if self.is_dense and self.offset == 0:
             return text
         return f"{text}@{self.offset}{list(self.strides)}"
+
+
+def strided_window(
+    block: npt.NDArray[Any], offset: int, shape: Shape, strides: Shape, *, writeable: bool
+) -> npt.NDArray[Any]:
+    """A strided window on the one-dimensional ``block``, without a copy; offset and strides in elements."""
+    if 0 in shape:
+        return np.empty(shape, block.dtype)
+    # NumPy's array interface takes the one-byte float8e5m2 for a type of its own; show it bytes.
+    plain = block.view(np.uint8) if block.dtype.kind == "f" and block.itemsize == 1 else block
+    steps = [stride * block.itemsize for stride in strides]
+    view = np.lib.stride_tricks.as_strided(plain[offset:], shape, steps, writeable=writeable)
+    return view if plain is block else view.view(block.dtype)
 
 
 def dense_strides(shape: Shape) -> Shape:

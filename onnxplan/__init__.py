@@ -7,37 +7,55 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from onnxplan.compiler.errors import (
-    CompilerError,
-    DeviceUnavailableError,
-    InvalidFeedsError,
-    InvalidModelError,
-    OnnxPlanError,
-    OutOfMemoryError,
-    SessionClosedError,
-    UnsupportedOperatorError,
-)
-from onnxplan.compiler.plan import ExecutionPlan
-from onnxplan.feeds import TensorInfo
-from onnxplan.session import InferenceSession
-from onnxplan.tensor import Tensor
+if TYPE_CHECKING:
+    from onnxplan.compiler.errors import CompilerError as CompilerError
+    from onnxplan.compiler.errors import DeviceUnavailableError as DeviceUnavailableError
+    from onnxplan.compiler.errors import InvalidFeedsError as InvalidFeedsError
+    from onnxplan.compiler.errors import InvalidModelError as InvalidModelError
+    from onnxplan.compiler.errors import OnnxPlanError as OnnxPlanError
+    from onnxplan.compiler.errors import OutOfMemoryError as OutOfMemoryError
+    from onnxplan.compiler.errors import SessionClosedError as SessionClosedError
+    from onnxplan.compiler.errors import UnsupportedOperatorError as UnsupportedOperatorError
+    from onnxplan.compiler.plan import ExecutionPlan as ExecutionPlan
+    from onnxplan.feeds import TensorInfo as TensorInfo
+    from onnxplan.session import InferenceSession as InferenceSession
+    from onnxplan.tensor import Tensor as Tensor
 
-__version__ = version("onnxplan")
+    __version__: str
 
-__all__ = [
-    "CompilerError",
-    "DeviceUnavailableError",
-    "ExecutionPlan",
-    "InferenceSession",
-    "InvalidFeedsError",
-    "InvalidModelError",
-    "OnnxPlanError",
-    "OutOfMemoryError",
-    "SessionClosedError",
-    "Tensor",
-    "TensorInfo",
-    "UnsupportedOperatorError",
-    "__version__",
-]
+_HOMES = {
+    "CompilerError": "compiler.errors",
+    "DeviceUnavailableError": "compiler.errors",
+    "ExecutionPlan": "compiler.plan",
+    "InferenceSession": "session",
+    "InvalidFeedsError": "compiler.errors",
+    "InvalidModelError": "compiler.errors",
+    "OnnxPlanError": "compiler.errors",
+    "OutOfMemoryError": "compiler.errors",
+    "SessionClosedError": "compiler.errors",
+    "Tensor": "tensor",
+    "TensorInfo": "feeds",
+    "UnsupportedOperatorError": "compiler.errors",
+}
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - computed from the table that serves the names
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name on first use, so that importing one room does not import all others."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("onnxplan")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f"onnxplan.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'onnxplan' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

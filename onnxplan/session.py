@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from onnxplan.compiler.errors import InvalidFeedsError, SessionClosedError
 from onnxplan.feeds import TensorInfo, check_dims, check_feeds, check_fetches, suggest
-from onnxplan.runtime.device import Cancellation
+from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.engine import BoundStage, Engine, Request
-from onnxplan.runtime.workers import WorkFuture, submit
+from onnxplan.runtime.workers import Job, submit
 from onnxplan.tensor import Tensor, wrap
 
 if TYPE_CHECKING:
@@ -175,9 +175,8 @@ class InferenceSession:
         async with places:
             return await self._submit(request, arrays)
 
-    def _submit(self, request: Request, arrays: tuple[Array, ...]) -> WorkFuture[dict[str, Tensor]]:
-        cancellation = self._device.cancellation()
-        return submit(lambda: self._run_request(request, arrays, cancellation), cancellation.cancel)
+    def _submit(self, request: Request, arrays: tuple[Array, ...]) -> Job[dict[str, Tensor]]:
+        return submit(lambda cancel: self._run_request(request, arrays, cancel))
 
     def run_sync(
         self,
@@ -236,7 +235,7 @@ class InferenceSession:
         self,
         request: Request,
         arrays: tuple[Array, ...],
-        cancellation: Cancellation | None,
+        cancel: CancelFlag | None,
         out: Mapping[str, Array] | None = None,
     ) -> dict[str, Tensor]:
         self._running.append(None)
@@ -245,7 +244,7 @@ class InferenceSession:
                 raise SessionClosedError("the session was closed before the run began")
             stage = self._stage(request)
             targets = self._check_out(out, request) if out else {}
-            results = self._engine.run(stage, arrays, cancellation, targets)
+            results = self._engine.run(stage, arrays, cancel, targets)
             return {name: wrap(results[name]) for name in request.fetches or self.output_names}
         finally:
             self._leave()

@@ -7,21 +7,12 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from onnxplan.compiler.emission import CompiledPlan
+from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.plan import ExecutionPlan
 from onnxplan.compiler.selection import KernelSelector
+from onnxplan.runtime.cancellation import CancelFlag
 
 Array = npt.NDArray[Any]
-
-
-class RunCancelledError(Exception):
-    """The run was stopped between two steps; its outputs hold nothing of use."""
-
-
-class Cancellation(Protocol):
-    """Stops the runs it is given to before their next step. May be used from any thread."""
-
-    def cancel(self) -> None: ...
 
 
 class Executor(Protocol):
@@ -30,11 +21,13 @@ class Executor(Protocol):
     @property
     def plan(self) -> ExecutionPlan: ...
 
-    def run(self, inputs: Sequence[Array], outputs: Sequence[Array], cancellation: Any | None = None) -> None:
+    def run(
+        self, inputs: Sequence[Array], outputs: Sequence[Array], cancel: CancelFlag | None = None
+    ) -> None:
         """One run. Arrays are C-contiguous, of the plan's types and shapes, in its order.
 
-        Safe from any number of threads at once. Raises :class:`RunCancelledError` where ``cancellation``
-        (made by the device) was used in time.
+        Safe from any number of threads at once. Raises
+        :class:`~onnxplan.runtime.cancellation.Cancelled` where ``cancel`` was set before the last step.
         """
         ...
 
@@ -53,10 +46,6 @@ class Device(Protocol):
 
     @property
     def selector(self) -> KernelSelector: ...
-
-    def cancellation(self) -> Cancellation:
-        """A new means to stop runs on this device."""
-        ...
 
     def bind(self, compiled: CompiledPlan) -> Executor:
         """Loads the plan's kernels (compiling those that are missing) and binds its constants."""

@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 
 import onnxplan.kernels
-from onnxplan.compiler.emission import CompiledPlan
+from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.errors import DeviceUnavailableError
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.registry import CpuKernels, build
-from onnxplan.runtime.cpu.executor import Cancellation, CpuExecutor
+from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.target import detect_target
 from onnxplan.runtime.device import Device
 from onnxplan.runtime.library import KernelLibrary
@@ -28,9 +28,6 @@ class CpuDevice:
     def __init__(self, target: Target, *, cache: bool) -> None:
         self.selector = CpuKernels(target)
         self.library = _cpu_library(target, cache)
-
-    def cancellation(self) -> Cancellation:
-        return Cancellation()
 
     def bind(self, compiled: CompiledPlan) -> CpuExecutor:
         return CpuExecutor(compiled.plan, compiled.constants, self.library)

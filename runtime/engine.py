@@ -17,7 +17,8 @@ from onnxplan.compiler.ir import Model
 from onnxplan.compiler.lowering import DEMAND, lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import ExecutionPlan
-from onnxplan.runtime.device import Cancellation, Device, Executor
+from onnxplan.runtime.cancellation import CancelFlag
+from onnxplan.runtime.device import Device, Executor
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -93,7 +94,7 @@ class Engine:
         self,
         stage: BoundStage,
         inputs: Sequence[Array],
-        cancellation: Cancellation | None = None,
+        cancel: CancelFlag | None = None,
         out: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
         """Runs a first stage and all that follow; ``inputs`` in the order of the request's names.
@@ -105,7 +106,7 @@ class Engine:
         while True:
             outputs = _allocate(stage, out if stage.final and out else {})
             arrays = tuple([tensors[name] for name in stage.input_names])
-            stage.executor.run(arrays, outputs, cancellation)
+            stage.executor.run(arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))
             if stage.final:
                 return produced

@@ -29,25 +29,16 @@ class Job(asyncio.Future[T], Generic[T]):
     begun finds its cancel flag set.
     """
 
-    def __init__(
-        self,
-        function: Callable[[CancelFlag], T],
-        release: Callable[[], None] | None,
-        *,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, function: Callable[[CancelFlag], T], *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._function: Callable[[CancelFlag], T] | None = function
-        self._release = release
         self._flag = CancelFlag()
-        self._lock = threading.Lock()
 
     def cancel(self, msg: Any | None = None) -> bool:
         if not super().cancel(msg):
             return False
+        self._function = None
         self._flag.set()
-        if self._take_function() is not None:
-            self._free_place()
         return True
 
     def stop(self) -> None:
@@ -56,7 +47,7 @@ class Job(asyncio.Future[T], Generic[T]):
 
     def execute(self) -> None:
         """On a worker thread: does the work and has the event loop deliver the outcome."""
-        function = self._take_function()
+        function, self._function = self._function, None
         if function is None:
             return
         result, failure = None, None
@@ -69,18 +60,10 @@ class Job(asyncio.Future[T], Generic[T]):
             self.get_loop().call_soon_threadsafe(self._deliver, result, failure)
         except RuntimeError:
             logger.debug("the event loop was closed before its work was done; the result is dropped")
-            self._free_place()
         # The exception's traceback refers to this frame.
         del failure
 
-    def _take_function(self) -> Callable[[CancelFlag], T] | None:
-        """The work, for the one who comes first: the thread that does it or the one that cancels it."""
-        with self._lock:
-            function, self._function = self._function, None
-            return function
-
     def _deliver(self, result: Any, failure: BaseException | None) -> None:
-        self._free_place()
         if self.done():
             return
         if isinstance(failure, StopIteration):
@@ -92,11 +75,6 @@ class Job(asyncio.Future[T], Generic[T]):
             self.set_result(result)
         else:
             self.set_exception(failure)
-
-    def _free_place(self) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release()
 
 
 class Workers:
@@ -119,18 +97,15 @@ class Workers:
         """Threads that were started."""
         return len(self._threads)
 
-    def submit(
-        self, function: Callable[[CancelFlag], T], release: Callable[[], None] | None = None
-    ) -> Job[T]:
+    def submit(self, function: Callable[[CancelFlag], T]) -> Job[T]:
         """Runs ``function(cancel_flag)`` on a worker thread. Called on a running event loop.
 
-        ``release`` is called once, when the work is over or was cancelled before it began: on the event
-        loop's thread, or on the worker's if the loop was closed meanwhile. ``RuntimeError`` when the
-        interpreter is shutting down.
+        The flag is set when the job is cancelled and when the interpreter exits: the function should then
+        return soon. ``RuntimeError`` once the interpreter exits.
         """
         if self._stopped:
             raise RuntimeError("cannot start work while the interpreter shuts down")
-        work = Job(function, release, loop=asyncio.get_running_loop())
+        work = Job(function, loop=asyncio.get_running_loop())
         self._queue.put(work)
         try:
             self._idle.pop()
@@ -187,13 +162,13 @@ class Workers:
 _workers: Workers | None = None
 
 
-def submit(function: Callable[[CancelFlag], T], release: Callable[[], None] | None = None) -> Job[T]:
+def submit(function: Callable[[CancelFlag], T]) -> Job[T]:
     """:meth:`Workers.submit` on the process's workers: as many as cores, but at least two."""
     global _workers
     if _workers is None:
         _workers = Workers(max(2, default_threads()))
         atexit.register(_workers.stop)
-    return _workers.submit(function, release)
+    return _workers.submit(function)
 
 
 def _after_fork_in_child() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 from onnxplan.compiler.passes.composition import same_layout
 from onnxplan.compiler.passes.index import merged_nodes
-from onnxplan.compiler.primitives import Primitive, Recurrent
+from onnxplan.compiler.primitives import Primitive
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import Storage, View, normal_strides
 
@@ -67,7 +67,7 @@ def _operand_key(view: View) -> Hashable:
 
 def _interchangeable(a: Operation, b: Operation) -> bool:
     """Do the results of two equal operations fill their storages in the same way?"""
-    if len(a.outputs) != len(b.outputs) or isinstance(a.primitive, Recurrent):
+    if len(a.outputs) != len(b.outputs):
         return False
     for own, other in zip(a.outputs, b.outputs, strict=True):
         if own.dtype is not other.dtype or own.storage.size != other.storage.size:

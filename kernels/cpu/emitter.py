@@ -155,32 +155,6 @@ class Emitter(Core):
         """Otherwise LLVM would expand a masked access into a chain of branches, one a lane."""
         return self.target.isa == "avx512" or (self.target.isa == "avx2" and size in (4, 8))
 
-    def extract(self, vector: ir.Value, lane: int) -> ir.Value:
-        return self.builder.extract_element(vector, I32(lane))
-
-    def halves(self, vector: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """The lower and the upper half of the lanes."""
-        count = vector.type.count // 2
-        undefined = ir.Constant(vector.type, ir.Undefined)
-        low, high = (
-            ir.Constant(ir.VectorType(I32, count), [I32(start + i) for i in range(count)])
-            for start in (0, count)
-        )
-        shuffle = self.builder.shuffle_vector
-        return shuffle(vector, undefined, low), shuffle(vector, undefined, high)
-
-    def horizontal(
-        self, vector: ir.Value, combine: Callable[[Emitter, ir.Value, ir.Value], ir.Value]
-    ) -> ir.Value:
-        """All lanes (a power of two) combined in a fixed tree, as a scalar.
-
-        ``combine(emitter, a, b)`` gets vectors of half as many lanes each time and an emitter for that count.
-        """
-        while vector.type.count > 1:
-            low, high = self.halves(vector)
-            vector = combine(self.with_lanes(low.type.count), low, high)
-        return self.extract(vector, 0)
-
 
 def emit_expression(
     emitter: Emitter,

@@ -188,7 +188,9 @@ class Core:
         entry.position_at_start(self._entry)
         slot = entry.alloca(type_, size=None if count == 1 else I32(count))
         slot.align = 64
-        return entry.bitcast(slot, POINTER)
+        # Older llvmlite makes typed pointers here.
+        slot.type = POINTER
+        return slot
 
     @contextmanager
     def loop(self, start: Number, stop: Number, step: Number = 1) -> Iterator[ir.Value]:
@@ -256,6 +258,37 @@ class Core:
         if has_fma(self.target):
             return self.elementwise("llvm.fma", a, b, c)
         return self.builder.fadd(self.builder.fmul(a, b), c)
+
+    def extract(self, vector: ir.Value, lane: int) -> ir.Value:
+        return self.builder.extract_element(vector, I32(lane))
+
+    def halves(self, vector: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """The lower and the upper half of the lanes."""
+        count = vector.type.count // 2
+        undefined = ir.Constant(vector.type, ir.Undefined)
+        low, high = (
+            ir.Constant(ir.VectorType(I32, count), [I32(start + i) for i in range(count)])
+            for start in (0, count)
+        )
+        shuffle = self.builder.shuffle_vector
+        return shuffle(vector, undefined, low), shuffle(vector, undefined, high)
+
+    def join(self, low: ir.Value, high: ir.Value) -> ir.Value:
+        """The lanes of ``low``, then those of ``high``, which are as many."""
+        order = ir.Constant(ir.VectorType(I32, 2 * low.type.count), [I32(i) for i in range(2 * low.type.count)])
+        return self.builder.shuffle_vector(low, high, order)
+
+    def horizontal(
+        self, vector: ir.Value, combine: Callable[[Core, ir.Value, ir.Value], ir.Value]
+    ) -> ir.Value:
+        """All lanes (a power of two) combined in a fixed tree, as a scalar.
+
+        ``combine(emitter, a, b)`` gets vectors of half as many lanes each time and an emitter for that count.
+        """
+        while vector.type.count > 1:
+            low, high = self.halves(vector)
+            vector = combine(self.with_lanes(low.type.count), low, high)
+        return self.extract(vector, 0)
 
 
 def has_fma(target: Target) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llvmlite import ir
+
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter
@@ -41,13 +42,13 @@ def build_gather(variant: Variant, target: Target) -> ObjectCode:
         output = emitter.offset(emitter.operand(2), emitter.add(outer[2], chunk))
         with emitter.loop(first, last) as number:
             to = emitter.offset(output, emitter.mul(number, word["out_step"]))
-            if not index_size:
+            if index_size:
+                at = emitter.offset(index, emitter.mul(number, word["index_step"]))
+                moved = emitter.mul(_position(emitter, at, index_size, word["extent"]), word["gather_step"])
+                moved = emitter.add(moved, emitter.mul(number, word["data_step"]))
+                _copy(emitter, to, emitter.offset(data, moved), length, width)
+            else:
                 _clear(emitter, to, length, width)
-                continue
-            at = emitter.offset(index, emitter.mul(number, word["index_step"]))
-            moved = emitter.mul(_position(emitter, at, index_size, word["extent"]), word["gather_step"])
-            moved = emitter.add(moved, emitter.mul(number, word["data_step"]))
-            _copy(emitter, to, emitter.offset(data, moved), length, width)
     return emitter.finish()
 
 

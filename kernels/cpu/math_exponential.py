@@ -68,17 +68,20 @@ def expm1(emitter: Core, operand: object, result: object, x: Value) -> Value:
 
 
 def tanh(emitter: Core, operand: object, result: object, x: Value) -> Value:
-    """``(e - 1) / (e + 1)`` with ``e = exp(2 |x|)``, each computed from ``exp(r) - 1`` with one rounding."""
+    """``(e - 1) / (e + 1)`` with ``e = exp(2 |x|)``; above 1, ``1 - 2 / (e + 1)``, which rounds less."""
     builder = emitter.builder
     size = magnitude(emitter, x)
     twice = at_most(emitter, builder.fadd(size, size), 20.0 if format_of(x) is SINGLE else 40.0)
     whole, rest = reduce(emitter, twice)
     small = expm1_reduced(emitter, rest)
     factor = power_of_two(emitter, whole)
-    one = emitter.like(x, 1.0)
+    one, zero = emitter.like(x, 1.0), emitter.like(x, 0.0)
+    large = builder.fcmp_ordered(">", size, one)
     above = emitter.fma(factor, small, builder.fsub(factor, one))
+    above = builder.select(large, emitter.like(x, -2.0), above)
     below = emitter.fma(factor, small, builder.fadd(factor, one))
-    return with_sign(emitter, builder.fdiv(above, below), x)
+    value = builder.fadd(builder.select(large, one, zero), builder.fdiv(above, below))
+    return with_sign(emitter, value, x)
 
 
 def sigmoid(emitter: Core, operand: object, result: object, x: Value) -> Value:

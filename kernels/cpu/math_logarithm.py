@@ -18,8 +18,8 @@ from onnxplan.kernels.cpu.math_support import (
 
 Value = ir.Value
 LOG_2 = 0.6931471805599453
-# From here on x**2 + 1 is x**2 in double, and below no square overflows.
-LARGE = 2.0**28
+# From here on 1 / x is lost beside log(x), and below no square overflows.
+LARGE = 2.0**54
 
 
 def split(emitter: Core, x: Value) -> tuple[Value, Value]:
@@ -35,8 +35,6 @@ def split(emitter: Core, x: Value) -> tuple[Value, Value]:
     subnormal = builder.fcmp_ordered("<", x, emitter.like(x, smallest))
     lifted = builder.select(subnormal, builder.fmul(x, emitter.like(x, 2.0**lift)), x)
     root = 0x3F3504F3 if form is SINGLE else 0x3FE6A09E667F3BCD
-    if form is SINGLE:
-        root -= 1 << 23
     bits = bits_of(emitter, lifted)
     offset = builder.sub(bits, like(root))
     exponent = builder.ashr(offset, like(form.fraction))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 from onnxplan.kernels.cpu.emitter_core import Core
-from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I16, I32, I64, I8
+from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I8, I16, I32, I64, size_of
 
 Value = ir.Value
 LOG2_E = 1.4426950408889634
@@ -32,7 +32,7 @@ class Format:
 
 
 SINGLE = Format(
-    FLOAT, I32, 23, 127, 0.693147182464599609375, -1.904654323148236e-09, 0.693359375, -2.12194440e-4
+    FLOAT, I32, 23, 127, 0.693147182464599609375, -1.904654299957768e-09, 0.693359375, -2.12194440e-4
 )
 PAIRED = Format(
     DOUBLE,
@@ -112,7 +112,7 @@ def power_of_two(emitter: Core, whole: Value) -> Value:
 def scale(emitter: Core, value: Value, whole: Value) -> Value:
     """``value * 2 ** whole``, rounded once, for whole numbers up to twice the range of exponents."""
     form, count = format_of(value), value.type.count
-    hardware = 64 // (form.fraction // 8 + 2)
+    hardware = 64 // size_of(form.element)
     if emitter.target.isa == "avx512" and count % hardware == 0:
         return _in_parts(emitter, hardware, _scale_avx512, value, whole)
     builder = emitter.builder

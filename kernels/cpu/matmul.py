@@ -201,7 +201,7 @@ def _left_operand(
     row_stride, depth_stride = a.strides[-2:]
     kind = access_kind(row_stride, depth_stride, matrices.depth)
     small = tiling.rows * tiling.depth * itemsize <= IN_PLACE_BYTES
-    if _same_bits(a.dtype, sums) and (kind == "rows" or small):
+    if same_bits(a.dtype, sums) and (kind == "rows" or small):
         return "in_place", 0, 0
     if kind == "columns":
         pitch = tile.rows * tiling.depth * itemsize
@@ -211,5 +211,5 @@ def _left_operand(
     return kind, pitch, tiling.rows * pitch
 
 
-def _same_bits(dtype: DType, sums: DType) -> bool:
+def same_bits(dtype: DType, sums: DType) -> bool:
     return dtype.is_float == sums.is_float and dtype.itemsize == sums.itemsize

@@ -12,7 +12,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Conv, MapReduce, MatMul, Primitive
+from onnxplan.compiler.primitives import (
+    ArgReduce,
+    Conv,
+    Gather,
+    MapReduce,
+    MatMul,
+    Pool,
+    Primitive,
+    Recurrent,
+    Resample,
+    Scan,
+)
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
@@ -25,6 +36,12 @@ SELECTORS: dict[type[Primitive], str] = {
     MapReduce: "mapreduce:select_mapreduce",
     MatMul: "matmul:select_matmul",
     Conv: "conv:select_conv",
+    Pool: "pool:select_pool",
+    Gather: "gather:select_gather",
+    ArgReduce: "arg_reduce:select_arg_reduce",
+    Scan: "scan:select_scan",
+    Resample: "resample:select_resample",
+    Recurrent: "recurrent:select_recurrent",
 }
 
 # ``build(spec.variant, target)`` for each family.
@@ -37,6 +54,13 @@ FAMILIES: dict[str, str] = {
     "matmul": "matmul_code:build_matmul",
     "conv": "conv_code:build_conv",
     "depthwise": "depthwise_code:build_depthwise",
+    "pool": "pool_code:build_pool",
+    "gather": "gather_code:build_gather",
+    "arg_reduce": "arg_reduce_code:build_arg_reduce",
+    "scan": "scan_code:build_scan",
+    "resample": "resample_code:build_resample",
+    "recurrent": "recurrent_code:build_recurrent",
+    "recurrent_pack": "recurrent_code:build_recurrent_pack",
 }
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.errors import OutOfMemoryError, SessionClosedError
 from onnxplan.compiler.plan import ExecutionPlan
-from onnxplan.runtime.cancellation import Cancelled, CancelFlag
+from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cpu.bound_plan import BoundPlan, Constants
 from onnxplan.runtime.cpu.layout import Status
 from onnxplan.runtime.cpu.native_executor import Caller
@@ -63,7 +63,8 @@ class CpuExecutor:
             raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}")
         self.plan = plan
         self._team = team or process_team(library.store)
-        self._bound = BoundPlan(plan, constants, library.addresses(plan.kernels, progress), self._team)
+        kernels = library.addresses(plan.kernels, progress)
+        self._bound: BoundPlan | None = BoundPlan(plan, constants, kernels, self._team)
         self._limit = max_concurrency or default_threads()
         self._slots: dict[Caller, Slot] = {}
         self._slot_bytes = 0
@@ -82,19 +83,16 @@ class CpuExecutor:
 
         Each must be C-contiguous and have the binding's type and shape, which the caller has checked: only
         that they are arrays, and as many as there should be, is checked here. Tuples are fastest. Safe from
-        any number of threads; waits where ``max_concurrency`` runs are in flight. Raises
-        :class:`~onnxplan.runtime.cancellation.Cancelled`, ``SessionClosedError`` after :meth:`close`, ``TypeError`` and
-        ``ValueError`` for arguments that are no arrays or too few or many, ``OutOfMemoryError``.
+        any number of threads; waits where ``max_concurrency`` runs are in flight. Raises ``Cancelled``,
+        ``SessionClosedError`` after :meth:`close`, ``TypeError`` and ``ValueError`` for arguments that are
+        no arrays or too few or many, and ``OutOfMemoryError``.
         """
         try:
             call = self._take()
         except IndexError:
             call = self._acquire()
         try:
-            if cancel is None:
-                status = call(inputs, outputs)
-            else:
-                status = call(inputs, outputs, cancel.address)
+            status = call(inputs, outputs) if cancel is None else call(inputs, outputs, cancel.address)
             if status:
                 self._finish_unusual(status, call, inputs, outputs, cancel)
         finally:
@@ -104,12 +102,13 @@ class CpuExecutor:
 
     def memory(self) -> MemoryUse:
         with self._condition:
+            bound = self._bound
             return MemoryUse(
                 slots=len(self._slots),
                 slot_bytes=self._slot_bytes,
                 peak_slot_bytes=self._peak_slots * self._slot_bytes,
-                constant_bytes=sum(array.nbytes for array in self._bound.constants),
-                table_bytes=self._bound.table_bytes,
+                constant_bytes=sum(array.nbytes for array in bound.constants) if bound else 0,
+                table_bytes=bound.table_bytes if bound else 0,
             )
 
     def trim(self) -> int:
@@ -138,7 +137,7 @@ class CpuExecutor:
                 self._condition.wait()
                 self._drop_idle()
             self._waiting -= 1
-            del self._bound
+            self._bound = None
 
     def _drop_idle(self) -> int:
         dropped = 0
@@ -161,12 +160,13 @@ class CpuExecutor:
             self._waiting += 1
             try:
                 while True:
-                    if self._closed:
+                    if self._bound is None or self._closed:
                         raise SessionClosedError("the session is closed")
                     if self._spare:
+                        self._team.ensure(self._bound.helpers)
                         return self._spare.pop()
                     if len(self._slots) < self._limit:
-                        return self._new_slot()
+                        return self._new_slot(self._bound)
                     try:
                         return self._take()
                     except IndexError:
@@ -174,12 +174,12 @@ class CpuExecutor:
             finally:
                 self._waiting -= 1
 
-    def _new_slot(self) -> Caller:
-        self._team.ensure(self._bound.helpers)
+    def _new_slot(self, bound: BoundPlan) -> Caller:
+        self._team.ensure(bound.helpers)
         try:
-            slot = Slot(self._bound, self._team.native)
+            slot = Slot(bound, self._team.native)
         except MemoryError as error:
-            needed = self.plan.arena_bytes + self._bound.scratch_stride * (self._bound.helpers + 1)
+            needed = self.plan.arena_bytes + bound.scratch_stride * (bound.helpers + 1)
             raise OutOfMemoryError(
                 f"a run needs {needed:,} bytes of memory, {_available_bytes()} are available"
             ) from error

@@ -1,0 +1,162 @@
+"""The engines that are compared, each in a process of its own so that none meets another's threads.
+
+The parent asks them in turn for blocks of runs, so that a noisy machine is noisy for all.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+Run = Callable[[], list[Array]]
+
+
+def load_onnxplan(model: Path, feeds: Feeds, threads: int) -> Run:
+    import onnxplan
+
+    session = onnxplan.InferenceSession(model, threads=threads)
+    names = session.output_names
+
+    def run() -> list[Array]:
+        results = session.run_sync(feeds)
+        return [results[name].numpy() for name in names]
+
+    return run
+
+
+def load_onnxruntime(model: Path, feeds: Feeds, threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    given = dict(feeds)
+    return lambda: session.run(None, given)
+
+
+def load_openvino(model: Path, feeds: Feeds, threads: int) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    # Its default on processors with bf16 instructions is bf16.
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(str(model)), "CPU", settings)
+    request = compiled.create_infer_request()
+    names = {port.get_any_name() for port in compiled.inputs}
+    given = {name: array for name, array in feeds.items() if name in names}
+    outputs = list(compiled.outputs)
+
+    def run() -> list[Array]:
+        results = request.infer(given, share_inputs=True, share_outputs=True)
+        return [results[port] for port in outputs]
+
+    return run
+
+
+LOADERS: dict[str, Callable[[Path, Feeds, int], Run]] = {
+    "onnxplan": load_onnxplan,
+    "onnxruntime": load_onnxruntime,
+    "openvino": load_openvino,
+}
+
+
+class Peer:
+    """An engine with one model loaded, in its own process. Use as a context manager."""
+
+    def __init__(self, engine: str, model: Path, feeds: Feeds, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.engine = engine
+        self._pipe, remote = context.Pipe()
+        arguments = (remote, engine, model, dict(feeds), threads)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        remote.close()
+        self.load_seconds: float = self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"{self.engine} died") from None
+        if isinstance(answer, BaseException):
+            raise RuntimeError(f"{self.engine}: {answer!r}") from answer
+        return answer
+
+    def outputs(self) -> list[Array]:
+        """The results of one run."""
+        self._pipe.send("outputs")
+        return list(self._receive())
+
+    def block(self, seconds: float, pause: float = 0.0) -> list[float]:
+        """Run times of as many runs as fit into ``seconds`` (two at least), ``pause`` seconds apart."""
+        self._pipe.send((seconds, pause))
+        return list(self._receive())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.is_alive():
+            self._pipe.send(None)
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+def _serve(pipe: Connection, engine: str, model: Path, feeds: Feeds, threads: int) -> None:
+    try:
+        start = time.perf_counter()
+        run = LOADERS[engine](model, feeds, threads)
+        pipe.send(time.perf_counter() - start)
+        while True:
+            order = pipe.recv()
+            if order is None:
+                break
+            pipe.send(run() if order == "outputs" else _block(run, *order))
+    except Exception as error:  # noqa: BLE001 - the parent reports it
+        pipe.send(error)
+    # Some engines hang or crash while the interpreter tears down; there is nothing left to save.
+    os._exit(0)
+
+
+def _block(run: Run, seconds: float, pause: float) -> list[float]:
+    times: list[float] = []
+    spent = 0.0
+    while spent < seconds or len(times) < 2:
+        if pause:
+            time.sleep(pause)
+        start = time.perf_counter()
+        run()
+        taken = time.perf_counter() - start
+        times.append(taken)
+        spent += taken
+    return times
+
+
+def interleave(peers: list[Peer], seconds: float, rounds: int = 6, pause: float = 0.0) -> dict[str, float]:
+    """The median run time of each engine in seconds, from ``rounds`` blocks in turn after a warm-up."""
+    for peer in peers:
+        peer.block(0.0)
+    times: dict[str, list[float]] = {peer.engine: [] for peer in peers}
+    for number in range(rounds):
+        for peer in peers if number % 2 == 0 else reversed(peers):
+            times[peer.engine] += peer.block(seconds / rounds, pause)
+    return {engine: float(np.median(values)) for engine, values in times.items()}

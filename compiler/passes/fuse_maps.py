@@ -1,0 +1,104 @@
+"""Elementwise maps become one with the elementwise maps that read them."""
+
+from __future__ import annotations
+
+from onnxplan.compiler.passes.fuse_epilogues import attach, epilogue_product
+from onnxplan.compiler.passes.fusion import (
+    absorb,
+    distinct_bytes,
+    expression_of,
+    is_cheap,
+    is_elementwise,
+    is_shown,
+    keeps_order,
+    other_readers,
+    producers,
+)
+from onnxplan.compiler.passes.index import Index
+from onnxplan.compiler.primitives import Conv, MatMul
+from onnxplan.compiler.program import Operation, Program
+
+
+def fuse_maps(program: Program) -> Program:
+    """Fuses elementwise maps with their readers, so that what lies between them is never stored.
+
+    A map that a single elementwise map reads, through whatever view strides can follow (transposed, sliced,
+    reshaped, broadcast), is computed by its reader. So is a map that several maps read if it is cheap and reads
+    no more bytes than it writes. Nothing is fused where more than cheap work would be repeated, and nothing
+    that could be the epilogue of a product, unless the result of the fusion still can.
+    """
+    index = Index(program)
+    for operation in program.operations:
+        if operation in index.order and is_elementwise(operation):
+            _fuse_into(index, operation)
+    return index.finish()
+
+
+def _fuse_into(index: Index, consumer: Operation) -> None:
+    """Fuses producers into ``consumer`` until none is left that may be."""
+    progress = True
+    while progress:
+        progress = False
+        for producer in producers(index, consumer):
+            if not is_elementwise(producer) or is_shown(index, producer):
+                continue
+            fused = _fuse(index, consumer, producer)
+            if fused is not None:
+                consumer = fused
+                progress = True
+                break
+
+
+def _fuse(index: Index, consumer: Operation, producer: Operation) -> Operation | None:
+    """Replaces ``consumer``, and if possible all other readers, by fused ones; returns the new consumer."""
+    others = other_readers(index, producer, consumer)
+    if others:
+        return _spread(index, consumer, producer, others)
+    product = epilogue_product(index, producer)
+    fused = absorb(consumer, producer, repeat=product is None and is_cheap(expression_of(producer)))
+    if fused is None:
+        return None
+    if product is not None and not (_is_last_product(index, consumer, product) and attach(product, fused)):
+        return None
+    index.remove(producer)
+    index.replace(consumer, fused)
+    return fused
+
+
+def _is_last_product(index: Index, consumer: Operation, product: Operation) -> bool:
+    """Does no product after ``product`` compute an input of ``consumer``, itself or with a map as its epilogue?"""
+    position = index.order[product]
+    for view in consumer.inputs:
+        writer = index.sole_writer(view.storage)
+        if writer is None or index.sole_reader(view.storage) is not consumer:
+            continue
+        if is_elementwise(writer):
+            writer = epilogue_product(index, writer)
+        if writer is None or not isinstance(writer.primitive, Conv | MatMul):
+            continue
+        if index.order[writer] > position:
+            return False
+    return True
+
+
+def _spread(
+    index: Index, consumer: Operation, producer: Operation, others: list[Operation]
+) -> Operation | None:
+    """Lets each reader of a cheap map compute it for itself."""
+    expression = expression_of(producer)
+    if not is_cheap(expression) or not all(map(is_elementwise, others)):
+        return None
+    moves_only = expression.cost <= 1 and len(producer.inputs) <= 1
+    if not moves_only and distinct_bytes(producer.inputs) > distinct_bytes(producer.outputs):
+        return None
+    if not keeps_order(producer) or epilogue_product(index, producer) is not None:
+        return None
+    readers = [consumer, *others]
+    fused = [absorb(reader, producer, repeat=True) for reader in readers]
+    if any(result is None for result in fused):
+        return None
+    index.remove(producer)
+    for reader, result in zip(readers, fused, strict=True):
+        assert result is not None
+        index.replace(reader, result)
+    return fused[0]

@@ -1,0 +1,179 @@
+"""Putting two maps into one: what the fusing passes share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from onnxplan.compiler.expression import Expression, ExpressionBuilder, Instruction
+from onnxplan.compiler.passes.composition import Composition, compose, is_injective
+from onnxplan.compiler.passes.eliminate_dead import renumber_inputs
+from onnxplan.compiler.passes.index import Index, merged_nodes
+from onnxplan.compiler.primitives import MapReduce
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.view import View
+
+MAX_INPUTS = 12
+MAX_OUTPUTS = 4
+MAX_INSTRUCTIONS = 128
+MAX_RANK = 8
+
+SLOW = frozenset(["div", "sqrt", "mod", "remainder"])
+"""Operations that cost several others though they are not transcendental."""
+
+
+def is_elementwise(operation: Operation) -> bool:
+    primitive = operation.primitive
+    return isinstance(primitive, MapReduce) and not primitive.axes and not primitive.expression.has_reduction
+
+
+def expression_of(operation: Operation) -> Expression:
+    """The expression of a map."""
+    primitive = operation.primitive
+    assert isinstance(primitive, MapReduce)
+    return primitive.expression
+
+
+def is_cheap(expression: Expression) -> bool:
+    """May this be computed again for every reader rather than be stored?"""
+    return expression.cost <= 2 and not any(i.op in SLOW for i in expression.instructions)
+
+
+def fits(operation: Operation) -> bool:
+    """Is it small enough for one kernel?"""
+    primitive = operation.primitive
+    assert isinstance(primitive, MapReduce)
+    return (
+        len(operation.inputs) <= MAX_INPUTS
+        and len(operation.outputs) <= MAX_OUTPUTS
+        and len(primitive.expression.instructions) <= MAX_INSTRUCTIONS
+        and len(primitive.shape) <= MAX_RANK
+    )
+
+
+def producers(index: Index, consumer: Operation) -> list[Operation]:
+    """The maps that alone write storages which ``consumer`` reads, latest first."""
+    found: dict[Operation, None] = {}
+    for view in consumer.inputs:
+        writer = index.sole_writer(view.storage)
+        if writer is not None and isinstance(writer.primitive, MapReduce):
+            found[writer] = None
+    return sorted(found, key=lambda operation: -index.order[operation])
+
+
+def other_readers(index: Index, producer: Operation, consumer: Operation) -> list[Operation]:
+    """The operations besides ``consumer`` that read what ``producer`` writes."""
+    found: dict[Operation, None] = {}
+    for view in producer.outputs:
+        for reader in index.readers(view.storage):
+            if reader is not consumer:
+                found[reader] = None
+    return list(found)
+
+
+def is_shown(index: Index, operation: Operation) -> bool:
+    """Does the operation write an output of the program?"""
+    return any(view.storage in index.outputs for view in operation.outputs)
+
+
+def absorb(consumer: Operation, producer: Operation, *, repeat: bool) -> Operation | None:
+    """``consumer``, computing by itself what it reads of the elementwise map ``producer``.
+
+    Its iteration space may be split to follow the producer's. ``None`` where strides cannot express that, where
+    the result would not fit a kernel, and, unless ``repeat``, where elements would be computed several times.
+    """
+    numbers = {view.storage: number for number, view in enumerate(producer.outputs)}
+    result = consumer
+    position = 0
+    while position < len(result.inputs):
+        view = result.inputs[position]
+        number = numbers.get(view.storage)
+        if number is None:
+            position += 1
+            continue
+        source = producer.outputs[number]
+        found = compose(source, view)
+        if found is None or not (repeat or is_injective(found, source.shape)):
+            return None
+        result = _absorb_input(result, producer, position, number, found)
+    if not fits(result):
+        return None
+    return result
+
+
+def _absorb_input(
+    consumer: Operation, producer: Operation, position: int, number: int, found: Composition
+) -> Operation:
+    """``consumer`` with input ``position`` replaced by output ``number`` of ``producer``."""
+    outer, inner = consumer.primitive, producer.primitive
+    assert isinstance(outer, MapReduce)
+    assert isinstance(inner, MapReduce)
+    builder = ExpressionBuilder()
+    count = len(consumer.inputs)
+
+    def pulled(own: int, instruction: Instruction) -> int:
+        return builder.add(Instruction("input", (count + own,), instruction.dtype))
+
+    results = builder.inline(
+        inner.expression, pulled, lambda instruction: found.pulled_index(builder, instruction.arguments[0])
+    )
+
+    def replaced(own: int, instruction: Instruction) -> int:
+        return results[number] if own == position else builder.add(instruction)
+
+    outputs = builder.inline(outer.expression, replaced, refined_index(builder, found))
+    expression = builder.build(outputs)
+    inputs = tuple(found.refine(view) for view in consumer.inputs)
+    expression, inputs = renumber_inputs(
+        expression, inputs + tuple(found.pull(view) for view in producer.inputs)
+    )
+    shape = tuple(part.extent for part in found.parts)
+    return Operation(
+        MapReduce(expression, shape, found.refine_axes(outer.axes)),
+        inputs,
+        tuple(refined_outputs(consumer, found)),
+        merged_nodes(producer, consumer),
+    )
+
+
+def refined_index(
+    builder: ExpressionBuilder, found: Composition
+) -> Callable[[Instruction], int] | None:
+    """How coordinates of the axes are told in those of the parts; ``None`` where they are the same."""
+    if not found.is_split:
+        return None
+    return lambda instruction: found.refined_index(builder, instruction.arguments[0])
+
+
+def refined_outputs(operation: Operation, found: Composition) -> list[View]:
+    """The outputs of a map in the coordinates of the parts of its axes."""
+    primitive = operation.primitive
+    assert isinstance(primitive, MapReduce)
+    if not primitive.axes:
+        return [found.refine(view) for view in operation.outputs]
+    reduced = primitive.expression.reduced()
+    return [
+        found.refine_result(view, primitive.axes) if reduced[position] else found.refine(view)
+        for view, position in zip(operation.outputs, primitive.expression.outputs, strict=True)
+    ]
+
+
+def distinct_bytes(views: Sequence[View]) -> int:
+    """Bytes that a map reads or writes through ``views``, each element once; constants do not count."""
+    total = 0
+    for view in views:
+        if view.storage.constant is None:
+            extents = (n for n, stride in zip(view.shape, view.strides, strict=True) if stride)
+            total += math.prod(extents) * view.dtype.itemsize
+    return total
+
+
+def keeps_order(operation: Operation) -> bool:
+    """Do the inputs of a map vary along its output's innermost axis in memory by single steps, if at all?"""
+    output = operation.outputs[0]
+    axes = [axis for axis in range(output.rank) if output.shape[axis] > 1]
+    if not axes:
+        return True
+    inner = min(axes, key=lambda axis: abs(output.strides[axis]))
+    return all(abs(view.strides[inner]) <= 1 for view in operation.inputs)
+

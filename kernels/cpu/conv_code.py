@@ -1,0 +1,305 @@
+"""Code of the general convolution: rows are the taps of output positions, in place or copied side by side."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu import convert
+from onnxplan.kernels.cpu.conv import CONV_WORDS
+from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.emitter_core import Variable
+from onnxplan.kernels.cpu.epilogue import Epilogue
+from onnxplan.kernels.cpu.llvm_types import I64, POINTER
+from onnxplan.kernels.cpu.objects import ObjectCode
+from onnxplan.kernels.cpu.product import WORDS
+from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
+from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
+
+
+def build_conv(variant: Variant, target: Target) -> ObjectCode:
+    """The kernel of the general step of :func:`onnxplan.kernels.cpu.conv.select_conv`."""
+    kind, x_label, w_label, tile_sizes, epilogue_variant = variant
+    assert isinstance(epilogue_variant, tuple)
+    assert isinstance(tile_sizes, tuple)
+    tile = RegisterTile(*(int(str(size)) for size in tile_sizes))
+    epilogue = Epilogue.from_variant(epilogue_variant)
+    emitter = Emitter.kernel("conv", target, tile.lanes)
+    code = ProductCode(target, tile, DType.from_label(str(w_label)), "packed", epilogue)
+    x_dtype, sums = DType.from_label(str(x_label)), sum_dtype(epilogue.accumulator)
+    source = AddressedTaps(emitter, tile) if kind == "addressed" else CopiedTaps(emitter, x_dtype, sums, str(kind), tile)
+    return emit_product(emitter, code, source, len(WORDS) + len(CONV_WORDS))
+
+
+def conv_words(emitter: Emitter) -> dict[str, ir.Value]:
+    """The values of :data:`~onnxplan.kernels.cpu.conv.CONV_WORDS`."""
+    return {name: emitter.parameter(len(WORDS) + number) for number, name in enumerate(CONV_WORDS)}
+
+
+class Positions:
+    """Walks along output positions in row-major order: where their first tap reads ``x``."""
+
+    def __init__(self, emitter: Emitter, word: dict[str, ir.Value], first: ir.Value) -> None:
+        self._emitter, self._word = emitter, word
+        values: list[Variable] = []
+        rest = first
+        for axis in "xyz":
+            values.insert(0, emitter.variable(emitter.modulo(rest, word[f"out_{axis}"])))
+            rest = emitter.divide(rest, word[f"out_{axis}"])
+        self._position = dict(zip("zyx", values, strict=True))
+        self._image = emitter.variable(rest)
+
+    def first_tap(self, axis: str) -> ir.Value:
+        """The coordinate in ``x`` that the first tap reads; may lie outside."""
+        emitter, word = self._emitter, self._word
+        return emitter.sub(
+            emitter.mul(self._position[axis].value, word[f"stride_{axis}"]), word[f"pad_{axis}"]
+        )
+
+    def offset(self) -> ir.Value:
+        """Bytes from the start of ``x`` to what the first tap reads."""
+        emitter, word = self._emitter, self._word
+        total = emitter.mul(self._image.value, word["step_n"])
+        for axis in "zyx":
+            total = emitter.add(total, emitter.mul(self.first_tap(axis), word[f"step_{axis}"]))
+        return total
+
+    def advance(self) -> None:
+        emitter, word = self._emitter, self._word
+        carry: ir.Value = I64(1)
+        for axis in "xyz":
+            position = self._position[axis]
+            moved = emitter.add(position.value, carry)
+            wraps = emitter.builder.icmp_signed("==", moved, word[f"out_{axis}"])
+            position.value = emitter.builder.select(wraps, I64(0), moved)
+            carry = emitter.builder.zext(wraps, I64)
+        self._image.value = emitter.add(self._image.value, carry)
+
+
+def _inside(emitter: Emitter, coordinate: ir.Value, extent: ir.Value) -> ir.Value:
+    return emitter.builder.icmp_unsigned("<", coordinate, extent)
+
+
+class AddressedTaps:
+    """Rows in place: for every tap and position the address of its channels, or of zeros outside of ``x``."""
+
+    words = 2
+    has_taps = True
+
+    def __init__(self, emitter: Emitter, tile: RegisterTile) -> None:
+        self._emitter, self._tile = emitter, tile
+        self._common = product_words(emitter)
+        self._word = conv_words(emitter)
+        self._itemsize = I64(emitter.target.vector_bytes // tile.lanes)
+
+    @property
+    def step(self) -> ir.Value:
+        return self._itemsize
+
+    @property
+    def tap_step(self) -> ir.Value:
+        return self._word["pitch"]
+
+    def begin(self, offsets: list[ir.Value], first_row: ir.Value, rows: ir.Value) -> None:
+        emitter, word = self._emitter, self._word
+        zeros = emitter.offset(emitter.scratch, word["zeros"])
+        zero = emitter.fill(0, ir.IntType(8 * (emitter.target.vector_bytes // self._tile.lanes)))
+        with emitter.loop(0, word["zero_bytes"], emitter.target.vector_bytes) as at:
+            emitter.store_stored(zero, emitter.offset(zeros, at))
+        origin = emitter.offset(emitter.operand(0), offsets[0])
+        positions = Positions(emitter, word, emitter.add(offsets[1], first_row))
+        table = emitter.offset(emitter.scratch, self._common["table"])
+        with emitter.loop(0, rows) as row:
+            self._address_row(positions, origin, zeros, emitter.offset(table, emitter.mul(row, 8)))
+            positions.advance()
+        # The micro-kernel may compute more rows than there are; let it repeat the last.
+        last = emitter.offset(table, emitter.mul(emitter.sub(rows, 1), 8))
+        with emitter.loop(rows, round_up_rows(emitter, rows, self._tile)) as row:
+            entry = emitter.offset(table, emitter.mul(row, 8))
+            with emitter.loop(0, word["taps"]) as tap:
+                moved = emitter.mul(tap, word["pitch"])
+                address = emitter.builder.load(emitter.offset(last, moved), align=8, typ=POINTER)
+                emitter.builder.store(address, emitter.offset(entry, moved), align=8)
+
+    def _address_row(self, positions: Positions, origin: ir.Value, zeros: ir.Value, entry: ir.Value) -> None:
+        emitter, word, builder = self._emitter, self._word, self._emitter.builder
+        first = {axis: positions.first_tap(axis) for axis in "zyx"}
+        base = emitter.offset(origin, positions.offset())
+        entry_at = emitter.variable(entry)
+        with emitter.loop(0, word["kernel_z"]) as tap_z:
+            moved_z = emitter.mul(tap_z, word["dilation_z"])
+            inside_z = _inside(emitter, emitter.add(first["z"], moved_z), word["in_z"])
+            plane = emitter.offset(base, emitter.mul(moved_z, word["step_z"]))
+            with emitter.loop(0, word["kernel_y"]) as tap_y:
+                moved_y = emitter.mul(tap_y, word["dilation_y"])
+                inside_y = _inside(emitter, emitter.add(first["y"], moved_y), word["in_y"])
+                inside_line = builder.and_(inside_z, inside_y)
+                line = emitter.offset(plane, emitter.mul(moved_y, word["step_y"]))
+                with emitter.loop(0, word["kernel_x"]) as tap_x:
+                    moved_x = emitter.mul(tap_x, word["dilation_x"])
+                    inside_x = _inside(emitter, emitter.add(first["x"], moved_x), word["in_x"])
+                    address = emitter.offset(line, emitter.mul(moved_x, word["step_x"]))
+                    inside = builder.and_(inside_line, inside_x)
+                    builder.store(builder.select(inside, address, zeros), entry_at.value, align=8)
+                    entry_at.value = emitter.offset(entry_at.value, word["pitch"])
+
+    def block(self, number: ir.Value, first_row: ir.Value, rows: ir.Value) -> Block:
+        emitter, word = self._emitter, self._word
+        first_tap = emitter.mul(emitter.divide(number, word["channel_blocks"]), word["block_taps"])
+        channel = emitter.mul(emitter.modulo(number, word["channel_blocks"]), word["channel_block"])
+        length = emitter.minimum(word["channel_block"], emitter.sub(word["channels"], channel))
+        return Block(
+            start=emitter.add(emitter.mul(first_tap, word["channels"]), channel),
+            length=length,
+            taps=emitter.minimum(word["block_taps"], emitter.sub(word["taps"], first_tap)),
+            first_tap=first_tap,
+            a_offset=emitter.mul(channel, self._itemsize),
+        )
+
+
+def round_up_rows(emitter: Emitter, rows: ir.Value, tile: RegisterTile) -> ir.Value:
+    """``rows`` rounded up to whole register tiles."""
+    return emitter.mul(emitter.divide(emitter.add(rows, tile.rows - 1), tile.rows), tile.rows)
+
+
+class CopiedTaps:
+    """Rows copied into scratch memory, converted to the type of the sums, zeros where taps lie outside.
+
+    ``kind``: ``lines`` copies what a line of taps along x reads as one run, ``taps`` does so for each tap.
+    """
+
+    words = 2
+    has_taps = False
+
+    def __init__(self, emitter: Emitter, dtype: DType, sums: DType, kind: str, tile: RegisterTile) -> None:
+        self._emitter, self._dtype, self._sums, self._kind, self._tile = emitter, dtype, sums, kind, tile
+        self._common = product_words(emitter)
+        self._word = conv_words(emitter)
+
+    @property
+    def step(self) -> ir.Value:
+        return I64(self._sums.itemsize)
+
+    @property
+    def tap_step(self) -> ir.Value:
+        return I64(0)
+
+    def begin(self, offsets: list[ir.Value], first_row: ir.Value, rows: ir.Value) -> None:
+        emitter, word = self._emitter, self._word
+        copies = emitter.offset(emitter.scratch, self._common["a_scratch"])
+        table = emitter.offset(emitter.scratch, self._common["table"])
+        with emitter.loop(0, round_up_rows(emitter, rows, self._tile)) as entry:
+            row = emitter.minimum(entry, emitter.sub(rows, 1))
+            address = emitter.offset(copies, emitter.mul(row, word["pitch"]))
+            emitter.builder.store(address, emitter.offset(table, emitter.mul(entry, 8)), align=8)
+        origin = emitter.offset(emitter.operand(0), offsets[0])
+        positions = Positions(emitter, word, emitter.add(offsets[1], first_row))
+        records = emitter.offset(emitter.scratch, word["positions"])
+        with emitter.loop(0, rows) as row:
+            record = emitter.offset(records, emitter.mul(row, 32))
+            emitter.builder.store(emitter.offset(origin, positions.offset()), record, align=8)
+            for number, axis in enumerate("zyx"):
+                emitter.builder.store(
+                    positions.first_tap(axis), emitter.offset(record, 8 + 8 * number), align=8
+                )
+            positions.advance()
+
+    def block(self, number: ir.Value, first_row: ir.Value, rows: ir.Value) -> Block:
+        emitter, word = self._emitter, self._word
+        first_tap = emitter.mul(number, word["block_taps"])
+        taps = emitter.minimum(word["block_taps"], emitter.sub(word["taps"], first_tap))
+        first_line = emitter.divide(first_tap, word["kernel_x"])
+        last_line = emitter.add(first_line, emitter.divide(taps, word["kernel_x"]))
+        records = emitter.offset(emitter.scratch, word["positions"])
+        copies = emitter.offset(emitter.scratch, self._common["a_scratch"])
+        with emitter.loop(0, rows) as row:
+            record = emitter.offset(records, emitter.mul(row, 32))
+            base = emitter.builder.load(record, align=8, typ=POINTER)
+            first = {
+                axis: emitter.builder.load(emitter.offset(record, 8 + 8 * axis_number), align=8, typ=I64)
+                for axis_number, axis in enumerate("zyx")
+            }
+            target = emitter.variable(emitter.offset(copies, emitter.mul(row, word["pitch"])))
+            inside_taps = self._taps_inside(first["x"])
+            with emitter.loop(first_line, last_line) as line:
+                self._copy_line(line, base, first, inside_taps, target)
+        return Block(
+            start=emitter.mul(first_tap, word["channels"]),
+            length=emitter.mul(taps, word["channels"]),
+            taps=I64(1),
+            first_tap=I64(0),
+            a_offset=I64(0),
+        )
+
+    def _taps_inside(self, first: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """The range of taps along x that read inside of ``x``."""
+        emitter, word = self._emitter, self._word
+        dilation = word["dilation_x"]
+        before = emitter.maximum(emitter.sub(0, first), 0)
+        start = emitter.divide(emitter.add(before, emitter.sub(dilation, 1)), dilation)
+        left = emitter.maximum(emitter.sub(word["in_x"], first), 0)
+        stop = emitter.divide(emitter.add(left, emitter.sub(dilation, 1)), dilation)
+        stop = emitter.minimum(stop, word["kernel_x"])
+        return emitter.minimum(start, stop), stop
+
+    def _copy_line(
+        self,
+        line: ir.Value,
+        base: ir.Value,
+        first: dict[str, ir.Value],
+        inside: tuple[ir.Value, ir.Value],
+        target: Variable,
+    ) -> None:
+        emitter, word, builder = self._emitter, self._word, self._emitter.builder
+        moved_z = emitter.mul(emitter.divide(line, word["kernel_y"]), word["dilation_z"])
+        moved_y = emitter.mul(emitter.modulo(line, word["kernel_y"]), word["dilation_y"])
+        valid = builder.and_(
+            _inside(emitter, emitter.add(first["z"], moved_z), word["in_z"]),
+            _inside(emitter, emitter.add(first["y"], moved_y), word["in_y"]),
+        )
+        start = builder.select(valid, inside[0], word["kernel_x"])
+        stop = builder.select(valid, inside[1], word["kernel_x"])
+        line_base = emitter.offset(
+            base,
+            emitter.add(emitter.mul(moved_z, word["step_z"]), emitter.mul(moved_y, word["step_y"])),
+        )
+        step = emitter.mul(word["step_x"], word["dilation_x"])
+        self._zero(target.value, emitter.mul(start, word["channels"]))
+        if self._kind == "lines":
+            source = emitter.offset(line_base, emitter.mul(start, step))
+            count = emitter.mul(emitter.sub(stop, start), word["channels"])
+            self._copy(self._at(target.value, emitter.mul(start, word["channels"])), source, count)
+        else:
+            with emitter.loop(start, stop) as tap:
+                source = emitter.offset(line_base, emitter.mul(tap, step))
+                self._copy(self._at(target.value, emitter.mul(tap, word["channels"])), source, word["channels"])
+        end = self._at(target.value, emitter.mul(stop, word["channels"]))
+        self._zero(end, emitter.mul(emitter.sub(word["kernel_x"], stop), word["channels"]))
+        target.value = self._at(target.value, emitter.mul(word["kernel_x"], word["channels"]))
+
+    def _at(self, pointer: ir.Value, index: ir.Value) -> ir.Value:
+        return self._emitter.element(pointer, index, self._sums)
+
+    def _zero(self, target: ir.Value, count: ir.Value) -> None:
+        """Whole vectors: what is too much is overwritten by what follows in the row, or is padding."""
+        emitter = self._emitter
+        zero = emitter.constant(0, self._sums)
+        with emitter.loop(0, count, emitter.lanes) as k:
+            emitter.store(zero, self._at(target, k), self._sums)
+
+    def _copy(self, target: ir.Value, source: ir.Value, count: ir.Value) -> None:
+        emitter = self._emitter
+        full = emitter.builder.and_(count, I64(-emitter.lanes))
+        rest = emitter.sub(count, full)
+
+        def copy(k: ir.Value, *, masked: bool) -> None:
+            mask = emitter.mask(rest) if masked else None
+            value = emitter.load(emitter.element(source, k, self._dtype), self._dtype, mask)
+            converted = convert.cast(emitter, self._dtype, self._sums, value)
+            emitter.store(converted, self._at(target, k), self._sums)
+
+        with emitter.loop(0, full, emitter.lanes) as k:
+            copy(k, masked=False)
+        with emitter.when(emitter.less(0, rest)):
+            copy(full, masked=True)

@@ -1,0 +1,45 @@
+"""Every operator case through importer and lowering, evaluated by NumPy: dynamic, and folded at plan time."""
+
+import numpy as np
+import pytest
+from cases import Case, compare, discover
+
+from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.evaluate import evaluate_program
+from onnxplan.compiler.importer import load_model
+from onnxplan.compiler.lowering import DEMAND, lower
+
+CASES = discover()
+
+
+def run(case: Case, *, constant: bool) -> tuple[dict[str, np.ndarray], int]:
+    """The results, and how many operations the programs of all stages hold."""
+    model = load_model(case.model(constant=constant))
+    values = {} if constant else case.feeds()
+    shapes = {name: array.shape for name, array in values.items()}
+    pool = ConstantPool()
+    answers: list[np.ndarray] = []
+    count = 0
+    while True:
+        stage = lower(model, shapes, answers, pool=pool)
+        count += len(stage.program.operations)
+        results = evaluate_program(stage.program, {name: values[name] for name in stage.program.inputs})
+        if stage.final:
+            return results, count
+        answers.append(results.pop(DEMAND))
+        values |= results
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_case(case):
+    results, _ = run(case, constant=False)
+    case.check(results)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.folds], ids=lambda case: case.id)
+def test_constant_inputs_leave_nothing_to_run(case):
+    results, count = run(case, constant=True)
+    assert count == 0
+    dynamic, _ = run(case, constant=False)
+    for name, array in dynamic.items():
+        compare(results[name], array, None, name)
