@@ -79,7 +79,8 @@ class Node:
         return tuple(int(item) for item in self._attribute(name, default))
 
     def float(self, name: str, default: float | None = None) -> float:
-        return float(self._attribute(name, default))
+        """A float attribute. The standard's floats, defaults too, are of float32."""
+        return float(np.float32(self._attribute(name, default)))
 
     def floats(self, name: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
         return tuple(float(item) for item in self._attribute(name, default))

@@ -19,6 +19,8 @@ from onnxplan.runtime.store import source_digest
 
 logger = logging.getLogger("onnxplan")
 
+NO_CUDA = "this version of onnxplan has no CUDA device yet; use device='cpu' or device='auto'"
+
 
 class CpuDevice:
     """The processor. Its kernels are shared by all sessions for the same target."""
@@ -49,14 +51,8 @@ def open_device(name: str, *, threads: int | None = None, math: str = "strict", 
         return CpuDevice(detect_target(threads, math), cache=cache)
     kind, _, number = name.partition(":")
     if kind == "cuda" and (not number or number.isdigit()):
-        raise DeviceUnavailableError(_why_not_cuda())
+        raise DeviceUnavailableError(NO_CUDA)
     if name == "auto":
-        logger.info("device='auto' chose the CPU: %s", _why_not_cuda())
+        logger.info("device='auto' chose the CPU: %s", NO_CUDA)
         return open_device("cpu", threads=threads, math=math, cache=cache)
     raise ValueError(f"unknown device {name!r}; expected 'cpu', 'cuda', 'cuda:N' or 'auto'")
-
-
-def _why_not_cuda() -> str:
-    from onnxplan import __version__
-
-    return f"onnxplan {__version__} has no CUDA device yet; use device='cpu' or device='auto'"

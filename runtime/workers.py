@@ -104,7 +104,7 @@ class Workers:
         return soon. ``RuntimeError`` once the interpreter exits.
         """
         if self._stopped:
-            raise RuntimeError("cannot start work while the interpreter shuts down")
+            raise RuntimeError("cannot start work while the interpreter exits")
         work = Job(function, loop=asyncio.get_running_loop())
         self._queue.put(work)
         try:

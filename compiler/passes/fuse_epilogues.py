@@ -95,8 +95,10 @@ def attach(product: Operation, mapped: Operation) -> Operation | None:
     expression, kept = renumber_inputs(expression, tuple(extras), start=1)
     if len(kept) > MAX_EXTRAS or len(expression.instructions) > MAX_INSTRUCTIONS:
         return None
+    # A product without epilogue casts its sums by itself.
+    plain = [i.op for i in expression.instructions] in (["input"], ["input", "cast"])
     return Operation(
-        replace(primitive, epilogue=expression),
+        replace(primitive, epilogue=None if plain else expression),
         (*product.inputs[:2], *kept),
         (target,),
         merged_nodes(product, mapped),

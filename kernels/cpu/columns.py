@@ -16,7 +16,7 @@ VECTORS = 4
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """``count`` vectors of neighbouring positions from ``start`` on; the lanes in ``mask`` if there is one."""
+    """``count`` vectors of neighbouring positions from ``start`` on, of these the lanes in ``mask``."""
 
     start: ir.Value
     count: int
@@ -24,7 +24,7 @@ class Group:
 
 
 def for_groups(emitter: Emitter, first: Number, last: Number, body: Callable[[Group], None]) -> None:
-    """Runs ``body`` for the positions ``first`` to ``last``: groups of vectors, single ones, the rest masked."""
+    """Runs ``body`` for the positions from ``first`` up to ``last``, excluded; single vectors are masked."""
     lanes = emitter.lanes
     count = emitter.sub(last, first)
     wide = emitter.add(first, emitter.mul(emitter.divide(count, lanes * VECTORS), lanes * VECTORS))

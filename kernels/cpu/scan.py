@@ -49,7 +49,7 @@ def select_scan(operation: Operation, emit: StepEmitter, target: Target) -> None
     else:
         inner = take_widest(axes, size)
         form = "across" if inner.steps == (size, size) else "strided"
-        lanes = lane_count(target, compute_itemsize(dtype), inner.extent)
+        lanes = lane_count(target, compute_itemsize(dtype), inner.extent, 64 if form == "across" else 16)
         block = 4 * lanes
     block = min(block, inner.extent)
     blocks = -(-inner.extent // block)
@@ -87,7 +87,7 @@ def kept_axes(axis: int, views: Sequence[View]) -> list[Axis]:
 
 
 def take_widest(axes: list[Axis], size: int) -> Axis:
-    """Removes and returns the axis to vectorise over: where elements of ``size`` bytes adjoin, or the longest."""
+    """Removes and returns the axis to vectorise over: where elements adjoin, or else the longest."""
     if not axes:
         return Axis(1, (size, size))
 

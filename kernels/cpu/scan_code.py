@@ -15,7 +15,8 @@ from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.pack_code import axis_offsets
 
 _NAMES = (
-    "units", "per_tile", "blocks", "block", "count", "x_inner", "y_inner", "extent", "x_step", "y_step", "axes",
+    "units", "per_tile", "blocks", "block", "count", "x_inner", "y_inner",
+    "extent", "x_step", "y_step", "axes",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 Array = Any
 Feeds = dict[str, Array]
@@ -97,7 +98,7 @@ class Case:
         values = self.values(seed)
         with np.errstate(all="ignore"):
             if self.reference is None:
-                evaluator = onnx.reference.ReferenceEvaluator(self.model(seed))
+                evaluator = ReferenceEvaluator(self.model(seed))
                 results = evaluator.run(None, self.feeds(seed))
                 return dict(zip(self.outputs, map(np.asarray, results), strict=True))
             results = self.reference(*(_widened(array) for array in values.values()))

@@ -1,0 +1,115 @@
+"""The bytes of a model: from a file (mapped where it is large), from memory, or from a ``ModelProto``."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from dataclasses import dataclass
+
+import onnx
+
+from onnxplan.compiler.errors import InvalidModelError
+
+ModelSource = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto
+
+MAPPED_BYTES = 16 << 20
+"""Smaller files are read, so that nothing happens to a session when somebody overwrites them."""
+
+MESSAGE_LIMIT = (1 << 31) - 1
+"""Bytes of the largest message that protobuf writes."""
+
+_FOREIGN = (
+    (b"version https://git-lfs", "it is a Git LFS pointer: run `git lfs pull` to get the model itself"),
+    (b"PK\x03\x04", "it is a ZIP archive (a PyTorch checkpoint?): export the model to ONNX, or unpack it"),
+    (b"\x80\x02", "it is a Python pickle (a PyTorch checkpoint?): export the model to ONNX"),
+    (b"\x89HDF", "it is an HDF5 file (a Keras model?): convert the model to ONNX"),
+    (b"\x1f\x8b", "it is compressed by gzip: unpack it"),
+    (b"<!DOCTYPE", "it is an HTML page: the download failed"),
+    (b"<html", "it is an HTML page: the download failed"),
+    (b"<?xml", "it is an XML file"),
+    (b"GGUF", "it is a GGUF file: convert the model to ONNX"),
+    (b"{", "it is a JSON file"),
+)
+_FOREIGN_AT_4 = (
+    (b"ORTM", "it is in onnxruntime's own format: use the ONNX model that it was made from"),
+    (b"TFL3", "it is a TensorFlow Lite file: convert the model to ONNX"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from.
+
+    ``data`` are its bytes; ``proto`` is set instead for a message too large to have any. ``path`` is the file,
+    if there is one, and ``label`` names it all in errors.
+    """
+
+    label: str
+    path: str | None = None
+    data: memoryview | None = None
+    proto: onnx.ModelProto | None = None
+
+    def hint(self) -> str:
+        """What the bytes are, if they are known to be something else than a model; empty if not."""
+        head = bytes(self.data[:32]) if self.data is not None else b""
+        known = [text for start, text in _FOREIGN if head.startswith(start)]
+        known += [text for start, text in _FOREIGN_AT_4 if head[4:].startswith(start)]
+        if self.path is None and head.strip().endswith(b".onnx"):
+            known.append("it looks like a path: give paths as str or pathlib.Path")
+        return f"; {known[0]}" if known else ""
+
+
+def portable(source: ModelSource) -> str | bytes | onnx.ModelProto:
+    """``source`` in a form that stays valid and can be pickled: an absolute path, or bytes.
+
+    A ``ModelProto`` is serialised, so that it may change or be released afterwards; one of more than 2 GiB
+    cannot be and is returned itself. Raises ``TypeError`` for what is no source of a model.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return source.SerializeToString() if source.ByteSize() <= MESSAGE_LIMIT else source
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"a model is given as path, bytes or onnx.ModelProto, not as {type(source).__name__}"
+        )
+    return os.path.abspath(os.fsdecode(source))
+
+
+def open_source(source: ModelSource) -> Source:
+    """The bytes of ``source``. Raises :class:`InvalidModelError`, ``OSError``, and ``TypeError``."""
+    found = portable(source)
+    if isinstance(found, onnx.ModelProto):
+        return Source("the ModelProto", proto=found)
+    if isinstance(found, bytes):
+        if isinstance(source, onnx.ModelProto):
+            return Source("the ModelProto", data=memoryview(found))
+        label = f"the {len(found)} bytes given as model"
+        if not found:
+            raise InvalidModelError("the bytes given as model are empty")
+        return Source(label, data=memoryview(found))
+    return Source(f"file {found!r}", path=found, data=_read(found))
+
+
+def _read(path: str) -> memoryview:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "there is no such model file", path) from None
+    except ValueError as error:
+        raise InvalidModelError(f"{path!r} is no path: {error}") from error
+    if stat.S_ISDIR(mode):
+        models = sorted(name for name in os.listdir(path) if name.endswith(".onnx"))
+        inside = f" (there are {', '.join(models[:5])} in it)" if models else ""
+        raise InvalidModelError(f"{path!r} is a directory; expected an ONNX file{inside}")
+    if not stat.S_ISREG(mode):
+        raise InvalidModelError(f"{path!r} is not a regular file; expected an ONNX file")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise InvalidModelError(f"file {path!r} is empty")
+        if size < MAPPED_BYTES:
+            return memoryview(file.read())
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
