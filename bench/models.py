@@ -61,6 +61,11 @@ def path(name: str, *, dynamic: bool = False) -> pathlib.Path:
     return target
 
 
+def is_exported(name: str, *, dynamic: bool = False) -> bool:
+    """Whether :func:`path` finds the model in the cache."""
+    return _target(_recipe(name), dynamic=dynamic).exists()
+
+
 def feeds(name: str, *, seed: int = 0, **dims: int) -> dict[str, np.ndarray]:
     """Random plausible inputs of a model, by input name.
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 import numpy.typing as npt
+
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.emission import EmittedStep, aligned
 from onnxplan.compiler.memory import lifetimes, place
@@ -100,5 +100,3 @@ def _elements(storage: Storage, alignment: int, pool: ConstantPool) -> npt.NDArr
     copy = pool.get(f"aligned {alignment}:{storage.key}", lambda: aligned(array, alignment), storage.name)
     assert copy.constant is not None
     return copy.constant
-
-

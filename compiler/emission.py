@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.builder import ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import CompilerError, UnsupportedOperatorError

@@ -43,9 +43,10 @@ def may_overlap(a: View, b: View) -> bool:
     box_a, box_b = _box(a, a_low, strides), _box(b, b_low, strides)
     if box_a is None or box_b is None:
         return True
-    return all(low < other_high and other_low < high for (low, high), (other_low, other_high) in zip(
-        box_a, box_b, strict=True
-    ))
+    return all(
+        low < other_high and other_low < high
+        for (low, high), (other_low, other_high) in zip(box_a, box_b, strict=True)
+    )
 
 
 def _box(view: View, low: int, strides: list[int]) -> list[tuple[int, int]] | None:

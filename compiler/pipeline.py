@@ -12,7 +12,14 @@ from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.emission import emit_steps
 from onnxplan.compiler.errors import CompilerError, OnnxPlanError
 from onnxplan.compiler.passes.bind_outputs import bind_outputs
+from onnxplan.compiler.passes.elide_copies import elide_copies
 from onnxplan.compiler.passes.eliminate_dead import eliminate_dead
+from onnxplan.compiler.passes.fold_affine import fold_affine
+from onnxplan.compiler.passes.fuse_epilogues import fuse_epilogues
+from onnxplan.compiler.passes.fuse_maps import fuse_maps
+from onnxplan.compiler.passes.fuse_norms import fuse_norms
+from onnxplan.compiler.passes.inline_scalars import inline_scalars
+from onnxplan.compiler.passes.merge_common import merge_common
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.schedule import schedule
 from onnxplan.compiler.selection import KernelSelector
@@ -26,7 +33,15 @@ def _plain(function: Callable[[Program], Program]) -> Pass:
 
 
 PASSES: tuple[tuple[str, Pass], ...] = (
+    ("eliminate_dead", _plain(eliminate_dead)),
+    ("inline_scalars", _plain(inline_scalars)),
+    ("merge_common", _plain(merge_common)),
     ("bind_outputs", _plain(bind_outputs)),
+    ("fold_affine", fold_affine),
+    ("fuse_maps", _plain(fuse_maps)),
+    ("fuse_epilogues", _plain(fuse_epilogues)),
+    ("fuse_norms", _plain(fuse_norms)),
+    ("elide_copies", _plain(elide_copies)),
     ("eliminate_dead", _plain(eliminate_dead)),
 )
 """All passes in order; a name may occur more than once."""

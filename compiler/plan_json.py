@@ -107,7 +107,9 @@ def plan_from_json(text: str) -> ExecutionPlan:
     step_count = len(_list(fields["steps"], "steps"))
     arena_bytes = _count(fields["arena_bytes"], "arena_bytes")
     buffers = _each(
-        fields["buffers"], "buffers", lambda item, where: _buffer(item, where, counts, arena_bytes, step_count)
+        fields["buffers"],
+        "buffers",
+        lambda item, where: _buffer(item, where, counts, arena_bytes, step_count),
     )
     sizes = {
         "input": [_bytes_of(binding) for binding in inputs],
@@ -261,7 +263,9 @@ def _step(
     names: tuple[str, ...],
     buffers: tuple[Buffer, ...],
 ) -> Step:
-    kernel, operands, outputs, parameters, tiles, scratch, flops, moved, seconds, nodes = _list(value, where, 10)
+    kernel, operands, outputs, parameters, tiles, scratch, flops, moved, seconds, nodes = _list(
+        value, where, 10
+    )
 
     def operand(item: Any, place: str) -> Operand:
         buffer, offset, layout = _list(item, place, 3)

@@ -82,7 +82,9 @@ def dependencies(steps: Sequence[EmittedStep]) -> list[set[int]]:
                 continue
             earlier = writes.get(storage, ())
             if position in outputs:
-                conflicts = [n for n, other in (*earlier, *reads.get(storage, ())) if may_overlap(view, other)]
+                conflicts = [
+                    n for n, other in (*earlier, *reads.get(storage, ())) if may_overlap(view, other)
+                ]
                 before[number].update(conflicts)
             else:
                 before[number].update(n for n, _ in earlier)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -10,10 +11,19 @@ from onnx import AttributeProto, GraphProto, NodeProto, TypeProto
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError
+from onnxplan.compiler.importer.schemas import attribute_type, check_node
 from onnxplan.compiler.importer.tensors import TensorReader
 from onnxplan.compiler.ir import Attribute, Dim, Graph, Node, TensorType, Value
 
-_KINDS = AttributeProto.AttributeType
+_PLAIN: dict[int, Callable[[AttributeProto], Attribute]] = {
+    AttributeProto.FLOAT: lambda proto: proto.f,
+    AttributeProto.INT: lambda proto: proto.i,
+    AttributeProto.STRING: lambda proto: proto.s,
+    AttributeProto.FLOATS: lambda proto: list(proto.floats),
+    AttributeProto.INTS: lambda proto: list(proto.ints),
+    AttributeProto.STRINGS: lambda proto: list(proto.strings),
+}
+_GRAPH, _GRAPHS = AttributeProto.GRAPH, AttributeProto.GRAPHS
 
 
 @dataclass(slots=True)
@@ -32,6 +42,15 @@ class _Scope:
             scope = scope.parent
         return None
 
+    def define(self, value: Value, what: str) -> None:
+        """Adds ``value``, which ``what`` describes in the error about a name that is taken or no name."""
+        if not value.name:
+            raise InvalidModelError(f"{what} has no name")
+        text(value.name, what)
+        if value.name in self.values:
+            raise InvalidModelError(f"{what} {value.name!r}: there is another value of that name already")
+        self.values[value.name] = value
+
 
 class GraphImporter:
     """Imports the graphs of one model."""
@@ -39,208 +58,239 @@ class GraphImporter:
     def __init__(self, reader: TensorReader, opsets: Mapping[str, int]) -> None:
         self._reader = reader
         self._opsets = opsets
+        newest = onnx.defs.onnx_opset_version()
+        # The schemas at hand say nothing about the operators of a newer opset.
+        self._checked = {domain for domain, version in opsets.items() if domain or version <= newest}
 
     def run(self, proto: GraphProto, parent: _Scope | None = None) -> Graph:
+        """The graph of ``proto``, with ``parent`` around it. Raises :class:`InvalidModelError`."""
         scope = _Scope(parent)
-        graph = Graph(proto.name)
+        graph = Graph(text(proto.name, "the graph's name"))
         for info in proto.input:
             value = Value(info.name, tensor_type(info.type))
-            self._define(scope, value, "graph input")
+            scope.define(value, "graph input")
             graph.inputs.append(value)
-        self._initializers(proto, scope, set(graph.inputs))
+        self._initializers(proto, scope)
         types = {info.name: tensor_type(info.type) for info in [*proto.value_info, *proto.output]}
         for node_proto in _sorted_nodes(proto, scope):
             graph.nodes.append(self._node(node_proto, scope, types))
         for info in proto.output:
             found = scope.find(info.name)
             if found is None:
-                raise InvalidModelError(f"graph output {info.name!r} is never computed")
+                hint = _suggestion(info.name, scope)
+                raise InvalidModelError(f"graph output {info.name!r} is never computed{hint}")
             if found.type is None:
                 found.type = types.get(info.name)
             graph.outputs.append(found)
-        names = [value.name for value in graph.outputs]
-        for name in names:
-            if parent is None and names.count(name) > 1:
-                raise InvalidModelError(f"graph output {name!r} is listed twice")
+        if parent is None:
+            _check_outputs(graph)
         return graph
 
-    @staticmethod
-    def _define(scope: _Scope, value: Value, what: str) -> None:
-        if value.name in scope.values:
-            raise InvalidModelError(f"{what} {value.name!r}: there is another value of that name already")
-        scope.values[value.name] = value
-
-    def _initializers(self, proto: GraphProto, scope: _Scope, inputs: set[Value]) -> None:
+    def _initializers(self, proto: GraphProto, scope: _Scope) -> None:
+        """Constants, and the defaults of graph inputs that have an initializer."""
         arrays = [(t.name, self._reader.read(t, f"initializer {t.name!r}")) for t in proto.initializer]
         arrays += [
             (s.values.name, self._reader.read_sparse(s, f"sparse initializer {s.values.name!r}"))
             for s in proto.sparse_initializer
         ]
-        seen: set[str] = set()
+        inputs = dict(scope.values)
         for name, array in arrays:
-            if name in seen:
+            found = TensorType(DType.from_numpy(array.dtype), array.shape)
+            declared = inputs.get(name)
+            if declared is None:
+                scope.define(Value(name, found, constant=array), "initializer")
+                continue
+            if declared.default is not None:
                 raise InvalidModelError(f"initializer {name!r}: there is another initializer of that name")
-            seen.add(name)
-            dtype = DType.from_numpy(array.dtype)
-            known = scope.values.get(name)
-            if known is None:
-                scope.values[name] = Value(name, TensorType(dtype, array.shape), constant=array)
-            elif known in inputs:
-                known.default = array
-                if known.type is None:
-                    known.type = TensorType(dtype, array.shape)
+            if declared.type is None:
+                declared.type = found
+            elif not _agrees(declared.type, found):
+                raise InvalidModelError(f"initializer {name!r} is {found}, its graph input {declared.type}")
+            declared.default = array
 
     def _node(self, proto: NodeProto, scope: _Scope, types: Mapping[str, TensorType | None]) -> Node:
-        domain = "" if proto.domain == "ai.onnx" else proto.domain
-        label = proto.name or next(iter(proto.output), proto.op_type)
+        op_type = text(proto.op_type, "the operator of a node")
+        domain = text(proto.domain, f"the domain of a node ({op_type})")
+        domain = "" if domain == "ai.onnx" else domain
+        label = _label(proto)
         version = self._opsets.get(domain)
         if version is None:
             raise InvalidModelError(
-                f"node {label!r} ({domain or 'ai.onnx'}::{proto.op_type}): the model imports no operator set "
-                f"of the domain {domain or 'ai.onnx'!r}"
+                f"node {label!r} ({domain or 'ai.onnx'}::{op_type}): the model imports no operator set of the "
+                f"domain {domain or 'ai.onnx'!r}"
             )
+        if domain in self._checked:
+            check_node(proto, domain, version, label)
         attributes = {a.name: self._attribute(a, scope, label) for a in proto.attribute}
         if len(attributes) != len(proto.attribute):
-            raise InvalidModelError(f"node {label!r} ({proto.op_type}) has an attribute twice")
-        inputs = tuple(scope.find(name) if name else None for name in proto.input)
-        outputs = tuple(Value(name, types.get(name)) if name else None for name in proto.output)
+            raise InvalidModelError(f"node {label!r} ({op_type}) has an attribute twice")
+        inputs = tuple([scope.find(name) if name else None for name in proto.input])
+        outputs = tuple([Value(name, types.get(name)) if name else None for name in proto.output])
         for value in outputs:
             if value is not None:
-                self._define(scope, value, f"output of node {label!r} ({proto.op_type})")
-        node = Node(proto.op_type, domain, version, inputs, outputs, attributes, proto.name)
-        _check_schema(node, proto)
-        return node
+                scope.define(value, f"output of node {label!r} ({op_type})")
+        return Node(op_type, domain, version, inputs, outputs, attributes, text(proto.name, "a node's name"))
 
     def _attribute(self, proto: AttributeProto, scope: _Scope, label: str) -> Attribute:
-        what = f"attribute {proto.name!r} of node {label!r}"
-        kind = proto.type
-        if kind == _KINDS.TENSOR:
+        name = text(proto.name, f"the name of an attribute of node {label!r}")
+        what = f"attribute {name!r} of node {label!r}"
+        if proto.ref_attr_name:
+            raise InvalidModelError(
+                f"{what} refers to the function attribute {proto.ref_attr_name!r}, but is in no function"
+            )
+        kind = attribute_type(proto)
+        plain = _PLAIN.get(kind)
+        if plain is not None:
+            return plain(proto)
+        if kind == AttributeProto.TENSOR:
             return self._reader.read(proto.t, what)
-        if kind == _KINDS.TENSORS:
+        if kind == AttributeProto.TENSORS:
             return [self._reader.read(tensor, what) for tensor in proto.tensors]
-        if kind == _KINDS.SPARSE_TENSOR:
+        if kind == AttributeProto.SPARSE_TENSOR:
             return self._reader.read_sparse(proto.sparse_tensor, what)
-        if kind == _KINDS.GRAPH:
+        if kind == AttributeProto.SPARSE_TENSORS:
+            return [self._reader.read_sparse(sparse, what) for sparse in proto.sparse_tensors]
+        if kind == AttributeProto.GRAPH:
             return self.run(proto.g, scope)
-        if kind == _KINDS.GRAPHS:
+        if kind == AttributeProto.GRAPHS:
             return [self.run(graph, scope) for graph in proto.graphs]
-        if kind == _KINDS.TYPE_PROTO:
+        if kind == AttributeProto.TYPE_PROTO:
             return tensor_type(proto.tp)
-        if kind in (_KINDS.FLOAT, _KINDS.INT, _KINDS.STRING, _KINDS.FLOATS, _KINDS.INTS, _KINDS.STRINGS):
-            value = onnx.helper.get_attribute_value(proto)
-            return list(value) if kind in (_KINDS.FLOATS, _KINDS.INTS, _KINDS.STRINGS) else value
+        if kind == AttributeProto.TYPE_PROTOS:
+            return [tensor_type(item) for item in proto.type_protos]
         raise InvalidModelError(f"{what} has the unknown type {kind}")
+
+
+def text(value: str | bytes, what: str) -> str:
+    """``value``, which protobuf gives as bytes where it is not UTF-8; raises :class:`InvalidModelError` then."""
+    if isinstance(value, str):
+        return value
+    raise InvalidModelError(f"{what} is not UTF-8: {value!r}")
 
 
 def tensor_type(proto: TypeProto) -> TensorType | None:
     """The declared type of a tensor, or ``None`` where none or another kind is declared."""
     kind = proto.WhichOneof("value")
-    if kind not in ("tensor_type", "sparse_tensor_type"):
+    if kind == "tensor_type":
+        tensor = proto.tensor_type
+    elif kind == "sparse_tensor_type":
+        tensor = proto.sparse_tensor_type
+    else:
         return None
-    tensor = getattr(proto, kind)
     try:
         dtype = DType.from_code(tensor.elem_type)
     except KeyError:
         return None
     if not tensor.HasField("shape"):
         return TensorType(dtype, None)
-    return TensorType(dtype, tuple(_dim(dim) for dim in tensor.shape.dim))
+    return TensorType(dtype, tuple([_dim(dim) for dim in tensor.shape.dim]))
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
         return dim.dim_value if dim.dim_value >= 0 else None
-    return dim.dim_param or None
+    return text(dim.dim_param, "the name of a dimension") or None
+
+
+def _agrees(declared: TensorType, found: TensorType) -> bool:
+    if declared.dtype is not found.dtype:
+        return False
+    if declared.shape is None or found.shape is None:
+        return True
+    return len(declared.shape) == len(found.shape) and all(
+        extent == dim or not isinstance(dim, int)
+        for dim, extent in zip(declared.shape, found.shape, strict=True)
+    )
+
+
+def _check_outputs(graph: Graph) -> None:
+    seen = set()
+    for value in graph.outputs:
+        if value.name in seen:
+            raise InvalidModelError(f"graph output {value.name!r} is listed twice")
+        seen.add(value.name)
+    if not seen:
+        raise InvalidModelError("the graph has no outputs")
+
+
+def _label(proto: NodeProto) -> str:
+    """As :attr:`Node.label`, for messages."""
+    label = proto.name or next((name for name in proto.output if name), proto.op_type)
+    return label if isinstance(label, str) else repr(label)
 
 
 def _free_names(proto: NodeProto) -> list[str]:
     """Names that a node reads: its inputs, and what its subgraphs take from around them."""
     names = [name for name in proto.input if name]
     for attribute in proto.attribute:
-        graphs = ([attribute.g] if attribute.type == _KINDS.GRAPH else []) + list(attribute.graphs)
-        for graph in graphs:
-            own = {info.name for info in graph.input}
-            own.update(tensor.name for tensor in graph.initializer)
-            own.update(sparse.values.name for sparse in graph.sparse_initializer)
-            own.update(name for node in graph.node for name in node.output)
-            inner = [name for node in graph.node for name in _free_names(node)]
-            inner += [info.name for info in graph.output]
-            names += [name for name in inner if name not in own]
+        kind = attribute_type(attribute)
+        if kind == _GRAPH:
+            names += _captured_names(attribute.g)
+        elif kind == _GRAPHS:
+            names += [name for graph in attribute.graphs for name in _captured_names(graph)]
     return names
+
+
+def _captured_names(graph: GraphProto) -> list[str]:
+    own = {info.name for info in graph.input}
+    own.update(tensor.name for tensor in graph.initializer)
+    own.update(sparse.values.name for sparse in graph.sparse_initializer)
+    own.update(name for node in graph.node for name in node.output)
+    inner = [name for node in graph.node for name in _free_names(node)]
+    inner += [info.name for info in graph.output]
+    return [name for name in inner if name not in own]
 
 
 def _sorted_nodes(proto: GraphProto, scope: _Scope) -> list[NodeProto]:
     """The nodes in topological order: unchanged where they stand so. Raises for undefined names and cycles."""
+    nodes = list(proto.node)
+    reads = [_free_names(node) for node in nodes]
     producers: dict[str, int] = {}
-    for position, node in enumerate(proto.node):
+    in_order = True
+    for position, (node, names) in enumerate(zip(nodes, reads, strict=True)):
+        in_order = in_order and all(name in producers or scope.find(name) is not None for name in names)
         for name in node.output:
             producers.setdefault(name, position)
-    reads = [_free_names(node) for node in proto.node]
-    for node, names in zip(proto.node, reads, strict=True):
+    if in_order:
+        return nodes
+    for node, names in zip(nodes, reads, strict=True):
         for name in names:
             if name not in producers and scope.find(name) is None:
-                label = node.name or next(iter(node.output), node.op_type)
+                hint = _suggestion(name, scope, producers)
                 raise InvalidModelError(
-                    f"node {label!r} ({node.op_type}) reads {name!r}, which nothing defines"
+                    f"node {_label(node)!r} ({node.op_type}) reads {name!r}, which nothing defines{hint}"
                 )
+    needed = [[producers[name] for name in names if name in producers] for names in reads]
+    return [nodes[position] for position in _topological_order(nodes, needed)]
+
+
+def _topological_order(nodes: list[NodeProto], needed: list[list[int]]) -> Iterator[int]:
+    """Positions of the nodes, each after those that it needs; raises for a cycle."""
     done: set[int] = set()
-    order: list[int] = []
-    for root in range(len(proto.node)):
+    for root in range(len(nodes)):
         if root in done:
             continue
         path: dict[int, None] = {root: None}
-        stack = [(root, iter(reads[root]))]
+        stack = [(root, iter(needed[root]))]
         while stack:
-            position, names = stack[-1]
-            pending = (producers[name] for name in names if name in producers)
-            needed = next((producer for producer in pending if producer not in done), None)
-            if needed is None:
-                done.add(position)
-                order.append(position)
+            position, pending = stack[-1]
+            following = next((other for other in pending if other not in done), None)
+            if following is None:
                 stack.pop()
                 del path[position]
-            elif needed in path:
+                done.add(position)
+                yield position
+            elif following in path:
                 members = list(path)
-                cycle = members[members.index(needed) :]
-                labels = " -> ".join(
-                    repr(proto.node[p].name or next(iter(proto.node[p].output), "")) for p in [*cycle, needed]
-                )
+                cycle = [*members[members.index(following) :], following]
+                # A node needs the one after it: told in the direction of the data.
+                labels = " -> ".join(repr(_label(nodes[member])) for member in reversed(cycle))
                 raise InvalidModelError(f"the graph has a cycle: {labels}")
             else:
-                path[needed] = None
-                stack.append((needed, iter(reads[needed])))
-    return [proto.node[position] for position in order]
+                path[following] = None
+                stack.append((following, iter(needed[following])))
 
 
-def _check_schema(node: Node, proto: NodeProto) -> None:
-    """Arity and attributes against the operator's schema, where onnx has one."""
-    try:
-        schema = onnx.defs.get_schema(node.op_type, node.version, node.domain)
-    except onnx.defs.SchemaError:
-        return
-    what = f"node {node.label!r} ({node.op_type}, opset {node.version})"
-    for kind, found, low, high in (
-        ("inputs", len(node.inputs), schema.min_input, schema.max_input),
-        ("outputs", len(node.outputs), schema.min_output, schema.max_output),
-    ):
-        if not low <= found <= high:
-            expected = (
-                str(low) if low == high else f"{low} to {high}" if high < 2**31 - 1 else f"at least {low}"
-            )
-            raise InvalidModelError(f"{what} has {found} {kind}; expected {expected}")
-    for position, formal in enumerate(schema.inputs[: len(node.inputs)]):
-        required = formal.option == onnx.defs.OpSchema.FormalParameterOption.Single
-        if required and node.inputs[position] is None:
-            raise InvalidModelError(f"{what} lacks its input {formal.name!r}")
-    for attribute in proto.attribute:
-        known = schema.attributes.get(attribute.name)
-        if known is None:
-            raise InvalidModelError(f"{what} has no attribute {attribute.name!r}")
-        if int(known.type.value) != attribute.type:
-            raise InvalidModelError(
-                f"{what}: attribute {attribute.name!r} is of type {_KINDS.Name(attribute.type)}, "
-                f"expected {known.type.name}"
-            )
-    for name, known in schema.attributes.items():
-        if known.required and name not in node.attributes:
-            raise InvalidModelError(f"{what} lacks its attribute {name!r}")
+def _suggestion(name: str, scope: _Scope, produced: Collection[str] = ()) -> str:
+    close = difflib.get_close_matches(str(name), [*map(str, produced), *scope.values], n=3)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

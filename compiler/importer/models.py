@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from onnxplan.compiler import ops
 from onnxplan.compiler.errors import InvalidModelError, UnsupportedOperatorError
 from onnxplan.compiler.importer.functions import inline_functions
-from onnxplan.compiler.importer.graphs import GraphImporter
+from onnxplan.compiler.importer.graphs import GraphImporter, text
 from onnxplan.compiler.importer.sources import ModelSource, Source, open_source
 from onnxplan.compiler.importer.tensors import TensorReader
 from onnxplan.compiler.importer.wire import WireError, detach_tensors
@@ -33,7 +33,8 @@ def load_model(source: ModelSource, *, check_operators: bool = True) -> Model:
     try:
         model = _import(opened)
     except InvalidModelError as error:
-        raise InvalidModelError(f"{opened.label}: {error}") from error.__cause__
+        error.args = (f"{opened.label}: {error}",)
+        raise
     if check_operators:
         _check_operators(model, opened.label)
     return model
@@ -61,8 +62,11 @@ def _import(source: Source) -> Model:
         opsets=opsets,
         ir_version=proto.ir_version,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
-        description=str(proto.doc_string),
-        metadata={entry.key: entry.value for entry in proto.metadata_props},
+        description=text(proto.doc_string, "the description"),
+        metadata={
+            text(entry.key, "a metadata key"): text(entry.value, f"metadata {entry.key!r}")
+            for entry in proto.metadata_props
+        },
         path=source.path,
     )
 

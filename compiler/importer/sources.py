@@ -72,9 +72,7 @@ def portable(source: ModelSource) -> str | bytes | onnx.ModelProto:
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if not isinstance(source, str | os.PathLike):
-        raise TypeError(
-            f"a model is given as path, bytes or onnx.ModelProto, not as {type(source).__name__}"
-        )
+        raise TypeError(f"a model is given as path, bytes or onnx.ModelProto, not as {type(source).__name__}")
     return os.path.abspath(os.fsdecode(source))
 
 

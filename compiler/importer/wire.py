@@ -146,6 +146,8 @@ def _reference(offset: int, length: int) -> bytes:
     """Fields of a ``TensorProto`` that refer to bytes of the model itself."""
     tensor = TensorProto(data_location=TensorProto.EXTERNAL)
     entries = {"location": SELF, "offset": str(offset), "length": str(length)}
-    tensor.external_data.extend(StringStringEntryProto(key=key, value=value) for key, value in entries.items())
+    tensor.external_data.extend(
+        StringStringEntryProto(key=key, value=value) for key, value in entries.items()
+    )
     encoded: bytes = tensor.SerializeToString()
     return encoded

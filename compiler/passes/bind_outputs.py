@@ -24,9 +24,7 @@ def bind_outputs(program: Program) -> Program:
             program.outputs[name] = View.dense(storage, view.shape)
             continue
         target = View.dense(Storage(view.dtype, view.size, name), view.shape)
-        program.operations.append(
-            Operation(MapReduce(identity(view.dtype), view.shape), (view,), (target,))
-        )
+        program.operations.append(Operation(MapReduce(identity(view.dtype), view.shape), (view,), (target,)))
         taken.add(target.storage)
         program.outputs[name] = target
     return program

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from onnxplan.compiler.expression import ExpressionBuilder, Instruction, constant
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import ExpressionBuilder, Instruction, constant
 from onnxplan.compiler.view import Shape, View
 
 
@@ -102,9 +102,7 @@ class Composition:
 
     def pulled_index(self, builder: ExpressionBuilder, axis: int) -> int:
         """The instruction for the source's coordinate along ``axis`` in terms of the parts."""
-        terms = [
-            (position, part.step) for position, part in enumerate(self.parts) if part.axis == axis
-        ]
+        terms = [(position, part.step) for position, part in enumerate(self.parts) if part.axis == axis]
         return _affine_index(builder, terms, self.start[axis])
 
 
@@ -120,7 +118,9 @@ def _affine_index(builder: ExpressionBuilder, terms: list[tuple[int, int]], star
     if total is None:
         return builder.add(constant(start, DType.INT64))
     if start:
-        total = builder.add(Instruction("add", (total, builder.add(constant(start, DType.INT64))), DType.INT64))
+        total = builder.add(
+            Instruction("add", (total, builder.add(constant(start, DType.INT64))), DType.INT64)
+        )
     return total
 
 
@@ -139,9 +139,7 @@ def same_layout(a: View, b: View) -> bool:
         return False
     if a.strides == b.strides:
         return True
-    return all(
-        n == 1 or own == other for n, own, other in zip(a.shape, a.strides, b.strides, strict=True)
-    )
+    return all(n == 1 or own == other for n, own, other in zip(a.shape, a.strides, b.strides, strict=True))
 
 
 def compose(source: View, view: View) -> Composition | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.builder import ConstantPool, derived_key, scalar_expression
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction, identity
@@ -170,9 +171,7 @@ def _combine(instruction: Instruction, arguments: list[Affine]) -> Affine | None
         if first.scale is not None and second.scale is not None:
             return None
         factor, other = (first, second) if first.scale is None else (second, first)
-        return Affine(
-            None if other.scale is None else other.scale * factor.shift, other.shift * factor.shift
-        )
+        return Affine(None if other.scale is None else other.scale * factor.shift, other.shift * factor.shift)
     if second.scale is not None:
         return None
     return Affine(None if first.scale is None else first.scale / second.shift, first.shift / second.shift)
@@ -195,15 +194,17 @@ def _fold(index: Index, product: Operation, chain: _Chain, pool: ConstantPool) -
     else:
         expression, inputs = identity(output.dtype), (output,)
     last = Operation(MapReduce(expression, shape), inputs, (chain.result,), nodes)
-    index.replace(product, folded)
+    index.become(product, folded)
     for operation in chain.operations[:-1]:
         index.remove(operation)
-    index.replace(chain.operations[-1], last)
+    index.become(chain.operations[-1], last)
 
 
 def _scaled(weights: View, scale: Array, pool: ConstantPool) -> View | None:
     """The weights times ``scale`` along their last axis; ``None`` where that overflows."""
-    factors = View.dense(Storage(DType.FLOAT64, scale.size, "scale", np.ascontiguousarray(scale)), scale.shape)
+    factors = View.dense(
+        Storage(DType.FLOAT64, scale.size, "scale", np.ascontiguousarray(scale)), scale.shape
+    )
 
     def make() -> npt.NDArray[Any]:
         with np.errstate(all="ignore"):
@@ -215,4 +216,3 @@ def _scaled(weights: View, scale: Array, pool: ConstantPool) -> View | None:
     if weights.dtype.itemsize < 4 and not np.isfinite(storage.constant.astype(np.float32)).all():
         return None
     return View.dense(storage, weights.shape)
-

@@ -33,7 +33,7 @@ def fuse_epilogues(program: Program) -> Program:
                 attached = attach(product, operation)
                 assert attached is not None
                 index.remove(product)
-                index.replace(operation, attached)
+                index.become(operation, attached)
     return index.finish()
 
 

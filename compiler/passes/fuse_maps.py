@@ -42,27 +42,25 @@ def _fuse_into(index: Index, consumer: Operation) -> None:
         for producer in producers(index, consumer):
             if not is_elementwise(producer) or is_shown(index, producer):
                 continue
-            fused = _fuse(index, consumer, producer)
-            if fused is not None:
-                consumer = fused
+            if _fuse(index, consumer, producer):
                 progress = True
                 break
 
 
-def _fuse(index: Index, consumer: Operation, producer: Operation) -> Operation | None:
-    """Replaces ``consumer``, and if possible all other readers, by fused ones; returns the new consumer."""
+def _fuse(index: Index, consumer: Operation, producer: Operation) -> bool:
+    """Fuses ``producer`` into ``consumer``, and into all its other readers, if that may be."""
     others = other_readers(index, producer, consumer)
     if others:
         return _spread(index, consumer, producer, others)
     product = epilogue_product(index, producer)
     fused = absorb(consumer, producer, repeat=product is None and is_cheap(expression_of(producer)))
     if fused is None:
-        return None
+        return False
     if product is not None and not (_is_last_product(index, consumer, product) and attach(product, fused)):
-        return None
+        return False
     index.remove(producer)
-    index.replace(consumer, fused)
-    return fused
+    index.become(consumer, fused)
+    return True
 
 
 def _is_last_product(index: Index, consumer: Operation, product: Operation) -> bool:
@@ -81,24 +79,22 @@ def _is_last_product(index: Index, consumer: Operation, product: Operation) -> b
     return True
 
 
-def _spread(
-    index: Index, consumer: Operation, producer: Operation, others: list[Operation]
-) -> Operation | None:
+def _spread(index: Index, consumer: Operation, producer: Operation, others: list[Operation]) -> bool:
     """Lets each reader of a cheap map compute it for itself."""
     expression = expression_of(producer)
     if not is_cheap(expression) or not all(map(is_elementwise, others)):
-        return None
+        return False
     moves_only = expression.cost <= 1 and len(producer.inputs) <= 1
     if not moves_only and distinct_bytes(producer.inputs) > distinct_bytes(producer.outputs):
-        return None
+        return False
     if not keeps_order(producer) or epilogue_product(index, producer) is not None:
-        return None
+        return False
     readers = [consumer, *others]
     fused = [absorb(reader, producer, repeat=True) for reader in readers]
     if any(result is None for result in fused):
-        return None
+        return False
     index.remove(producer)
     for reader, result in zip(readers, fused, strict=True):
         assert result is not None
-        index.replace(reader, result)
-    return fused[0]
+        index.become(reader, result)
+    return True

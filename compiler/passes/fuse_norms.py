@@ -23,7 +23,7 @@ from onnxplan.compiler.passes.fusion import (
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation, Program
-from onnxplan.compiler.view import View
+from onnxplan.compiler.view import Storage, View
 
 LONG_ROW = 1 << 15
 """Rows of more elements than this are fused with maps only if there are enough rows to share among threads."""
@@ -42,14 +42,13 @@ def fuse_norms(program: Program) -> Program:
     index = Index(program)
     for operation in program.operations:
         if operation in index.order and isinstance(operation.primitive, MapReduce):
-            consumer: Operation | None = operation
-            while consumer is not None:
-                consumer = _fuse_once(index, consumer)
+            while _fuse_once(index, operation):
+                pass
     return index.finish()
 
 
-def _fuse_once(index: Index, consumer: Operation) -> Operation | None:
-    """Merges ``consumer`` with one of its producers; returns the result."""
+def _fuse_once(index: Index, consumer: Operation) -> bool:
+    """Merges ``consumer`` with one of its producers, if there is one to merge with."""
     for producer in producers(index, consumer):
         if is_elementwise(producer) and is_elementwise(consumer):
             continue
@@ -59,8 +58,8 @@ def _fuse_once(index: Index, consumer: Operation) -> Operation | None:
             fused = absorb(consumer, producer, repeat=is_cheap(expression_of(producer)))
             if fused is not None:
                 index.remove(producer)
-                index.replace(consumer, fused)
-                return fused
+                index.become(consumer, fused)
+                return True
         position = _position(index, consumer, producer, others)
         if position is None:
             continue
@@ -69,9 +68,9 @@ def _fuse_once(index: Index, consumer: Operation) -> Operation | None:
         merged = merge(consumer, producer, keep)
         if merged is not None and _is_balanced(merged):
             index.remove(producer)
-            index.replace(consumer, merged, position)
-            return merged
-    return None
+            index.become(consumer, merged, position)
+            return True
+    return False
 
 
 def _position(
@@ -133,7 +132,7 @@ def _same_space(primitive: MapReduce) -> Composition:
 
 
 def _common_space(
-    inner: MapReduce, outer: MapReduce, sources: dict[object, View], reads: Sequence[View]
+    inner: MapReduce, outer: MapReduce, sources: dict[Storage, View], reads: Sequence[View]
 ) -> Composition | None:
     """The consumer's axes in terms of the producer's."""
     for view in reads:
@@ -243,8 +242,7 @@ def _merge_in(
     expected = [found.pull(_expanded(view, inner)) for view in producer.outputs]
     refined = [found.refine(view) for view in consumer.inputs]
     if any(
-        view.storage in sources and not same_layout(view, _with_free_axes(expected[sources[view.storage]]))
-        for view in refined
+        view.storage in sources and not same_layout(view, expected[sources[view.storage]]) for view in refined
     ):
         return None
 
@@ -268,18 +266,11 @@ def _merge_in(
     inputs = tuple(found.pull(view) for view in producer.inputs) + tuple(refined)
     expression, inputs = renumber_inputs(expression, inputs)
     outputs = [_pulled_output(producer.outputs[number], inner, found) for number in kept]
-    if consumer.primitive is outer and outer.axes == inner.axes and not outer.expression.has_reduction:
-        outputs += consumer.outputs
-    else:
-        outputs += refined_outputs(consumer, found)
+    outputs += refined_outputs(consumer, found)
     merged = Operation(
         MapReduce(expression, shape, axes), inputs, tuple(outputs), merged_nodes(producer, consumer)
     )
     return merged if fits(merged) and _has_expected_shapes(merged) else None
-
-
-def _with_free_axes(view: View) -> View:
-    return view
 
 
 def _common_axes(

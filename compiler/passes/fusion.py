@@ -52,11 +52,13 @@ def fits(operation: Operation) -> bool:
 
 
 def producers(index: Index, consumer: Operation) -> list[Operation]:
-    """The maps that alone write storages which ``consumer`` reads, latest first."""
+    """The maps that alone write storages which ``consumer`` reads, each a storage of its own, latest first."""
     found: dict[Operation, None] = {}
     for view in consumer.inputs:
         writer = index.sole_writer(view.storage)
-        if writer is not None and isinstance(writer.primitive, MapReduce):
+        if writer is None or not isinstance(writer.primitive, MapReduce):
+            continue
+        if len({output.storage for output in writer.outputs}) == len(writer.outputs):
             found[writer] = None
     return sorted(found, key=lambda operation: -index.order[operation])
 
@@ -136,9 +138,7 @@ def _absorb_input(
     )
 
 
-def refined_index(
-    builder: ExpressionBuilder, found: Composition
-) -> Callable[[Instruction], int] | None:
+def refined_index(builder: ExpressionBuilder, found: Composition) -> Callable[[Instruction], int] | None:
     """How coordinates of the axes are told in those of the parts; ``None`` where they are the same."""
     if not found.is_split:
         return None
@@ -176,4 +176,3 @@ def keeps_order(operation: Operation) -> bool:
         return True
     inner = min(axes, key=lambda axis: abs(output.strides[axis]))
     return all(abs(view.strides[inner]) <= 1 for view in operation.inputs)
-

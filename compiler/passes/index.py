@@ -38,10 +38,12 @@ class Index:
             self._readers[view.storage].pop(operation, None)
         return self.order.pop(operation)
 
-    def replace(self, old: Operation, new: Operation, position: float | None = None) -> None:
-        """Puts ``new`` in place of ``old``, or at ``position``."""
-        place = self.remove(old)
-        self.add(new, place if position is None else position)
+    def become(self, operation: Operation, new: Operation, position: float | None = None) -> None:
+        """Makes ``operation`` what ``new`` is, in its own place or at ``position``."""
+        place = self.remove(operation)
+        operation.primitive, operation.nodes = new.primitive, new.nodes
+        operation.inputs, operation.outputs = new.inputs, new.outputs
+        self.add(operation, place if position is None else position)
 
     def writers(self, storage: Storage) -> Iterable[Operation]:
         return self._writers.get(storage, ())

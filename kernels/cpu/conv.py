@@ -13,6 +13,7 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
+from onnxplan.kernels.cpu.convolution import AXES, Convolution
 from onnxplan.kernels.cpu.depthwise import emit_depthwise
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import select_mapreduce
@@ -32,8 +33,6 @@ from onnxplan.kernels.cpu.tiling import (
 )
 
 FAMILY = "conv"
-AXES = 3
-
 # With fewer channels than this the rows of all taps are copied side by side instead of addressed one by one.
 CHANNELS_WORTH_ADDRESSING = 12
 
@@ -51,38 +50,6 @@ CONV_WORDS = (
     "zeros",
     "zero_bytes",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Convolution:
-    """A convolution with exactly three spatial axes; ``pads`` are those at the beginning."""
-
-    x: View
-    w: View
-    output: View
-    extras: tuple[View, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]
-    groups: int
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        return self.w.shape[:AXES]
-
-    @property
-    def channels(self) -> int:
-        """Input channels of a group."""
-        return self.w.shape[-2]
-
-    @property
-    def features(self) -> int:
-        """Output channels of a group."""
-        return self.w.shape[-1] // self.groups
-
-    @property
-    def taps(self) -> int:
-        return math.prod(self.kernel)
 
 
 def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None:

@@ -8,7 +8,11 @@ from llvmlite import ir
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask, emit_expression
 from onnxplan.kernels.cpu.epilogue import Epilogue
+from onnxplan.kernels.cpu.llvm_types import I64, POINTER
+from onnxplan.kernels.cpu.local import local_function
 from onnxplan.kernels.cpu.tiling import sum_dtype
+
+PLACE_TYPES = [POINTER, I64, I64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +64,42 @@ def emit_epilogue(
     else:
         pointer = emitter.offset(place.pointer, emitter.mul(column, place.column_step))
         emitter.store_strided(result, pointer, place.column_step, dtype, mask)
+
+
+def place_values(places: list[Place]) -> list[ir.Value]:
+    """Places as arguments of a function, of :data:`PLACE_TYPES` each."""
+    return [value for place in places for value in (place.pointer, place.row_step, place.column_step)]
+
+
+def places_of(values: list[ir.Value]) -> list[Place]:
+    """The inverse of :func:`place_values`."""
+    return [Place(*values[start : start + 3]) for start in range(0, len(values), 3)]
+
+
+def tile_finisher(emitter: Emitter, epilogue: Epilogue, lanes: int, row_bytes: int) -> ir.Function:
+    """A function ``(tile, rows, columns, *places)`` that runs the epilogue over sums in memory.
+
+    Rows of the tile are ``row_bytes`` apart. Each element of the output is written once, right after the
+    extras at the same place are read.
+    """
+    arguments = [POINTER, I64, I64, *PLACE_TYPES * len(epilogue.dtypes)]
+    inner = local_function(emitter, "finish_tile", arguments, lanes)
+    tile, rows, columns = inner.function.args[:3]
+    places = places_of(list(inner.function.args[3:]))
+    sums = sum_dtype(epilogue.accumulator)
+    full = inner.builder.and_(columns, I64(-lanes))
+    rest = inner.sub(columns, full)
+    mask = inner.mask(rest)
+
+    def vector(row: ir.Value, column: ir.Value, limit: Mask | None) -> None:
+        at = inner.element(inner.offset(tile, inner.mul(row, row_bytes)), column, sums)
+        row_places = [place.row(inner, row) for place in places]
+        emit_epilogue(inner, epilogue, inner.load(at, sums), row_places, column, limit)
+
+    with inner.loop(0, rows) as row:
+        with inner.loop(0, full, lanes) as column:
+            vector(row, column, None)
+        with inner.when(inner.less(0, rest)):
+            vector(row, full, mask)
+    inner.builder.ret_void()
+    return inner.function

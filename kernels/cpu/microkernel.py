@@ -20,7 +20,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
-from onnxplan.kernels.cpu.epilogue_code import Place, emit_epilogue
+from onnxplan.kernels.cpu.epilogue_code import PLACE_TYPES, Place, emit_epilogue, place_values, places_of, tile_finisher
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER, compute_type
 from onnxplan.kernels.cpu.local import local_function
 from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, sum_dtype
@@ -100,7 +100,7 @@ class MicroKernels:
             for rows in sorted({1, ceil_div(micro.tile.rows, 2), micro.tile.rows})
             for vectors in sorted({1, ceil_div(micro.tile.vectors, 2), micro.tile.vectors})
         }
-        self._finish = _finish(emitter, micro)
+        self._finish = tile_finisher(emitter, micro.epilogue, micro.lanes, micro.row_bytes)
         self._fused = (
             _core(emitter, micro, micro.tile.rows, micro.tile.vectors, fused=True) if micro.epilogue.is_cheap else None
         )
@@ -121,7 +121,7 @@ class MicroKernels:
         )
         with emitter.branch(builder.and_(full, single)) as (then, otherwise):
             with then:
-                builder.call(self._fused, source.values + _flat(places))
+                builder.call(self._fused, source.values + place_values(places))
             with otherwise:
                 self._tiled(emitter, source, rows, places, last)
 
@@ -141,52 +141,18 @@ class MicroKernels:
         builder.unreachable()
         builder.position_at_end(after)
         with emitter.when(last):
-            builder.call(self._finish, [source.tile, rows, source.columns, *_flat(places)])
-
-
-def _flat(places: list[Place]) -> list[ir.Value]:
-    return [value for place in places for value in (place.pointer, place.row_step, place.column_step)]
-
-
-def _places(values: list[ir.Value]) -> list[Place]:
-    return [Place(*values[start : start + 3]) for start in range(0, len(values), 3)]
-
-
-def _finish(emitter: Emitter, micro: MicroKernel) -> ir.Function:
-    """``(tile, rows, columns, places...)``: the epilogue over an accumulator tile."""
-    count = len(micro.epilogue.dtypes)
-    inner = local_function(
-        emitter, "finish_tile", [POINTER, I64, I64] + [POINTER, I64, I64] * count, micro.lanes
-    )
-    tile, rows, columns = inner.function.args[:3]
-    places = _places(list(inner.function.args[3:]))
-    full = inner.builder.and_(columns, I64(-micro.lanes))
-    rest = inner.sub(columns, full)
-    mask = inner.mask(rest)
-
-    def vector(row: ir.Value, column: ir.Value, limit: Mask | None) -> None:
-        offset = inner.add(inner.mul(row, micro.row_bytes), inner.mul(column, micro.dtype.itemsize))
-        value = inner.load(inner.offset(tile, offset), micro.dtype)
-        emit_epilogue(inner, micro.epilogue, value, [place.row(inner, row) for place in places], column, limit)
-
-    with inner.loop(0, rows) as row:
-        with inner.loop(0, full, micro.lanes) as column:
-            vector(row, column, None)
-        with inner.when(inner.less(0, rest)):
-            vector(row, full, mask)
-    inner.builder.ret_void()
-    return inner.function
+            builder.call(self._finish, [source.tile, rows, source.columns, *place_values(places)])
 
 
 def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fused: bool) -> ir.Function:
     """The micro-kernel for one tile size; ``fused`` ends with the epilogue instead of storing the tile."""
     count = len(micro.epilogue.dtypes) if fused else 0
     name = f"{'fused' if fused else 'core'}_{rows}x{vectors}"
-    inner = local_function(emitter, name, _SOURCE_TYPES + [POINTER, I64, I64] * count, micro.lanes)
+    inner = local_function(emitter, name, _SOURCE_TYPES + PLACE_TYPES * count, micro.lanes)
     source = Source(*inner.function.args[: len(_SOURCE_TYPES)])
     sums = _sums(inner, micro, source, rows, vectors, accumulate=not fused)
     if fused:
-        places = _places(list(inner.function.args[len(_SOURCE_TYPES) :]))
+        places = places_of(list(inner.function.args[len(_SOURCE_TYPES) :]))
         for i in range(rows):
             at = [place.row(inner, I64(i)) for place in places]
             for j in range(vectors):

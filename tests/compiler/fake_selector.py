@@ -1,6 +1,7 @@
 """A device without kernels: one step for each operation, and an interpreter for the plans made with it."""
 
 import numpy as np
+
 from onnxplan.compiler.evaluate import evaluate
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
@@ -70,5 +71,6 @@ def run_plan(compiled, selector, feeds):
         for target, result in zip(targets, [np.array(result) for result in results], strict=True):
             target[...] = result
     return {
-        b.name: block.view(b.dtype.numpy).reshape(b.shape) for b, block in zip(plan.outputs, outputs, strict=True)
+        b.name: block.view(b.dtype.numpy).reshape(b.shape)
+        for b, block in zip(plan.outputs, outputs, strict=True)
     }

@@ -25,7 +25,7 @@ def check_plan(plan, may_share=lambda step, output, source: False):
             assert spans[index] == (buffer.first, buffer.last)
         if buffer.space == "arena":
             assert buffer.offset % plan.target.alignment == 0
-            assert 0 <= buffer.offset and buffer.offset + buffer.size <= plan.arena_bytes
+            assert buffer.offset >= 0 and buffer.offset + buffer.size <= plan.arena_bytes
     arena = [i for i, buffer in enumerate(plan.buffers) if buffer.space == "arena"]
     for a in arena:
         for b in arena:
@@ -48,7 +48,7 @@ def check_operand(operand, buffer):
     ]
     low = operand.offset + sum(r for r in reaches if r < 0)
     high = operand.offset + sum(r for r in reaches if r > 0) + operand.dtype.itemsize
-    assert 0 <= low and high <= buffer.size, (operand, buffer)
+    assert low >= 0 and high <= buffer.size, (operand, buffer)
 
 
 def assert_written_before_read(plan, index):

@@ -1,6 +1,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.passes.composition import compose, covers, is_injective, translate
 from onnxplan.compiler.view import Storage, View

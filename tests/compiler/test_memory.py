@@ -2,6 +2,8 @@ import numpy as np
 from fake_selector import TARGET, FakeSelector, run_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plan_checker import check_plan
+
 from onnxplan.compiler.builder import Builder, ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.emission import EmittedStep
@@ -11,7 +13,6 @@ from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.schedule import dependencies, schedule
 from onnxplan.compiler.view import Storage, View
-from plan_checker import check_plan
 
 
 def step(writes, reads, in_place=()):
@@ -80,9 +81,7 @@ def step_lists(draw):
         if draw(st.booleans()):
             writes.append(storage(draw(st.integers(0, 100)), f"v{number}"))
         pairs = tuple(
-            (0, len(writes) + n)
-            for n, read in enumerate(reads)
-            if read.size == size and draw(st.booleans())
+            (0, len(writes) + n) for n, read in enumerate(reads) if read.size == size and draw(st.booleans())
         )
         steps.append(step(writes, reads, pairs))
         results.extend(writes)
@@ -162,7 +161,9 @@ def build(draw_ops):
 
 
 OPS = st.lists(
-    st.tuples(st.sampled_from(["add", "relu", "swap", "concat", "row"]), st.integers(0, 99), st.integers(0, 99)),
+    st.tuples(
+        st.sampled_from(["add", "relu", "swap", "concat", "row"]), st.integers(0, 99), st.integers(0, 99)
+    ),
     max_size=14,
 )
 

@@ -1,0 +1,110 @@
+"""Copies vanish where their source can be written, or their destination read, in place of the other."""
+
+from __future__ import annotations
+
+from onnxplan.compiler.expression import identity
+from onnxplan.compiler.overlap import may_overlap
+from onnxplan.compiler.passes.composition import translate
+from onnxplan.compiler.passes.index import Index, merged_nodes
+from onnxplan.compiler.passes.output_views import may_read, may_write
+from onnxplan.compiler.primitives import MapReduce
+from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.view import View
+
+
+def elide_copies(program: Program) -> Program:
+    """Removes copies.
+
+    Where nothing else reads the source of a copy, the operations that write it write straight into the copy's
+    destination (the parts of a concatenation, a permuted result, an output of the program). Where that
+    cannot be, and all that read the destination could as well read the source, they do. Both only through
+    views that the primitives at hand write and read as fast as dense ones (:mod:`output_views`).
+    """
+    index = Index(program)
+    for operation in program.operations:
+        if is_copy(operation) and not _elide_by_writers(index, operation):
+            _elide_by_readers(index, operation)
+    return index.finish()
+
+
+def is_copy(operation: Operation) -> bool:
+    """Does the operation write its one input unchanged?"""
+    primitive = operation.primitive
+    return (
+        isinstance(primitive, MapReduce)
+        and len(operation.inputs) == len(operation.outputs) == 1
+        and operation.inputs[0].shape == operation.outputs[0].shape
+        and primitive.expression == identity(operation.inputs[0].dtype)
+    )
+
+
+def _elide_by_writers(index: Index, copy: Operation) -> bool:
+    source, target = copy.inputs[0], copy.outputs[0]
+    writers = list(index.writers(source.storage))
+    if not writers or index.sole_reader(source.storage) is not copy:
+        return False
+    changed: list[Operation] = []
+    for writer in writers:
+        outputs = []
+        for view in writer.outputs:
+            moved: View | None = view
+            if view.storage is source.storage:
+                moved = translate(view, source, target)
+                if moved is None or not may_write(writer.primitive, moved):
+                    return False
+            assert moved is not None
+            outputs.append(moved)
+        nodes = merged_nodes(writer, copy)
+        changed.append(Operation(writer.primitive, writer.inputs, tuple(outputs), nodes))
+    if not _keeps_order_of_writes(index, copy, min(index.order[writer] for writer in writers)):
+        return False
+    index.remove(copy)
+    for writer, replacement in zip(writers, changed, strict=True):
+        index.become(writer, replacement)
+    return True
+
+
+def _keeps_order_of_writes(index: Index, copy: Operation, earliest: float) -> bool:
+    """Does nothing that overlaps the copy's destination write it between ``earliest`` and the copy?"""
+    target = copy.outputs[0]
+    for writer in index.writers(target.storage):
+        if writer is copy or not earliest <= index.order[writer] <= index.order[copy]:
+            continue
+        if any(may_overlap(view, target) for view in writer.outputs):
+            return False
+    return True
+
+
+def _elide_by_readers(index: Index, copy: Operation) -> bool:
+    source, target = copy.inputs[0], copy.outputs[0]
+    storage = target.storage
+    if storage in index.outputs or index.sole_writer(storage) is not copy:
+        return False
+    changed: list[tuple[Operation, Operation]] = []
+    for reader in index.readers(storage):
+        inputs = []
+        for number, view in enumerate(reader.inputs):
+            moved: View | None = view
+            if view.storage is storage:
+                moved = translate(view, target, source)
+                if moved is None or not _reads_as_well(reader, number, view, moved):
+                    return False
+            assert moved is not None
+            inputs.append(moved)
+        nodes = merged_nodes(copy, reader)
+        changed.append((reader, Operation(reader.primitive, tuple(inputs), reader.outputs, nodes)))
+    index.remove(copy)
+    for reader, replacement in changed:
+        index.become(reader, replacement)
+    return True
+
+
+def _reads_as_well(reader: Operation, number: int, before: View, after: View) -> bool:
+    """May ``reader`` read ``after``, and, if it reads rows several times, as continuously as ``before``?"""
+    primitive = reader.primitive
+    if not may_read(primitive, number, after):
+        return False
+    if not isinstance(primitive, MapReduce) or not primitive.axes:
+        return True
+    continuous = [axis for axis in range(before.rank) if before.strides[axis] == 1 and before.shape[axis] > 1]
+    return all(abs(after.strides[axis]) <= 1 for axis in continuous)

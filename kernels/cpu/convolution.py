@@ -1,0 +1,42 @@
+"""Geometry of convolutions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onnxplan.compiler.view import View
+
+AXES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution with exactly three spatial axes; ``pads`` are those at the beginning."""
+
+    x: View
+    w: View
+    output: View
+    extras: tuple[View, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    groups: int
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.w.shape[:AXES]
+
+    @property
+    def channels(self) -> int:
+        """Input channels of a group."""
+        return self.w.shape[-2]
+
+    @property
+    def features(self) -> int:
+        """Output channels of a group."""
+        return self.w.shape[-1] // self.groups
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.kernel)

@@ -1,0 +1,138 @@
+"""Selects the kernel of depthwise convolution: one input channel a group."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnxplan.compiler.expression import identity
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import Conv, MapReduce
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.convolution import Convolution
+from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
+from onnxplan.kernels.cpu.mapreduce import select_mapreduce
+from onnxplan.kernels.cpu.matrices import distinct_bytes
+from onnxplan.kernels.cpu.tiling import LEAST_SECONDS, LEAST_TILES, ceil_div, register_tile, sum_dtype
+
+FAMILY = "depthwise"
+POSITIONS = 4
+
+# The parameter words before those of the output and the extras. Triples are for the axes z, y, x; a line is a
+# row of output positions along x.
+WORDS = (
+    "channels",
+    "lines",
+    "tile_lines",
+    "line_tiles",
+    "tile_channels",
+    *(f"{name}_{axis}" for name in ("out", "in", "kernel", "stride", "dilation", "pad", "step") for axis in "zyx"),
+    "step_n",
+    "interior_start",
+    "interior_stop",
+)
+
+
+def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
+    """The steps of a convolution with as many groups as input channels."""
+    x = conv.x
+    if conv.features > 1:
+        x = _copy(emit, target, _repeated(x, conv.features), "repeated")
+        x = View.dense(x.storage, (*x.shape[:-2], conv.w.shape[-1]))
+    w = _weights(emit, target, conv)
+    sums = sum_dtype(primitive.accumulator)
+    tile = register_tile(target, sums)
+    output, extras = conv.output, conv.extras
+    epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, output.rank - 1)
+    channels = output.shape[-1]
+    flops = (2 * conv.taps + epilogue.expression.cost) * output.size
+    bytes_moved = sum(distinct_bytes(view) for view in (x, w, output, *extras))
+    lines = math.prod(output.shape[:3])
+    tile_lines, tile_channels = _cut(target, tile.width, lines, channels, max(flops / target.flops, 1e-9))
+    first, last = _interior(conv)
+    parameters = [
+        channels,
+        lines,
+        tile_lines,
+        ceil_div(lines, tile_lines),
+        tile_channels,
+        *output.shape[1:-1],
+        *x.shape[1:-1],
+        *conv.kernel,
+        *conv.strides,
+        *conv.dilations,
+        *conv.pads,
+        *(stride * x.dtype.itemsize for stride in x.strides[1:-1]),
+        x.strides[0] * x.dtype.itemsize,
+        first,
+        last,
+    ]
+    for view in (output, *extras):
+        parameters += [stride * view.dtype.itemsize for stride in view.strides]
+    variant = (
+        x.dtype.label,
+        w.dtype.label,
+        (POSITIONS, tile.vectors, tile.lanes),
+        epilogue.variant,
+    )
+    accumulators = POSITIONS * tile.width * sums.itemsize
+    emit.step(
+        KernelSpec(FAMILY, variant),
+        (x, w, output, *extras),
+        (2,),
+        tuple(parameters),
+        tiles=ceil_div(lines, tile_lines) * ceil_div(channels, tile_channels),
+        flops=flops,
+        bytes_moved=bytes_moved,
+        scratch=accumulators + 16 * conv.kernel[0] * conv.kernel[1],
+        in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
+    )
+
+
+def _cut(target: Target, width: int, lines: int, channels: int, seconds: float) -> tuple[int, int]:
+    """Lines and channels of a tile: whole lines of all channels, or of some where there are few lines."""
+    wanted = max(1, min(LEAST_TILES * 2, int(seconds / LEAST_SECONDS)))
+    tile_lines = max(1, lines // wanted)
+    groups = max(1, min(ceil_div(channels, width), wanted // max(1, ceil_div(lines, tile_lines))))
+    tile_channels = ceil_div(ceil_div(channels, width), groups) * width
+    return tile_lines, tile_channels
+
+
+def _interior(conv: Convolution) -> tuple[int, int]:
+    """The range of output positions along x whose taps all read inside of the input."""
+    extent, size = conv.output.shape[3], conv.x.shape[3]
+    reach = (conv.kernel[2] - 1) * conv.dilations[2]
+    stride, pad = conv.strides[2], conv.pads[2]
+    first = min(max(0, ceil_div(pad, stride)), extent)
+    last = (size - 1 - reach + pad) // stride + 1
+    return first, min(max(first, last), extent)
+
+
+def _repeated(x: View, times: int) -> View:
+    return View(x.storage, x.offset, (*x.shape, times), (*x.strides, 0))
+
+
+def _copy(emit: StepEmitter, target: Target, view: View, name: str) -> View:
+    copy = View.dense(emit.temporary(view.dtype, view.size, name), view.shape)
+    primitive = MapReduce(identity(view.dtype), view.shape)
+    select_mapreduce(Operation(primitive, (view,), (copy,)), emit, target)
+    return copy
+
+
+def _weights(emit: StepEmitter, target: Target, conv: Convolution) -> View:
+    """Weights as dense ``(taps, channels)``."""
+    w = conv.w
+    if w.is_dense:
+        return w
+    if not w.is_constant:
+        return _copy(emit, target, w, "weights")
+
+    def make() -> npt.NDArray[Any]:
+        return np.ascontiguousarray(w.numpy())
+
+    return View.dense(emit.constant((w,), "dense", make), w.shape)

@@ -1,0 +1,388 @@
+"""Code of depthwise convolution: sums of some positions by some channel vectors in registers, no copies.
+
+Lines of taps outside of the input are left out of a list that the register kernel walks. Along x the positions
+whose taps all lie inside are computed several at once, those at the borders one by one with fewer taps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu import convert
+from onnxplan.kernels.cpu.depthwise import WORDS
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.epilogue import Epilogue
+from onnxplan.kernels.cpu.epilogue_code import (
+    PLACE_TYPES,
+    Place,
+    emit_epilogue,
+    place_values,
+    places_of,
+    tile_finisher,
+)
+from onnxplan.kernels.cpu.llvm_types import I64, POINTER
+from onnxplan.kernels.cpu.local import local_function
+from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
+from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What is compiled in. ``tile.rows`` is the number of positions computed at once."""
+
+    x_dtype: DType
+    w_dtype: DType
+    tile: RegisterTile
+    epilogue: Epilogue
+
+    @property
+    def sums(self) -> DType:
+        return sum_dtype(self.epilogue.accumulator)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.tile.width * self.sums.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Arguments of a register kernel.
+
+    ``lines`` points at ``count`` pairs of offsets into ``x`` and ``w``, each the start of a line of ``taps``
+    taps, ``x_tap`` and ``w_tap`` bytes apart. Neighbouring positions read ``position`` bytes apart. ``columns``
+    is how many channels there are, ``tile`` memory for sums.
+    """
+
+    lines: ir.Value
+    count: ir.Value
+    x: ir.Value
+    w: ir.Value
+    taps: ir.Value
+    x_tap: ir.Value
+    w_tap: ir.Value
+    position: ir.Value
+    columns: ir.Value
+    tile: ir.Value
+
+    @property
+    def values(self) -> list[ir.Value]:
+        return [getattr(self, name) for name in self.__slots__]
+
+
+_WINDOW_TYPES = [POINTER, I64, POINTER, POINTER, I64, I64, I64, I64, I64, POINTER]
+
+
+def build_depthwise(variant: Variant, target: Target) -> ObjectCode:
+    """The kernel of the step of :func:`onnxplan.kernels.cpu.depthwise.emit_depthwise`."""
+    x_label, w_label, sizes, epilogue_variant = variant
+    assert isinstance(sizes, tuple)
+    assert isinstance(epilogue_variant, tuple)
+    tile = RegisterTile(*(int(str(size)) for size in sizes))
+    choices = Choices(
+        DType.from_label(str(x_label)),
+        DType.from_label(str(w_label)),
+        tile,
+        Epilogue.from_variant(epilogue_variant),
+    )
+    emitter = Emitter.kernel("depthwise", target, tile.lanes)
+    _Kernel(emitter, choices).emit()
+    emitter.builder.ret_void()
+    return compile_module(emitter.module, "depthwise", target, light=True)
+
+
+def _halves(count: int) -> list[int]:
+    """``count, count / 2, ... 1``."""
+    found = [count]
+    while found[-1] > 1:
+        found.append(found[-1] // 2)
+    return found
+
+
+class _Kernel:
+    def __init__(self, emitter: Emitter, choices: Choices) -> None:
+        self._emitter, self._choices = emitter, choices
+        self._word = {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
+        tile = choices.tile
+        self._finish = tile_finisher(emitter, choices.epilogue, tile.lanes, choices.row_bytes)
+        self._cores = {
+            (positions, vectors, masked): _core(emitter, choices, positions, vectors, self._finish, masked=masked)
+            for positions in _halves(tile.rows)
+            for vectors, masked in [*((vectors, False) for vectors in _halves(tile.vectors)), (1, True)]
+        }
+        steps = len(WORDS)
+        self._steps = [
+            [emitter.parameter(steps + 5 * operand + axis) for axis in range(5)]
+            for operand in range(len(choices.epilogue.dtypes))
+        ]
+
+    def emit(self) -> None:
+        emitter, word = self._emitter, self._word
+        with emitter.loop(emitter.first, emitter.last) as number:
+            line_tile = emitter.modulo(number, word["line_tiles"])
+            channel_tile = emitter.divide(number, word["line_tiles"])
+            first_line = emitter.mul(line_tile, word["tile_lines"])
+            last_line = emitter.minimum(emitter.add(first_line, word["tile_lines"]), word["lines"])
+            first = emitter.mul(channel_tile, word["tile_channels"])
+            last = emitter.minimum(emitter.add(first, word["tile_channels"]), word["channels"])
+            # Channels outside, so that the lines of the input that taps share stay in the cache.
+            with (
+                emitter.loop(first, last, self._choices.tile.width) as channel,
+                emitter.loop(first_line, last_line) as line,
+            ):
+                columns = emitter.minimum(emitter.sub(last, channel), self._choices.tile.width)
+                self._emit_line(line, channel, columns)
+
+    def _emit_line(self, line: ir.Value, channel: ir.Value, columns: ir.Value) -> None:
+        emitter, word = self._emitter, self._word
+        y = emitter.modulo(line, word["out_y"])
+        rest = emitter.divide(line, word["out_y"])
+        z = emitter.modulo(rest, word["out_z"])
+        image = emitter.divide(rest, word["out_z"])
+        lines = emitter.offset(emitter.scratch, self._choices.tile.rows * self._choices.row_bytes)
+        count = self._list_lines(lines, z, y)
+        x = emitter.offset(emitter.operand(0), emitter.mul(image, word["step_n"]))
+        x = emitter.element(x, channel, self._choices.x_dtype)
+        w = emitter.element(emitter.operand(1), channel, self._choices.w_dtype)
+        places = []
+        for operand, steps in enumerate(self._steps):
+            offset = emitter.mul(image, steps[0])
+            for index, step in ((z, steps[1]), (y, steps[2]), (channel, steps[4])):
+                offset = emitter.add(offset, emitter.mul(index, step))
+            places.append(Place(emitter.offset(emitter.operand(2 + operand), offset), steps[3], steps[4]))
+        window = Window(
+            lines=lines,
+            count=count,
+            x=x,
+            w=w,
+            taps=word["kernel_x"],
+            x_tap=emitter.mul(word["step_x"], word["dilation_x"]),
+            w_tap=emitter.mul(word["channels"], self._choices.w_dtype.itemsize),
+            position=emitter.mul(word["step_x"], word["stride_x"]),
+            columns=columns,
+            tile=emitter.scratch,
+        )
+        self._emit_positions(window, places)
+
+    def _list_lines(self, lines: ir.Value, z: ir.Value, y: ir.Value) -> ir.Value:
+        """Writes the offsets of the lines of taps inside of the input; returns their number."""
+        emitter, word, builder = self._emitter, self._word, self._emitter.builder
+        first_z = emitter.sub(emitter.mul(z, word["stride_z"]), word["pad_z"])
+        first_y = emitter.sub(emitter.mul(y, word["stride_y"]), word["pad_y"])
+        w_line = emitter.mul(
+            emitter.mul(word["kernel_x"], word["channels"]), self._choices.w_dtype.itemsize
+        )
+        count = emitter.variable(I64(0))
+        w_offset = emitter.variable(I64(0))
+        with (
+            emitter.loop(0, word["kernel_z"]) as tap_z,
+            emitter.loop(0, word["kernel_y"]) as tap_y,
+        ):
+            at_z = emitter.add(first_z, emitter.mul(tap_z, word["dilation_z"]))
+            at_y = emitter.add(first_y, emitter.mul(tap_y, word["dilation_y"]))
+            inside = builder.and_(
+                builder.icmp_unsigned("<", at_z, word["in_z"]), builder.icmp_unsigned("<", at_y, word["in_y"])
+            )
+            entry = emitter.offset(lines, emitter.mul(count.value, 16))
+            offset = emitter.add(emitter.mul(at_z, word["step_z"]), emitter.mul(at_y, word["step_y"]))
+            # Written anyhow; an entry that does not count is written over.
+            builder.store(offset, entry, align=8)
+            builder.store(w_offset.value, emitter.offset(entry, 8), align=8)
+            count.value = emitter.add(count.value, builder.zext(inside, I64))
+            w_offset.value = emitter.add(w_offset.value, w_line)
+        return count.value
+
+    def _emit_positions(self, window: Window, places: list[Place]) -> None:
+        emitter, word = self._emitter, self._word
+        with emitter.loop(0, word["interior_start"]) as at:
+            self._emit_border(window, places, at)
+        position = emitter.variable(word["interior_start"])
+        for positions in _halves(self._choices.tile.rows):
+            left = emitter.sub(word["interior_stop"], position.value)
+            stop = emitter.add(position.value, emitter.mul(emitter.divide(left, positions), positions))
+            with emitter.loop(position.value, stop, positions) as at:
+                first = emitter.sub(emitter.mul(at, word["stride_x"]), word["pad_x"])
+                x = emitter.offset(window.x, emitter.mul(first, word["step_x"]))
+                self._call(positions, window, places, at, x, window.w, window.taps)
+            position.value = stop
+        with emitter.loop(word["interior_stop"], word["out_x"]) as at:
+            self._emit_border(window, places, at)
+
+    def _emit_border(self, window: Window, places: list[Place], at: ir.Value) -> None:
+        """One position with the taps along x that lie inside of the input."""
+        emitter, word = self._emitter, self._word
+        first = emitter.sub(emitter.mul(at, word["stride_x"]), word["pad_x"])
+        dilation = word["dilation_x"]
+        before = emitter.maximum(emitter.sub(0, first), 0)
+        start = emitter.divide(emitter.add(before, emitter.sub(dilation, 1)), dilation)
+        left = emitter.maximum(emitter.sub(word["in_x"], first), 0)
+        stop = emitter.divide(emitter.add(left, emitter.sub(dilation, 1)), dilation)
+        stop = emitter.minimum(stop, word["kernel_x"])
+        start = emitter.minimum(start, stop)
+        tap = emitter.add(first, emitter.mul(start, dilation))
+        x = emitter.offset(window.x, emitter.mul(tap, word["step_x"]))
+        w = emitter.offset(window.w, emitter.mul(start, window.w_tap))
+        self._call(1, window, places, at, x, w, emitter.sub(stop, start))
+
+    def _call(
+        self,
+        positions: int,
+        window: Window,
+        places: list[Place],
+        at: ir.Value,
+        x: ir.Value,
+        w: ir.Value,
+        taps: ir.Value,
+    ) -> None:
+        """Computes ``positions`` positions from ``at`` on: whole vectors in pieces, then what is left over."""
+        emitter, tile = self._emitter, self._choices.tile
+        done: ir.Value = I64(0)
+        places = [place.row(emitter, at) for place in places]
+
+        def piece(core: ir.Function, done: ir.Value) -> None:
+            moved = Window(
+                lines=window.lines,
+                count=window.count,
+                x=emitter.element(x, done, self._choices.x_dtype),
+                w=emitter.element(w, done, self._choices.w_dtype),
+                taps=taps,
+                x_tap=window.x_tap,
+                w_tap=window.w_tap,
+                position=window.position,
+                columns=emitter.sub(window.columns, done),
+                tile=window.tile,
+            )
+            here = [place.column(emitter, done) for place in places]
+            emitter.builder.call(core, moved.values + place_values(here))
+
+        for vectors in _halves(tile.vectors):
+            width = vectors * tile.lanes
+            left = emitter.sub(window.columns, done)
+            stop = emitter.add(done, emitter.mul(emitter.divide(left, width), width))
+            with emitter.loop(done, stop, width) as column:
+                piece(self._cores[positions, vectors, False], column)
+            done = stop
+        with emitter.when(emitter.less(done, window.columns)):
+            piece(self._cores[positions, 1, True], done)
+
+
+def _core(
+    emitter: Emitter, choices: Choices, positions: int, vectors: int, finish: ir.Function, *, masked: bool
+) -> ir.Function:
+    """The register kernel for ``positions`` positions and ``vectors`` vectors of channels."""
+    operands = len(choices.epilogue.dtypes)
+    name = f"core_{positions}x{vectors}{'_masked' if masked else ''}"
+    inner = local_function(emitter, name, _WINDOW_TYPES + PLACE_TYPES * operands, choices.tile.lanes)
+    window = Window(*inner.function.args[: len(_WINDOW_TYPES)])
+    place_arguments = list(inner.function.args[len(_WINDOW_TYPES) :])
+    mask = inner.mask(window.columns) if masked else None
+    sums = _sums(inner, choices, window, positions, vectors, mask)
+    if choices.epilogue.is_cheap:
+        places = places_of(place_arguments)
+        for i in range(positions):
+            here = [place.row(inner, I64(i)) for place in places]
+            for j in range(vectors):
+                emit_epilogue(inner, choices.epilogue, sums[i][j], here, I64(j * choices.tile.lanes), mask)
+    else:
+        for i in range(positions):
+            for j in range(vectors):
+                offset = i * choices.row_bytes + j * choices.tile.lanes * choices.sums.itemsize
+                inner.store(sums[i][j], inner.offset(window.tile, offset), choices.sums)
+        columns = window.columns if masked else I64(vectors * choices.tile.lanes)
+        inner.builder.call(finish, [window.tile, I64(positions), columns, *place_arguments])
+    inner.builder.ret_void()
+    return inner.function
+
+
+Grid = list[list[ir.Value]]
+
+
+def _sums(
+    inner: Emitter, choices: Choices, window: Window, positions: int, vectors: int, mask: Mask | None
+) -> Grid:
+    """The sums over all listed lines and their taps."""
+    zero = inner.constant(0, choices.sums)
+    start = [[zero] * vectors for _ in range(positions)]
+
+    def line(number: ir.Value, carried: Grid) -> Grid:
+        entry = inner.offset(window.lines, inner.mul(number, 16))
+        x_offset, w_offset = (
+            inner.builder.load(inner.offset(entry, word), align=8, typ=I64) for word in (0, 8)
+        )
+        x, w = inner.offset(window.x, x_offset), inner.offset(window.w, w_offset)
+
+        def tap(number: ir.Value, sums: Grid) -> Grid:
+            return _tap(
+                inner,
+                choices,
+                inner.offset(x, inner.mul(number, window.x_tap)),
+                inner.offset(w, inner.mul(number, window.w_tap)),
+                window.position,
+                sums,
+                mask,
+            )
+
+        return _carry_loop(inner, window.taps, carried, tap)
+
+    return _carry_loop(inner, window.count, start, line)
+
+
+def _tap(
+    inner: Emitter,
+    choices: Choices,
+    x: ir.Value,
+    w: ir.Value,
+    position: ir.Value,
+    sums: Grid,
+    mask: Mask | None,
+) -> Grid:
+    lanes = choices.tile.lanes
+
+    def load(pointer: ir.Value, vector: int, dtype: DType) -> ir.Value:
+        value = inner.load(inner.offset(pointer, vector * lanes * dtype.itemsize), dtype, mask)
+        return convert.cast(inner, dtype, choices.sums, value)
+
+    weights = [load(w, vector, choices.w_dtype) for vector in range(len(sums[0]))]
+    result: Grid = []
+    for number, row in enumerate(sums):
+        at = inner.offset(x, inner.mul(position, number))
+        result.append(
+            [
+                _multiply_add(inner, choices.sums, load(at, vector, choices.x_dtype), weights[vector], value)
+                for vector, value in enumerate(row)
+            ]
+        )
+    return result
+
+
+def _carry_loop(inner: Emitter, count: ir.Value, start: Grid, body: Any) -> Grid:
+    """Runs ``body(index, sums) -> sums`` for ``count`` indices; the sums stay in registers."""
+    builder = inner.builder
+    head, inside, after = (inner.function.append_basic_block(name) for name in ("sum", "sum.body", "sum.end"))
+    before = builder.block
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(I64)
+    index.add_incoming(I64(0), before)
+    carried = [[builder.phi(value.type) for value in row] for row in start]
+    builder.cbranch(inner.less(index, count), inside, after)
+    builder.position_at_end(inside)
+    result = body(index, carried)
+    index.add_incoming(inner.add(index, 1), builder.block)
+    for phis, first, next_ in zip(carried, start, result, strict=True):
+        for phi, a, b in zip(phis, first, next_, strict=True):
+            phi.add_incoming(a, before)
+            phi.add_incoming(b, builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return carried
+
+
+def _multiply_add(inner: Emitter, dtype: DType, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    if dtype.is_float:
+        return inner.fma(a, b, c)
+    return inner.builder.add(c, inner.builder.mul(a, b))

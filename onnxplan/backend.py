@@ -1,0 +1,87 @@
+"""The standard backend interface of the onnx package (https://onnx.ai/onnx/api/backend.html).
+
+>>> import onnxplan.backend as backend
+>>> outputs = backend.prepare(model, "CPU").run([x, y])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx.backend.base import Backend, BackendRep, Device, DeviceType, namedtupledict
+
+from onnxplan.compiler.errors import DeviceUnavailableError
+from onnxplan.runtime.devices import open_device
+from onnxplan.session import InferenceSession
+
+Array = npt.NDArray[Any]
+
+
+class OnnxPlanBackendRep(BackendRep):
+    """A prepared model."""
+
+    def __init__(self, session: InferenceSession) -> None:
+        self._session = session
+
+    def run(self, inputs: Any, **_: Any) -> tuple[Array, ...]:
+        """The outputs for ``inputs``: a mapping by name, or a sequence in the order of the inputs."""
+        if isinstance(inputs, Mapping):
+            feeds = dict(inputs)
+        else:
+            values = inputs if isinstance(inputs, Sequence) else [inputs]
+            names = [*self._session.input_names, *(i.name for i in self._session.optional_inputs)]
+            feeds = dict(zip(names, values, strict=False))
+        results = self._session.run_sync(feeds)
+        names = self._session.output_names
+        return namedtupledict("Outputs", names)(*(results[name].numpy() for name in names))
+
+
+class OnnxPlanBackend(Backend):
+    """onnxplan as a backend for the onnx package's test suite and for other programs."""
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **options: Any) -> OnnxPlanBackendRep:
+        return OnnxPlanBackendRep(InferenceSession(model, device=_device(device), **options))
+
+    @classmethod
+    def run_node(
+        cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **options: Any
+    ) -> tuple[Array, ...]:
+        """Runs one node on arrays; ``options`` may hold ``opset_version``."""
+        version = options.pop("opset_version", onnx.defs.onnx_opset_version())
+        values = [np.asarray(value) for value in inputs]
+        infos = [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+            )
+            for name, value in zip((name for name in node.input if name), values, strict=True)
+        ]
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = onnx.helper.make_graph([node], "node", infos, outputs)
+        imports = [onnx.helper.make_opsetid(node.domain, version)]
+        return cls.prepare(onnx.helper.make_model(graph, opset_imports=imports), device, **options).run(values)
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        try:
+            open_device(_device(device))
+        except DeviceUnavailableError:
+            return False
+        return True
+
+
+def _device(device: str) -> str:
+    """``"CUDA:1"`` in the notation of onnx to ``"cuda:1"`` in ours."""
+    parsed = Device(device)
+    return "cpu" if parsed.type == DeviceType.CPU else f"cuda:{parsed.device_id}"
+
+
+is_compatible = OnnxPlanBackend.is_compatible
+prepare = OnnxPlanBackend.prepare
+run_model = OnnxPlanBackend.run_model
+run_node = OnnxPlanBackend.run_node
+supports_device = OnnxPlanBackend.supports_device
