@@ -147,6 +147,14 @@ class InferenceSession:
         return dict(self._metadata)
 
     @property
+    def compiled_kernels(self) -> int:
+        """How many kernels this process has compiled for the session's device and options so far.
+
+        Kernels that came from the store do not count: a warm start compiles none.
+        """
+        return self._device.compiled_kernels
+
+    @property
     def closed(self) -> bool:
         return self._closed
 

@@ -47,6 +47,11 @@ class Device(Protocol):
     @property
     def selector(self) -> KernelSelector: ...
 
+    @property
+    def compiled_kernels(self) -> int:
+        """Kernels compiled (not loaded from the store) by this process for this kind of device."""
+        ...
+
     def bind(self, compiled: CompiledPlan) -> Executor:
         """Loads the plan's kernels (compiling those that are missing) and binds its constants."""
         ...

@@ -31,6 +31,10 @@ class CpuDevice:
         self.selector = CpuKernels(target)
         self.library = _cpu_library(target, cache)
 
+    @property
+    def compiled_kernels(self) -> int:
+        return self.library.compiled_count
+
     def bind(self, compiled: CompiledPlan) -> CpuExecutor:
         return CpuExecutor(compiled.plan, compiled.constants, self.library)
 

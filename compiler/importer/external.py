@@ -14,7 +14,7 @@ from onnxplan.compiler.errors import InvalidModelError
 
 
 class ExternalFiles:
-    """The files of external data that belong to the model at ``path`` (``None``: to no file, so it has none)."""
+    """The files of external data that belong to the model at ``path``; a model without one has none."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
@@ -53,7 +53,8 @@ class ExternalFiles:
         target = os.path.realpath(path)
         if not any(_is_below(target, root) for root in self._roots(folder)):
             raise InvalidModelError(
-                f"{what} refers to {location!r}, a link to {target!r}, which is outside of the model's folder {folder!r}"
+                f"{what} refers to {location!r}, a link to {target!r}, which is outside of the model's "
+                f"folder {folder!r}"
             )
         return target
 

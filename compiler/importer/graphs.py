@@ -116,8 +116,8 @@ class GraphImporter:
         version = self._opsets.get(domain)
         if version is None:
             raise InvalidModelError(
-                f"node {label!r} ({domain or 'ai.onnx'}::{op_type}): the model imports no operator set of the "
-                f"domain {domain or 'ai.onnx'!r}"
+                f"node {label!r} ({domain or 'ai.onnx'}::{op_type}): the model imports no operator set of "
+                f"the domain {domain or 'ai.onnx'!r}"
             )
         if domain in self._checked:
             check_node(proto, domain, version, label)
@@ -162,7 +162,7 @@ class GraphImporter:
 
 
 def text(value: str | bytes, what: str) -> str:
-    """``value``, which protobuf gives as bytes where it is not UTF-8; raises :class:`InvalidModelError` then."""
+    """``value``; raises :class:`InvalidModelError` where it is not UTF-8: protobuf gives it as bytes then."""
     if isinstance(value, str):
         return value
     raise InvalidModelError(f"{what} is not UTF-8: {value!r}")
@@ -242,7 +242,7 @@ def _captured_names(graph: GraphProto) -> list[str]:
 
 
 def _sorted_nodes(proto: GraphProto, scope: _Scope) -> list[NodeProto]:
-    """The nodes in topological order: unchanged where they stand so. Raises for undefined names and cycles."""
+    """The nodes in topological order, as they stand where that is one; raises for undefined names, cycles."""
     nodes = list(proto.node)
     reads = [_free_names(node) for node in nodes]
     producers: dict[str, int] = {}

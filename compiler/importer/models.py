@@ -21,13 +21,13 @@ MissingOperator = tuple[str, str, int, tuple[str, ...]]
 def load_model(source: ModelSource, *, check_operators: bool = True) -> Model:
     """The model in ``source``: a path, serialised bytes, or an ``onnx.ModelProto``.
 
-    Functions of the model are inlined, nodes sorted topologically. Tensors of more than a few KiB are views of
-    the bytes given, or of the file: external data and files of 16 MiB and more are mapped into memory and
+    Functions of the model are inlined, nodes sorted topologically. Tensors of more than a few KiB are views
+    of the bytes given, or of the file: external data and files of 16 MiB and more are mapped into memory and
     must not be changed in place while the model is in use (replacing them by a rename is fine).
 
-    Raises :class:`InvalidModelError` for what is no valid model, and :class:`UnsupportedOperatorError`, which lists
-    every operator that there is no rule for (unless ``check_operators`` is false), ``OSError`` for files that
-    cannot be opened, ``TypeError`` for what is no source.
+    Raises :class:`InvalidModelError` for what is no valid model, :class:`UnsupportedOperatorError`, which
+    lists every operator that there is no rule for (unless ``check_operators`` is false), ``OSError`` for
+    files that cannot be opened, and ``TypeError`` for what is no source of a model.
     """
     opened = open_source(source)
     try:

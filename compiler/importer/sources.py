@@ -42,8 +42,8 @@ _FOREIGN_AT_4 = (
 class Source:
     """Where a model comes from.
 
-    ``data`` are its bytes; ``proto`` is set instead for a message too large to have any. ``path`` is the file,
-    if there is one, and ``label`` names it all in errors.
+    ``data`` are its bytes; ``proto`` is set instead for a message too large to have any. ``path`` is the
+    file, if there is one, and ``label`` names the source in errors.
     """
 
     label: str

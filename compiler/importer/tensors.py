@@ -98,10 +98,8 @@ class TensorReader:
         location = entries.get("location", "")
         if not isinstance(location, str):
             raise InvalidModelError(f"{what}: the location of its external data {location!r} is not UTF-8")
-        if location == SELF and self._own is not None:
-            data = self._own
-        else:
-            data = self._files.open(location, what)
+        own = self._own if location == SELF else None
+        data = self._files.open(location, what) if own is None else own
         try:
             offset = int(entries.get("offset", 0))
             length = int(entries.get("length", expected))
@@ -109,7 +107,8 @@ class TensorReader:
             raise InvalidModelError(f"{what}: offset and length of external data must be integers") from None
         if offset < 0 or length < 0 or offset + length > data.size:
             raise InvalidModelError(
-                f"{what} lies at bytes {offset} to {offset + length} of {location!r}, which has {data.size} bytes"
+                f"{what} lies at bytes {offset} to {offset + length} of {location!r}, "
+                f"which has {data.size} bytes"
             )
         return data[offset : offset + length]
 

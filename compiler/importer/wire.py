@@ -1,8 +1,9 @@
 """Splits the bytes of a model into its structure and its large tensors, which stay where they are.
 
-Parsing a whole model copies all of its weights twice (into the message, and again when they are read). Here the
-fields of the serialised message are walked first: those that lead to tensors are followed where they are
-large, and each large ``raw_data`` is replaced by a reference to its place, written like one to an external file.
+Parsing a whole model copies all of its weights twice: into the message, and again when they are read. Here the
+fields of the serialised message are walked first. Those that lead to tensors are followed where they are
+large, and each large ``raw_data`` is replaced by a reference to its place, written like one to an external
+file.
 Encoding: https://protobuf.dev/programming-guides/encoding/
 """
 
@@ -88,7 +89,8 @@ def _copy_message(
             position = body + size
             if position > end:
                 raise WireError(
-                    f"the field at byte {field} claims {size} bytes, but only {end - body} are left of what holds it"
+                    f"the field at byte {field} claims {size} bytes, but only {end - body} are left of what "
+                    "holds it"
                 )
             if size < MINIMUM_BYTES:
                 continue
