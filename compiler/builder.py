@@ -211,18 +211,20 @@ class Builder:
 
     def concat(self, views: Sequence[View], axis: int) -> View:
         """The views one after the other along ``axis``."""
-        if len(views) == 1:
-            return views[0]
         extent = sum(view.shape[axis] for view in views)
         shape = (*views[0].shape[:axis], extent, *views[0].shape[axis + 1 :])
-        if all(view.is_constant for view in views):
-            return self.constant(np.concatenate([view.numpy() for view in views], axis))
-        largest = max(views, key=lambda view: view.size)
+        if math.prod(shape) == 0:
+            return self.constant(np.empty(shape, views[0].dtype.numpy))
+        parts = [view for view in views if view.size]
+        if len(parts) == 1:
+            return parts[0]
+        if all(view.is_constant for view in parts):
+            return self.constant(np.concatenate([view.numpy() for view in parts], axis))
+        largest = max(parts, key=lambda view: view.size)
         result = self.new(largest.dtype, shape, layout_order(largest.shape, [largest]))
         start = 0
-        for view in views:
-            if view.size:
-                self.copy_into(view, result.slice(axis, start, view.shape[axis]))
+        for view in parts:
+            self.copy_into(view, result.slice(axis, start, view.shape[axis]))
             start += view.shape[axis]
         return result
 

@@ -20,7 +20,7 @@ from onnxplan.compiler import ops
 from onnxplan.compiler.builder import Builder, ConstantPool, ValueNeeded
 from onnxplan.compiler.errors import InvalidModelError, OnnxPlanError, UnsupportedOperatorError
 from onnxplan.compiler.ir import Graph, Model, Node, Value
-from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.program import Program
 from onnxplan.compiler.registry import find
 from onnxplan.compiler.view import Shape, Storage, View
 
@@ -162,9 +162,9 @@ class Lowering(Builder):
         node = self.node
         self._lower_nodes(graph)
         results = [self._view(value) for value in graph.outputs]
-        for value in [*graph.inputs, *(value for inner in graph.nodes for value in inner.outputs)]:
-            if value is not None:
-                self._views.pop(value, None)
+        for computed in [*graph.inputs, *(output for inner in graph.nodes for output in inner.outputs)]:
+            if computed is not None:
+                self._views.pop(computed, None)
         self._held.extend(results)
         self.node, self._node_start = node, len(self.operations)
         return results

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import onnxplan.kernels
+from onnxplan.compiler import dtypes, expression, scalar
 from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.errors import DeviceUnavailableError
 from onnxplan.compiler.target import Target
@@ -41,7 +42,9 @@ class CpuDevice:
 
 @functools.cache
 def _cpu_library(target: Target, cache: bool) -> KernelLibrary:
-    sources = source_digest([Path(folder) for folder in onnxplan.kernels.__path__])
+    # Generated code depends on its generators and on the vocabulary that they read.
+    vocabulary = [Path(str(module.__file__)) for module in (dtypes, expression, scalar)]
+    sources = source_digest([*map(Path, onnxplan.kernels.__path__), *vocabulary])
     return KernelLibrary(build, target, sources, cache=cache)
 
 

@@ -72,12 +72,12 @@ def content_key(*parts: str | bytes) -> str:
     return digest.hexdigest()
 
 
-def source_digest(folders: Iterable[Path]) -> str:
-    """A digest of all Python sources under ``folders``, so that edited kernels are built again."""
+def source_digest(sources: Iterable[Path]) -> str:
+    """A digest of Python files, and of all those under folders, so that edited kernels are built again."""
     parts: list[str | bytes] = []
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
-            parts += [path.relative_to(folder).as_posix(), path.read_bytes()]
+    for source in sources:
+        for path in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
+            parts += [path.relative_to(source.parent).as_posix(), path.read_bytes()]
     return content_key(*parts)
 
 

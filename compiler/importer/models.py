@@ -89,16 +89,17 @@ def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
         return {"": 1}
     if not proto.opset_import:
         raise InvalidModelError("it is not a valid ONNX model: it imports no operator set")
-    opsets: dict[str, int] = {}
+    found: dict[str, list[int]] = {}
     for entry in proto.opset_import:
-        domain = "" if entry.domain == "ai.onnx" else str(entry.domain)
-        if entry.version < 1 or opsets.setdefault(domain, entry.version) != entry.version:
-            versions = [e.version for e in proto.opset_import if e.domain == entry.domain]
+        domain = text(entry.domain, "the domain of an operator set")
+        found.setdefault("" if domain == "ai.onnx" else domain, []).append(entry.version)
+    for domain, versions in found.items():
+        if len(set(versions)) > 1 or versions[0] < 1:
             raise InvalidModelError(
                 f"it imports the operator set {domain or 'ai.onnx'!r} in version "
                 f"{' and '.join(map(str, versions))}; expected one version of at least 1"
             )
-    return opsets
+    return {domain: versions[0] for domain, versions in found.items()}
 
 
 def _check_operators(model: Model, label: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, NodeProto
@@ -12,7 +13,8 @@ from onnx import AttributeProto, NodeProto
 from onnxplan.compiler.errors import InvalidModelError
 
 _UNBOUNDED = 2**31 - 1
-_TYPE_NAMES = {number: name.lower() for name, number in AttributeProto.AttributeType.items()}
+_TYPES: dict[str, int] = dict(AttributeProto.AttributeType.items())
+_TYPE_NAMES = {number: name.lower() for name, number in _TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class _Schema:
 @functools.lru_cache(maxsize=1024)
 def _schema(op_type: str, version: int, domain: str) -> _Schema | None:
     try:
-        found = onnx.defs.get_schema(op_type, version, domain)
+        found: Any = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return None
     single = onnx.defs.OpSchema.FormalParameterOption.Single
@@ -37,7 +39,7 @@ def _schema(op_type: str, version: int, domain: str) -> _Schema | None:
         (found.min_input, found.max_input),
         (found.min_output, found.max_output),
         tuple((number, formal.name) for number, formal in enumerate(found.inputs) if formal.option == single),
-        {name: int(attribute.type.value) for name, attribute in found.attributes.items()},
+        {name: _TYPES[attribute.type.name] for name, attribute in found.attributes.items()},
         tuple(name for name, attribute in found.attributes.items() if attribute.required),
     )
 

@@ -28,7 +28,7 @@ _PACKED = {
 }
 """Bits of the types that lie several to a byte."""
 
-_FIELDS = {
+_FIELDS: dict[DType, tuple[str, np.dtype[Any]]] = {
     DType.FLOAT32: ("float_data", np.dtype(np.float32)),
     DType.COMPLEX64: ("float_data", np.dtype(np.float32)),
     DType.FLOAT64: ("double_data", np.dtype(np.float64)),
@@ -137,7 +137,7 @@ def _typed(tensor: TensorProto, dtype: DType, shape: tuple[int, ...], what: str)
         _check_size(len(texts), math.prod(shape), "strings", dtype, shape, what)
         return np.array(texts, object).reshape(shape)
     field, kind = _FIELDS.get(dtype, ("int32_data", np.dtype(np.int32)))
-    values = np.array(getattr(tensor, field), kind)
+    values: Array = np.array(getattr(tensor, field), kind)
     if dtype in _PACKED:
         return _decode(values.astype(np.uint8), dtype, shape, what)
     expected = math.prod(shape) * (2 if dtype.kind == "c" else 1)
@@ -162,7 +162,7 @@ def _decode(data: Bytes, dtype: DType, shape: tuple[int, ...], what: str) -> Arr
         return _signed(_unpack(data, bits, count), bits, dtype).reshape(shape)
     if dtype is DType.BOOL:
         # A bool of any other pattern than 0 and 1 is undefined to NumPy and to kernels.
-        return (data != 0).reshape(shape)
+        return np.not_equal(data, 0).reshape(shape)
     if dtype.itemsize == 1 or sys.byteorder == "little":
         return data.view(dtype.numpy).reshape(shape)
     parts = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
@@ -183,7 +183,8 @@ def _check_size(
 def _unpack(data: Bytes, bits: int, count: int) -> Bytes:
     """Elements of ``bits`` bits, the first in the lowest bits of each byte."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return ((data[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1)[:count]
+    mask = np.uint8((1 << bits) - 1)
+    return ((data[:, None] >> shifts) & mask).reshape(-1)[:count]
 
 
 def _signed(codes: Bytes, bits: int, dtype: DType) -> Array:

@@ -1,7 +1,7 @@
 """Splits the bytes of a model into its structure and its large tensors, which stay where they are.
 
-Parsing a whole model copies all of its weights twice: into the message, and again when they are read. Here the
-fields of the serialised message are walked first. Those that lead to tensors are followed where they are
+Parsing a whole model copies all of its weights twice: into the message, and again when they are read. Here
+the fields of the serialised message are walked first. Those that lead to tensors are followed where they are
 large, and each large ``raw_data`` is replaced by a reference to its place, written like one to an external
 file.
 Encoding: https://protobuf.dev/programming-guides/encoding/

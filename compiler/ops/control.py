@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+
 from onnxplan.compiler.ir import Graph, Node, Value
 from onnxplan.compiler.lowering import Lowering
 from onnxplan.compiler.ops.common import integer, integers, normal_axis
@@ -75,10 +76,14 @@ def scan_8(b: Lowering, node: Node, lengths: View | None, *operands: View) -> li
         parts = [_element(view, 0, row).slice(0, 0, limit) for view in sequences]
         carried, collected = _scan(b, body, carried, parts, (0,) * count, reverse)
         stacked = [
-            _stack(b, elements, value, 0) for elements, value in zip(collected, body.outputs[len(carried) :], strict=True)
+            _stack(b, elements, value, 0)
+            for elements, value in zip(collected, body.outputs[len(carried) :], strict=True)
         ]
         rows.append([*carried, *(_padded(b, view, steps) for view in stacked)])
-    return [_stack(b, list(column), value, 0) for column, value in zip(zip(*rows, strict=True), body.outputs, strict=True)]
+    return [
+        _stack(b, list(column), value, 0)
+        for column, value in zip(zip(*rows, strict=True), body.outputs, strict=True)
+    ]
 
 
 @operator("Scan", since=9)
@@ -149,7 +154,9 @@ def _stack(b: Lowering, elements: Sequence[View], value: Value, axis: int) -> Vi
         axis = normal_axis(axis, elements[0].rank + 1)
         return b.concat([view.unsqueeze((axis,)) for view in elements], axis)
     if value.type is None or value.type.shape is None:
-        raise ValueError(f"there are no iterations, and output {value.name!r} of the body has no declared shape")
+        raise ValueError(
+            f"there are no iterations, and output {value.name!r} of the body has no declared shape"
+        )
     shape = [extent if isinstance(extent, int) else 0 for extent in value.type.shape]
     shape.insert(normal_axis(axis, len(shape) + 1), 0)
     return b.constant(np.zeros(shape, value.type.dtype.numpy))

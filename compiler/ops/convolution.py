@@ -48,7 +48,7 @@ def convolution_window(node: Node, x: View, w: View) -> Window:
 
 
 def convolve(b: Builder, x: View, w: View, window: Window, groups: int, dtype: DType) -> View:
-    """``x (N, C, *spatial)`` by ``w (M, C/groups, *kernel)``: ``(N, *out, M)`` of type ``dtype``, channels last."""
+    """``x (N, C, *spatial)`` by ``w (M, C/groups, *kernel)``: ``(N, *out, M)``, channels last."""
     check_groups(x.shape[1], w.shape[0], groups)
     if x.shape[1] != w.shape[1] * groups:
         raise ValueError(f"{x.shape[1]} channels, weights for {w.shape[1]} in each of {groups} groups")
@@ -71,7 +71,7 @@ def conv_transpose(b: Builder, node: Node, x: View, w: View, bias: View | None =
 
     Output positions that agree modulo the stride (a *phase*) see the same taps, so each phase is a plain
     convolution by some of the taps, reversed, that writes every stride-th position. See Dumoulin and
-    Visin, "A guide to convolution arithmetic for deep learning" (https://arxiv.org/abs/1603.07285), section 4.
+    Visin, "A guide to convolution arithmetic for deep learning", section 4 (https://arxiv.org/abs/1603.07285).
     """
     groups = node.integer("group", 1)
     if x.rank != w.rank or x.rank < 2:
@@ -148,7 +148,13 @@ def _on_phase(view: View, phase: tuple[_Phase, ...]) -> View:
 
 
 def _convolve_phase(
-    b: Builder, x: View, weights: View, bias: View | None, target: View, phase: tuple[_Phase, ...], groups: int
+    b: Builder,
+    x: View,
+    weights: View,
+    bias: View | None,
+    target: View,
+    phase: tuple[_Phase, ...],
+    groups: int,
 ) -> None:
     """Writes the sums of one phase to ``target``; ``bias`` is spread over the whole output."""
     extras = [] if bias is None else [_on_phase(bias, phase)]
@@ -184,9 +190,7 @@ def _transposed_weights(b: Builder, w: View, groups: int) -> View:
     channels, features, *kernel = w.shape
     grouped = b.reshape(w, (groups, channels // groups, features, *kernel))
     spatial = range(3, grouped.rank)
-    return b.reshape(
-        grouped.transpose((*spatial, 1, 0, 2)), (*kernel, channels // groups, groups * features)
-    )
+    return b.reshape(grouped.transpose((*spatial, 1, 0, 2)), (*kernel, channels // groups, groups * features))
 
 
 def _transposed_window(node: Node, x: View, w: View) -> tuple[Shape, Shape, Shape, Shape]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.builder import Builder, layout_order
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node

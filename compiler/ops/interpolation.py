@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[Any]
+"""float32 or float64"""
 Integers = npt.NDArray[np.int64]
 
 
@@ -42,28 +43,32 @@ def coordinates(axis: ResizedAxis, mode: str, dtype: type[np.floating[Any]]) -> 
     ``mode`` is a ``coordinate_transformation_mode``. ``nearest`` depends on the last bit of the result; as
     everybody computes it in float32, so must we.
     """
-    x = np.arange(axis.output, dtype=dtype)
-    one, half, scale = dtype(1), dtype(0.5), dtype(axis.scale)
-    last = dtype(axis.extent - 1)
+    x: Floats = np.arange(axis.output, dtype=dtype)
+    half, scale, last = dtype(0.5), dtype(axis.scale), dtype(axis.extent - 1)
     if mode == "asymmetric":
-        return x / scale
-    if mode == "half_pixel" or (mode == "pytorch_half_pixel" and axis.output > 1):
-        return (x + half) / scale - half
-    if mode == "pytorch_half_pixel":
-        return x
-    if mode == "half_pixel_symmetric":
-        offset = dtype(axis.extent / 2) * (one - dtype(axis.output) / dtype(axis.width))
-        return offset + (x + half) / scale - half
-    if mode == "align_corners":
-        return x if axis.output == 1 and axis.width <= 1 else x * last / (dtype(axis.width) - one)
-    if mode == "tf_half_pixel_for_nn":
-        return (x + half) / scale
-    if mode == "tf_crop_and_resize":
+        x = x / scale
+    elif mode == "tf_half_pixel_for_nn":
+        x = (x + half) / scale
+    elif mode == "half_pixel":
+        x = (x + half) / scale - half
+    elif mode == "pytorch_half_pixel":
+        x = (x + half) / scale - half if axis.output > 1 else x
+    elif mode == "half_pixel_symmetric":
+        offset = dtype(axis.extent / 2) * (1 - dtype(axis.output) / dtype(axis.width))
+        x = offset + (x + half) / scale - half
+    elif mode == "align_corners":
+        x = x * last / dtype(axis.width - 1) if axis.width > 1 else x
+    elif mode == "tf_crop_and_resize":
         start, end = dtype(axis.start), dtype(axis.end)
-        if axis.output > 1:
-            return start * last + x * (end - start) * last / dtype(axis.output - 1)
-        return x + half * (start + end) * last
-    raise ValueError(f"coordinate_transformation_mode {mode!r} does not exist")
+        step = (end - start) * last
+        x = (
+            start * last + x * step / dtype(axis.output - 1)
+            if axis.output > 1
+            else x + start * last + half * step
+        )
+    else:
+        raise ValueError(f"coordinate_transformation_mode {mode!r} does not exist")
+    return x
 
 
 def nearest_positions(axis: ResizedAxis, source: Floats, mode: str) -> Integers:
@@ -106,10 +111,7 @@ def weighted_positions(
     offsets = np.arange(1 - reach, reach + 1)
     positions = base[:, None].astype(np.int64) + offsets
     distances = np.abs(offsets - (source - base)[:, None]) * shrink
-    if kernel == "linear":
-        weights = np.clip(1 - distances, 0, None)
-    else:
-        weights = _cubic(distances, cubic_coefficient)
+    weights = _cubic(distances, cubic_coefficient) if kernel == "cubic" else np.clip(1 - distances, 0, None)
     if exclude_outside:
         weights = np.where((positions < 0) | (positions >= axis.extent), 0, weights)
     if antialias or exclude_outside:

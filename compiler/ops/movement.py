@@ -277,5 +277,6 @@ def _slice(
         raise ValueError("a step is 0")
     for start, end, axis, step in zip(starts, ends, positions, steps, strict=True):
         taken = range(*slice(start, end, step).indices(x.shape[axis]))
-        x = x.slice(axis, taken.start, len(taken), step)
+        # The stride of a single element never matters, and a huge step would not fit one.
+        x = x.slice(axis, taken.start, len(taken), step if len(taken) > 1 else 1)
     return x

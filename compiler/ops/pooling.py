@@ -55,7 +55,13 @@ def lp_pool(b: Builder, node: Node, x: View) -> View:
     reach = [
         (output - 1) * stride + (taps - 1) * dilation + 1 - pad - extent
         for output, stride, taps, dilation, pad, extent in zip(
-            window.outputs, window.strides, window.kernel, window.dilations, window.pads, x.shape[2:], strict=True
+            window.outputs,
+            window.strides,
+            window.kernel,
+            window.dilations,
+            window.pads,
+            x.shape[2:],
+            strict=True,
         )
     ]
     means = average(b, powers, window, tuple(reach))
@@ -78,7 +84,7 @@ def _pooling_window(node: Node, x: View) -> Window:
 
 
 def average(b: Builder, x: View, window: Window, counted: tuple[int, ...] | None) -> View:
-    """The averages of the windows on ``x (N, *spatial, C)``; ``counted`` as ``count_padding`` of :class:`Pool`."""
+    """The averages of the windows on ``x (N, *spatial, C)``; ``counted`` is ``Pool.count_padding``."""
     primitive = Pool("average", window.kernel, window.strides, window.dilations, window.pads, counted)
     result = b.new(x.dtype, (x.shape[0], *window.outputs, x.shape[-1]))
     return b.emit(primitive, [x], [result])[0]

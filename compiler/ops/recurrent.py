@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
@@ -61,7 +62,11 @@ def lstm(
             clip=layer.clip,
             input_forget=bool(node.integer("input_forget", 0)),
         )
-        states = [layer.state(initial_h, direction), layer.lengths(lengths), layer.state(initial_c, direction)]
+        states = [
+            layer.state(initial_h, direction),
+            layer.lengths(lengths),
+            layer.state(initial_c, direction),
+        ]
         outputs.append(layer.run(primitive, projected, direction, [*states, holes], carried=2))
     return layer.join(outputs)
 
@@ -162,7 +167,16 @@ class _Layer:
             raise ValueError(f"weights for {rows[0]} directions must have {rows[1]} rows")
         clip = node.float("clip", 0.0)
         return _Layer(
-            b, node, x, w, r, gates, hidden, reverse, bool(node.integer("layout", 0)), clip if clip > 0 else None
+            b,
+            node,
+            x,
+            w,
+            r,
+            gates,
+            hidden,
+            reverse,
+            bool(node.integer("layout", 0)),
+            clip if clip > 0 else None,
         )
 
     @property

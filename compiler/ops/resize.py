@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+
 from onnxplan.compiler.builder import Builder, layout_order
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import identity
@@ -60,7 +61,12 @@ def _resize_asymmetric(b: Builder, node: Node, x: View, scales: tuple[float, ...
 
 @operator("Resize", since=11)
 def resize(
-    b: Builder, node: Node, x: View, roi: View | None = None, scales: View | None = None, sizes: View | None = None
+    b: Builder,
+    node: Node,
+    x: View,
+    roi: View | None = None,
+    scales: View | None = None,
+    sizes: View | None = None,
 ) -> View:
     """https://onnx.ai/onnx/operators/onnx__Resize.html"""
     mode = node.string("mode", "nearest")
@@ -133,9 +139,7 @@ def _resize_nearest(b: Builder, x: View, axes: Axes, transformation: str, neares
     for axis, resized in sorted(axes.items(), key=lambda item: item[1].scale):
         if resized.is_unchanged:
             continue
-        positions = nearest_positions(
-            resized, coordinates(resized, transformation, np.float32), nearest_mode
-        )
+        positions = nearest_positions(resized, coordinates(resized, transformation, np.float32), nearest_mode)
         factor = _repetition(positions, resized.extent)
         if factor > 1 and resized.extent > 1:
             repeats[axis] = factor

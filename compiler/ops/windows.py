@@ -26,8 +26,9 @@ class Window:
 def window_of(node: Node, extents: Shape, kernel: Shape) -> Window:
     """The window that the attributes of ``node`` describe, on an input of the spatial extents ``extents``.
 
-    Reads ``strides``, ``dilations``, ``pads``, ``auto_pad`` and ``ceil_mode``. With ``ceil_mode``, windows that
-    would start in the padding at the end are left out. Raises ``ValueError`` where a window does not fit.
+    Reads ``strides``, ``dilations``, ``pads``, ``auto_pad`` and ``ceil_mode``. With ``ceil_mode``, windows
+    that would start in the padding at the end are left out. Raises ``ValueError`` where a window does not
+    fit.
     """
     rank = len(extents)
     strides = spatial_attribute(node, "strides", rank, 1)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from onnxplan.compiler.expression import ExpressionBuilder, Instruction
-from onnxplan.compiler.passes.composition import translate
-from onnxplan.compiler.passes.eliminate_dead import renumber_inputs
-from onnxplan.compiler.passes.fusion import MAX_INSTRUCTIONS, is_elementwise
+from onnxplan.compiler.builder import cast_expression
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import Expression, identity
+from onnxplan.compiler.passes.composition import apply, compose
+from onnxplan.compiler.passes.fusion import is_elementwise
 from onnxplan.compiler.passes.index import Index, merged_nodes
+from onnxplan.compiler.passes.operands import Operands, reads_index, splice
 from onnxplan.compiler.passes.output_views import may_write
 from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
 from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.view import View
 
 MAX_EXTRAS = 6
 
@@ -31,7 +34,6 @@ def fuse_epilogues(program: Program) -> Program:
             product = epilogue_product(index, operation)
             if product is not None:
                 attached = attach(product, operation)
-                assert attached is not None
                 index.remove(product)
                 index.become(operation, attached)
     return index.finish()
@@ -46,60 +48,75 @@ def epilogue_product(index: Index, mapped: Operation) -> Operation | None:
             continue
         if best is not None and index.order[writer] < index.order[best]:
             continue
-        if index.sole_reader(view.storage) is mapped and attach(writer, mapped) is not None:
+        if index.sole_reader(view.storage) is mapped and may_attach(writer, mapped):
             best = writer
     return best
 
 
-def attach(product: Operation, mapped: Operation) -> Operation | None:
-    """The product with the elementwise map ``mapped`` as its epilogue, or ``None`` where views do not allow it."""
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A map's views in the axes of a product's output. ``inputs`` has ``None`` for the product's result."""
+
+    inputs: tuple[View | None, ...]
+    output: View
+
+
+def _fit(product: Operation, mapped: Operation) -> _Fit | None:
+    """How ``mapped`` looks from the output of ``product``, if it may be its epilogue."""
     primitive, outer = product.primitive, mapped.primitive
+    assert isinstance(outer, MapReduce)
+    output = product.outputs[0]
+    reads = [view for view in mapped.inputs if view.storage is output.storage]
+    if len(reads) != 1 or len(mapped.outputs) != 1 or len(product.outputs) != 1:
+        return None
+    read = reads[0]
+    if read.size != output.size or reads_index(outer.expression):
+        return None
+    found = compose(read, output)
+    if found is None:
+        return None
+    target = apply(found, output.shape, mapped.outputs[0])
+    if target is None or not may_write(primitive, target):
+        return None
+    inputs: list[View | None] = []
+    for view in mapped.inputs:
+        moved = None if view is read else apply(found, output.shape, view)
+        if moved is None and view is not read:
+            return None
+        inputs.append(moved)
+    if len(product.inputs) - 2 + len(inputs) - 1 > MAX_EXTRAS:
+        return None
+    return _Fit(tuple(inputs), target)
+
+
+def may_attach(product: Operation, mapped: Operation) -> bool:
+    """Could ``mapped`` be the epilogue of ``product``?"""
+    return _fit(product, mapped) is not None
+
+
+def attach(product: Operation, mapped: Operation) -> Operation:
+    """The product with the elementwise map ``mapped``, which must fit, as its epilogue."""
+    fit = _fit(product, mapped)
+    primitive, outer = product.primitive, mapped.primitive
+    assert fit is not None
     assert isinstance(primitive, Conv | MatMul)
     assert isinstance(outer, MapReduce)
     output = product.outputs[0]
-    reads = [number for number, view in enumerate(mapped.inputs) if view.storage is output.storage]
-    if len(reads) != 1 or len(mapped.outputs) != 1 or len(product.outputs) != 1:
-        return None
-    read = mapped.inputs[reads[0]]
-    if read.size != output.size or any(i.op == "index" for i in outer.expression.instructions):
-        return None
-    target = translate(output, read, mapped.outputs[0])
-    if target is None or not may_write(primitive, target):
-        return None
-    extras = list(product.inputs[2:])
-    first = 1 + len(extras)
-    numbers: dict[int, int] = {}
-    for number, view in enumerate(mapped.inputs):
-        if number == reads[0]:
-            continue
-        extra = translate(output, read, view)
-        if extra is None:
-            return None
-        numbers[number] = first + len(numbers)
-        extras.append(extra)
-
-    builder = ExpressionBuilder()
-    if primitive.epilogue is not None:
-        total = builder.inline(primitive.epilogue, lambda _, instruction: builder.add(instruction))[0]
-    else:
-        total = builder.add(Instruction("input", (0,), primitive.accumulator))
-        if primitive.accumulator is not output.dtype:
-            total = builder.add(Instruction("cast", (total,), output.dtype))
-
-    def moved(number: int, instruction: Instruction) -> int:
-        if number == reads[0]:
-            return total
-        return builder.add(Instruction("input", (numbers[number],), instruction.dtype))
-
-    expression = builder.build(builder.inline(outer.expression, moved))
-    expression, kept = renumber_inputs(expression, tuple(extras), start=1)
-    if len(kept) > MAX_EXTRAS or len(expression.instructions) > MAX_INSTRUCTIONS:
-        return None
+    inner = primitive.epilogue or _sum(primitive.accumulator, output.dtype)
+    operands = Operands(start=1)
+    inner_numbers = (0, *(operands.number(view) for view in product.inputs[2:]))
+    outer_numbers = tuple(-1 if view is None else operands.number(view) for view in fit.inputs)
+    expression, extras = operands.read_by(splice(inner, inner_numbers, outer.expression, outer_numbers))
     # A product without epilogue casts its sums by itself.
     plain = [i.op for i in expression.instructions] in (["input"], ["input", "cast"])
     return Operation(
         replace(primitive, epilogue=None if plain else expression),
-        (*product.inputs[:2], *kept),
-        (target,),
+        (*product.inputs[:2], *extras),
+        (fit.output,),
         merged_nodes(product, mapped),
     )
+
+
+def _sum(accumulator: DType, dtype: DType) -> Expression:
+    """What a product without epilogue stores: the sum as ``dtype``."""
+    return identity(accumulator) if accumulator is dtype else cast_expression(accumulator, dtype, False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxplan.compiler.passes.fuse_epilogues import attach, epilogue_product
+from onnxplan.compiler.passes.fuse_epilogues import epilogue_product, may_attach
 from onnxplan.compiler.passes.fusion import (
     absorb,
     distinct_bytes,
@@ -56,7 +56,9 @@ def _fuse(index: Index, consumer: Operation, producer: Operation) -> bool:
     fused = absorb(consumer, producer, repeat=product is None and is_cheap(expression_of(producer)))
     if fused is None:
         return False
-    if product is not None and not (_is_last_product(index, consumer, product) and attach(product, fused)):
+    if product is not None and not (
+        _is_last_product(index, consumer, product) and may_attach(product, fused)
+    ):
         return False
     index.remove(producer)
     index.become(consumer, fused)
@@ -90,7 +92,7 @@ def _spread(index: Index, consumer: Operation, producer: Operation, others: list
     if not keeps_order(producer) or epilogue_product(index, producer) is not None:
         return False
     readers = [consumer, *others]
-    fused = [absorb(reader, producer, repeat=True) for reader in readers]
+    fused = [absorb(reader, producer, repeat=expression.cost <= 1) for reader in readers]
     if any(result is None for result in fused):
         return False
     index.remove(producer)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnxplan.compiler.expression import ExpressionBuilder, Instruction
 from onnxplan.compiler.passes.composition import Composition, Part, compose, covers, same_layout
-from onnxplan.compiler.passes.eliminate_dead import renumber_inputs
 from onnxplan.compiler.passes.fusion import (
     absorb,
     expression_of,
@@ -17,10 +15,11 @@ from onnxplan.compiler.passes.fusion import (
     is_shown,
     other_readers,
     producers,
-    refined_index,
     refined_outputs,
+    splice_in,
 )
 from onnxplan.compiler.passes.index import Index, merged_nodes
+from onnxplan.compiler.passes.operands import Operands, reads_index
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import Storage, View
@@ -199,7 +198,7 @@ def _in_reduced_space(consumer: Operation, producer: Operation) -> Operation | N
         found = compose(source, view)
         if found is None:
             return None
-    if found is None or any(i.op == "index" for i in outer.expression.instructions):
+    if found is None or reads_index(outer.expression):
         return None
     place: dict[int, int] = {}
     for number, part in enumerate(found.parts):
@@ -246,25 +245,15 @@ def _merge_in(
     ):
         return None
 
-    builder = ExpressionBuilder()
-    first = builder.inline(
-        inner.expression,
-        lambda _, instruction: builder.add(instruction),
-        lambda instruction: found.pulled_index(builder, instruction.arguments[0]),
+    operands = Operands()
+    inner_numbers = tuple(operands.number(found.pull(view)) for view in producer.inputs)
+    outer_numbers = tuple(
+        -1 - sources[view.storage] if view.storage in sources else operands.number(view) for view in refined
     )
-    count = len(producer.inputs)
-
-    def replaced(number: int, instruction: Instruction) -> int:
-        source = sources.get(consumer.inputs[number].storage)
-        if source is not None:
-            return first[source]
-        return builder.add(Instruction("input", (count + number,), instruction.dtype))
-
-    second = builder.inline(outer.expression, replaced, refined_index(builder, found))
-    kept = [number for number, wanted in enumerate(keep) if wanted]
-    expression = builder.build((*(first[number] for number in kept), *second))
-    inputs = tuple(found.pull(view) for view in producer.inputs) + tuple(refined)
-    expression, inputs = renumber_inputs(expression, inputs)
+    kept = tuple(number for number, wanted in enumerate(keep) if wanted)
+    expression, inputs = operands.read_by(
+        splice_in(found, inner.expression, inner_numbers, outer.expression, outer_numbers, kept)
+    )
     outputs = [_pulled_output(producer.outputs[number], inner, found) for number in kept]
     outputs += refined_outputs(consumer, found)
     merged = Operation(

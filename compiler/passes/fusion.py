@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from onnxplan.compiler.expression import Expression, ExpressionBuilder, Instruction
+from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.passes.composition import Composition, compose, is_injective
-from onnxplan.compiler.passes.eliminate_dead import renumber_inputs
 from onnxplan.compiler.passes.index import Index, merged_nodes
+from onnxplan.compiler.passes.operands import Operands, reads_index, splice
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.view import View
@@ -98,6 +98,7 @@ def absorb(consumer: Operation, producer: Operation, *, repeat: bool) -> Operati
         if found is None or not (repeat or is_injective(found, source.shape)):
             return None
         result = _absorb_input(result, producer, position, number, found)
+        position = 0
     if not fits(result):
         return None
     return result
@@ -110,24 +111,14 @@ def _absorb_input(
     outer, inner = consumer.primitive, producer.primitive
     assert isinstance(outer, MapReduce)
     assert isinstance(inner, MapReduce)
-    builder = ExpressionBuilder()
-    count = len(consumer.inputs)
-
-    def pulled(own: int, instruction: Instruction) -> int:
-        return builder.add(Instruction("input", (count + own,), instruction.dtype))
-
-    results = builder.inline(
-        inner.expression, pulled, lambda instruction: found.pulled_index(builder, instruction.arguments[0])
+    operands = Operands()
+    inner_numbers = tuple(operands.number(found.pull(view)) for view in producer.inputs)
+    outer_numbers = tuple(
+        -1 - number if own == position else operands.number(found.refine(view))
+        for own, view in enumerate(consumer.inputs)
     )
-
-    def replaced(own: int, instruction: Instruction) -> int:
-        return results[number] if own == position else builder.add(instruction)
-
-    outputs = builder.inline(outer.expression, replaced, refined_index(builder, found))
-    expression = builder.build(outputs)
-    inputs = tuple(found.refine(view) for view in consumer.inputs)
-    expression, inputs = renumber_inputs(
-        expression, inputs + tuple(found.pull(view) for view in producer.inputs)
+    expression, inputs = operands.read_by(
+        splice_in(found, inner.expression, inner_numbers, outer.expression, outer_numbers)
     )
     shape = tuple(part.extent for part in found.parts)
     return Operation(
@@ -138,11 +129,18 @@ def _absorb_input(
     )
 
 
-def refined_index(builder: ExpressionBuilder, found: Composition) -> Callable[[Instruction], int] | None:
-    """How coordinates of the axes are told in those of the parts; ``None`` where they are the same."""
-    if not found.is_split:
-        return None
-    return lambda instruction: found.refined_index(builder, instruction.arguments[0])
+def splice_in(
+    found: Composition,
+    inner: Expression,
+    inner_numbers: tuple[int, ...],
+    outer: Expression,
+    outer_numbers: tuple[int, ...],
+    kept: tuple[int, ...] = (),
+) -> Expression:
+    """:func:`splice` into the space of the parts of ``found``."""
+    inner_index = found.pulled_index if reads_index(inner) else None
+    outer_index = found.refined_index if found.is_split and reads_index(outer) else None
+    return splice(inner, inner_numbers, outer, outer_numbers, kept, inner_index, outer_index)
 
 
 def refined_outputs(operation: Operation, found: Composition) -> list[View]:

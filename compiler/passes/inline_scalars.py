@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from typing import Any
 
 from onnxplan.compiler.expression import Expression, ExpressionBuilder, Instruction, constant
-from onnxplan.compiler.passes.eliminate_dead import renumber_inputs
+from onnxplan.compiler.passes.operands import renumber_inputs
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import View
@@ -80,15 +81,17 @@ def _inline(operation: Operation, scalars: dict[int, Instruction]) -> None:
     assert isinstance(primitive, MapReduce)
     expression = primitive.expression
     if scalars:
-        expression = _with_constants(expression, scalars)
+        expression = _with_constants(expression, tuple(scalars.items()))
     expression, operation.inputs = renumber_inputs(expression, operation.inputs)
     if expression is not primitive.expression:
         operation.primitive = MapReduce(expression, primitive.shape, primitive.axes)
 
 
-def _with_constants(expression: Expression, scalars: dict[int, Instruction]) -> Expression:
+@functools.lru_cache(maxsize=4096)
+def _with_constants(expression: Expression, scalars: tuple[tuple[int, Instruction], ...]) -> Expression:
+    replacements = dict(scalars)
     builder = ExpressionBuilder()
     outputs = builder.inline(
-        expression, lambda number, instruction: builder.add(scalars.get(number, instruction))
+        expression, lambda number, instruction: builder.add(replacements.get(number, instruction))
     )
     return builder.build(outputs)

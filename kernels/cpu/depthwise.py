@@ -18,10 +18,19 @@ from onnxplan.kernels.cpu.convolution import Convolution
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import select_mapreduce
 from onnxplan.kernels.cpu.matrices import distinct_bytes
-from onnxplan.kernels.cpu.tiling import LEAST_SECONDS, LEAST_TILES, ceil_div, register_tile, sum_dtype
+from onnxplan.kernels.cpu.tiling import (
+    LEAST_SECONDS,
+    LEAST_TILES,
+    RegisterTile,
+    ceil_div,
+    register_tile,
+    sum_dtype,
+)
 
 FAMILY = "depthwise"
-POSITIONS = 4
+
+# Widths of kernels for which taps along x are unrolled, so that positions share what they read.
+UNROLLED = (3, 5, 7)
 
 # The parameter words before those of the output and the extras. Triples are for the axes z, y, x; a line is a
 # row of output positions along x.
@@ -74,13 +83,18 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
     ]
     for view in (output, *extras):
         parameters += [stride * view.dtype.itemsize for stride in view.strides]
+    unrolled = conv.kernel[2] in UNROLLED and conv.dilations[2] == 1 and conv.strides[2] <= 2
+    taps, stride = (conv.kernel[2], conv.strides[2]) if unrolled else (0, 0)
+    registers = _register_tile(tile, unrolled)
     variant = (
         x.dtype.label,
         w.dtype.label,
-        (POSITIONS, tile.vectors, tile.lanes),
+        (registers.rows, registers.vectors, registers.lanes),
+        taps,
+        stride,
         epilogue.variant,
     )
-    accumulators = POSITIONS * tile.width * sums.itemsize
+    accumulators = registers.rows * registers.width * sums.itemsize
     emit.step(
         KernelSpec(FAMILY, variant),
         (x, w, output, *extras),
@@ -92,6 +106,13 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
         scratch=accumulators + 16 * conv.kernel[0] * conv.kernel[1],
         in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
     )
+
+
+def _register_tile(tile: RegisterTile, unrolled: bool) -> RegisterTile:
+    """Positions by channel vectors. Unrolled taps keep a line of weights in registers as well."""
+    if unrolled:
+        return RegisterTile(6, tile.vectors // 2, tile.lanes)
+    return RegisterTile(4, tile.vectors, tile.lanes)
 
 
 def _cut(target: Target, width: int, lines: int, channels: int, seconds: float) -> tuple[int, int]:

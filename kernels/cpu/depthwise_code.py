@@ -33,11 +33,17 @@ from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What is compiled in. ``tile.rows`` is the number of positions computed at once."""
+    """What is compiled in.
+
+    ``tile.rows`` is the number of positions computed at once; ``taps`` and ``stride`` those along x if they are
+    unrolled, else 0.
+    """
 
     x_dtype: DType
     w_dtype: DType
     tile: RegisterTile
+    taps: int
+    stride: int
     epilogue: Epilogue
 
     @property
@@ -79,7 +85,9 @@ _WINDOW_TYPES = [POINTER, I64, POINTER, POINTER, I64, I64, I64, I64, I64, POINTE
 
 def build_depthwise(variant: Variant, target: Target) -> ObjectCode:
     """The kernel of the step of :func:`onnxplan.kernels.cpu.depthwise.emit_depthwise`."""
-    x_label, w_label, sizes, epilogue_variant = variant
+    x_label, w_label, sizes, taps, stride, epilogue_variant = variant
+    assert isinstance(taps, int)
+    assert isinstance(stride, int)
     assert isinstance(sizes, tuple)
     assert isinstance(epilogue_variant, tuple)
     tile = RegisterTile(*(int(str(size)) for size in sizes))
@@ -87,6 +95,8 @@ def build_depthwise(variant: Variant, target: Target) -> ObjectCode:
         DType.from_label(str(x_label)),
         DType.from_label(str(w_label)),
         tile,
+        taps,
+        stride,
         Epilogue.from_variant(epilogue_variant),
     )
     emitter = Emitter.kernel("depthwise", target, tile.lanes)
@@ -103,6 +113,10 @@ def _halves(count: int) -> list[int]:
     return found
 
 
+def _position_counts(most: int) -> list[int]:
+    return [most, *(count for count in (4, 2, 1) if count < most)]
+
+
 class _Kernel:
     def __init__(self, emitter: Emitter, choices: Choices) -> None:
         self._emitter, self._choices = emitter, choices
@@ -111,7 +125,7 @@ class _Kernel:
         self._finish = tile_finisher(emitter, choices.epilogue, tile.lanes, choices.row_bytes)
         self._cores = {
             (positions, vectors, masked): _core(emitter, choices, positions, vectors, self._finish, masked=masked)
-            for positions in _halves(tile.rows)
+            for positions in _position_counts(tile.rows)
             for vectors, masked in [*((vectors, False) for vectors in _halves(tile.vectors)), (1, True)]
         }
         steps = len(WORDS)
@@ -129,15 +143,11 @@ class _Kernel:
             last_line = emitter.minimum(emitter.add(first_line, word["tile_lines"]), word["lines"])
             first = emitter.mul(channel_tile, word["tile_channels"])
             last = emitter.minimum(emitter.add(first, word["tile_channels"]), word["channels"])
-            # Channels outside, so that the lines of the input that taps share stay in the cache.
-            with (
-                emitter.loop(first, last, self._choices.tile.width) as channel,
-                emitter.loop(first_line, last_line) as line,
-            ):
-                columns = emitter.minimum(emitter.sub(last, channel), self._choices.tile.width)
-                self._emit_line(line, channel, columns)
+            with emitter.loop(first_line, last_line) as line:
+                self._emit_line(line, first, last)
 
-    def _emit_line(self, line: ir.Value, channel: ir.Value, columns: ir.Value) -> None:
+    def _emit_line(self, line: ir.Value, first: ir.Value, last: ir.Value) -> None:
+        """All positions of a line, for the channels from ``first`` up to ``last``."""
         emitter, word = self._emitter, self._word
         y = emitter.modulo(line, word["out_y"])
         rest = emitter.divide(line, word["out_y"])
@@ -146,27 +156,26 @@ class _Kernel:
         lines = emitter.offset(emitter.scratch, self._choices.tile.rows * self._choices.row_bytes)
         count = self._list_lines(lines, z, y)
         x = emitter.offset(emitter.operand(0), emitter.mul(image, word["step_n"]))
-        x = emitter.element(x, channel, self._choices.x_dtype)
-        w = emitter.element(emitter.operand(1), channel, self._choices.w_dtype)
         places = []
         for operand, steps in enumerate(self._steps):
             offset = emitter.mul(image, steps[0])
-            for index, step in ((z, steps[1]), (y, steps[2]), (channel, steps[4])):
+            for index, step in ((z, steps[1]), (y, steps[2])):
                 offset = emitter.add(offset, emitter.mul(index, step))
             places.append(Place(emitter.offset(emitter.operand(2 + operand), offset), steps[3], steps[4]))
-        window = Window(
-            lines=lines,
-            count=count,
-            x=x,
-            w=w,
-            taps=word["kernel_x"],
-            x_tap=emitter.mul(word["step_x"], word["dilation_x"]),
-            w_tap=emitter.mul(word["channels"], self._choices.w_dtype.itemsize),
-            position=emitter.mul(word["step_x"], word["stride_x"]),
-            columns=columns,
-            tile=emitter.scratch,
-        )
-        self._emit_positions(window, places)
+        with emitter.loop(first, last, self._choices.tile.width) as channel:
+            window = Window(
+                lines=lines,
+                count=count,
+                x=emitter.element(x, channel, self._choices.x_dtype),
+                w=emitter.element(emitter.operand(1), channel, self._choices.w_dtype),
+                taps=word["kernel_x"],
+                x_tap=emitter.mul(word["step_x"], word["dilation_x"]),
+                w_tap=emitter.mul(word["channels"], self._choices.w_dtype.itemsize),
+                position=emitter.mul(word["step_x"], word["stride_x"]),
+                columns=emitter.minimum(emitter.sub(last, channel), self._choices.tile.width),
+                tile=emitter.scratch,
+            )
+            self._emit_positions(window, [place.column(emitter, channel) for place in places])
 
     def _list_lines(self, lines: ir.Value, z: ir.Value, y: ir.Value) -> ir.Value:
         """Writes the offsets of the lines of taps inside of the input; returns their number."""
@@ -201,7 +210,7 @@ class _Kernel:
         with emitter.loop(0, word["interior_start"]) as at:
             self._emit_border(window, places, at)
         position = emitter.variable(word["interior_start"])
-        for positions in _halves(self._choices.tile.rows):
+        for positions in _position_counts(self._choices.tile.rows):
             left = emitter.sub(word["interior_stop"], position.value)
             stop = emitter.add(position.value, emitter.mul(emitter.divide(left, positions), positions))
             with emitter.loop(position.value, stop, positions) as at:
@@ -314,6 +323,8 @@ def _sums(
             inner.builder.load(inner.offset(entry, word), align=8, typ=I64) for word in (0, 8)
         )
         x, w = inner.offset(window.x, x_offset), inner.offset(window.w, w_offset)
+        if choices.taps and positions > 1:
+            return _unrolled_line(inner, choices, window, x, w, carried, mask)
 
         def tap(number: ir.Value, sums: Grid) -> Grid:
             return _tap(
@@ -331,6 +342,38 @@ def _sums(
     return _carry_loop(inner, window.count, start, line)
 
 
+def _load(
+    inner: Emitter, choices: Choices, pointer: ir.Value, vector: int, dtype: DType, mask: Mask | None
+) -> ir.Value:
+    """A vector of channels in the type of the sums."""
+    value = inner.load(inner.offset(pointer, vector * choices.tile.lanes * dtype.itemsize), dtype, mask)
+    return convert.cast(inner, dtype, choices.sums, value)
+
+
+def _unrolled_line(
+    inner: Emitter,
+    choices: Choices,
+    window: Window,
+    x: ir.Value,
+    w: ir.Value,
+    sums: Grid,
+    mask: Mask | None,
+) -> Grid:
+    """All taps of a line; what several positions read is loaded once."""
+    result = [list(row) for row in sums]
+    pointers = [inner.offset(w, inner.mul(window.w_tap, tap)) for tap in range(choices.taps)]
+    for vector in range(len(sums[0])):
+        weights = [_load(inner, choices, at, vector, choices.w_dtype, mask) for at in pointers]
+        for place in range((len(sums) - 1) * choices.stride + choices.taps):
+            at = inner.offset(x, inner.mul(window.x_tap, place))
+            value = _load(inner, choices, at, vector, choices.x_dtype, mask)
+            for position, row in enumerate(result):
+                tap = place - position * choices.stride
+                if 0 <= tap < choices.taps:
+                    row[vector] = _multiply_add(inner, choices.sums, value, weights[tap], row[vector])
+    return result
+
+
 def _tap(
     inner: Emitter,
     choices: Choices,
@@ -340,20 +383,15 @@ def _tap(
     sums: Grid,
     mask: Mask | None,
 ) -> Grid:
-    lanes = choices.tile.lanes
-
-    def load(pointer: ir.Value, vector: int, dtype: DType) -> ir.Value:
-        value = inner.load(inner.offset(pointer, vector * lanes * dtype.itemsize), dtype, mask)
-        return convert.cast(inner, dtype, choices.sums, value)
-
-    weights = [load(w, vector, choices.w_dtype) for vector in range(len(sums[0]))]
+    weights = [_load(inner, choices, w, vector, choices.w_dtype, mask) for vector in range(len(sums[0]))]
     result: Grid = []
     for number, row in enumerate(sums):
         at = inner.offset(x, inner.mul(position, number))
+        values = [_load(inner, choices, at, vector, choices.x_dtype, mask) for vector in range(len(row))]
         result.append(
             [
-                _multiply_add(inner, choices.sums, load(at, vector, choices.x_dtype), weights[vector], value)
-                for vector, value in enumerate(row)
+                _multiply_add(inner, choices.sums, value, weight, old)
+                for value, weight, old in zip(values, weights, row, strict=True)
             ]
         )
     return result

@@ -70,6 +70,11 @@ class Emitter(Core):
         """Writes consecutive elements to ``pointer``, those in ``mask`` only."""
         self.store_stored(convert.narrow(self, value, dtype), pointer, mask)
 
+    def store_first(self, value: ir.Value, pointer: ir.Value, dtype: DType) -> None:
+        """Writes the element in lane 0."""
+        stored = convert.narrow(self, value, dtype)
+        self.builder.store(self.extract(stored, 0), pointer, align=dtype.itemsize)
+
     def load_strided(
         self, pointer: ir.Value, stride: Number, dtype: DType, mask: Mask | None = None
     ) -> ir.Value:

@@ -31,7 +31,7 @@ from onnxplan.kernels.cpu.tiling import (
 FAMILY = "matmul"
 
 # Runtime operands with fewer rows to use each element of B for are read in place rather than packed.
-ROWS_WORTH_PACKING = 48
+ROWS_WORTH_PACKING = 512
 # Blocks of A up to this size are read in place whatever their strides.
 IN_PLACE_BYTES = 16384
 

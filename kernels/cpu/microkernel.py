@@ -21,7 +21,7 @@ from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import PLACE_TYPES, Place, emit_epilogue, place_values, places_of, tile_finisher
-from onnxplan.kernels.cpu.llvm_types import I64, POINTER, compute_type
+from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER, compute_type
 from onnxplan.kernels.cpu.local import local_function
 from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, sum_dtype
 
@@ -150,6 +150,9 @@ def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fuse
     name = f"{'fused' if fused else 'core'}_{rows}x{vectors}"
     inner = local_function(emitter, name, _SOURCE_TYPES + PLACE_TYPES * count, micro.lanes)
     source = Source(*inner.function.args[: len(_SOURCE_TYPES)])
+    if fused:
+        output = places_of(list(inner.function.args[len(_SOURCE_TYPES) :]))[0]
+        _prefetch(inner, output, rows, micro.tile.width * micro.epilogue.dtypes[0].itemsize)
     sums = _sums(inner, micro, source, rows, vectors, accumulate=not fused)
     if fused:
         places = places_of(list(inner.function.args[len(_SOURCE_TYPES) :]))
@@ -163,6 +166,16 @@ def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fuse
                 inner.store(sums[i][j], _tile_slot(inner, micro, source.tile, i, j), micro.dtype)
     inner.builder.ret_void()
     return inner.function
+
+
+def _prefetch(inner: Emitter, output: Place, rows: int, row_bytes: int) -> None:
+    """Asks for the lines that the tile will be written to, so that they arrive while the sums are computed."""
+    for row in range(rows):
+        pointer = output.row(inner, I64(row)).pointer
+        for offset in range(0, row_bytes, 64):
+            inner.intrinsic(
+                "llvm.prefetch.p0", ir.VoidType(), [inner.offset(pointer, offset), I32(1), I32(3), I32(1)]
+            )
 
 
 def _tile_slot(inner: Emitter, micro: MicroKernel, tile: ir.Value, row: int, vector: int) -> ir.Value:

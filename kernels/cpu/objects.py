@@ -9,6 +9,7 @@ alone. Loaders must place the sections of an object within 2 GiB of each other
 from __future__ import annotations
 
 import functools
+import hashlib
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from onnxplan.compiler.errors import CompilerError
+from onnxplan.compiler.plan import KernelSpec, Variant
 from onnxplan.compiler.target import Target
 
 ALLOWED_UNDEFINED = frozenset(["memcpy", "memmove", "memset"])
@@ -28,6 +30,12 @@ class ObjectCode:
 
     symbol: str
     code: bytes
+
+
+def kernel_symbol(family: str, variant: Variant) -> str:
+    """A function name that is equal exactly for equal kernels."""
+    digest = hashlib.sha256(KernelSpec(family, variant).key.encode()).hexdigest()
+    return f"{family}_{digest[:24]}"
 
 
 @functools.cache

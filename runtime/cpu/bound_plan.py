@@ -21,7 +21,7 @@ from onnxplan.runtime.cpu.team import Team, aligned_words
 
 Words = npt.NDArray[np.int64]
 
-SHARE_SECONDS = 4e-6
+SHARE_SECONDS = 2e-6
 """A step estimated shorter than this is not worth handing tiles over between cores."""
 WAKE_SECONDS = 60e-6
 """Shared work ahead that is worth waking a sleeping helper for."""

@@ -19,7 +19,7 @@ from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cpu.bound_plan import BoundPlan, Constants
 from onnxplan.runtime.cpu.layout import Status
 from onnxplan.runtime.cpu.native_executor import Caller
-from onnxplan.runtime.cpu.slot import Arrays, Slot
+from onnxplan.runtime.cpu.slot import Arrays, Slot, slot_bytes
 from onnxplan.runtime.cpu.target import default_threads
 from onnxplan.runtime.cpu.team import Team, process_team
 from onnxplan.runtime.library import KernelLibrary, Progress
@@ -29,8 +29,9 @@ _executors: weakref.WeakSet[CpuExecutor] = weakref.WeakSet()
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes that an executor holds: ``slots`` times ``slot_bytes``, the most it ever had of those, the
-    constants it refers to (which others may share), and its tables.
+    """Bytes that an executor holds: ``slots`` (one for each run in flight, kept for later ones) times
+    ``slot_bytes``, the most it ever had of those, the constants it refers to (which others may share), and
+    its tables.
     """
 
     slots: int
@@ -67,7 +68,7 @@ class CpuExecutor:
         self._bound: BoundPlan | None = BoundPlan(plan, constants, kernels, self._team)
         self._limit = max_concurrency or default_threads()
         self._slots: dict[Caller, Slot] = {}
-        self._slot_bytes = 0
+        self._slot_bytes = slot_bytes(self._bound)
         self._peak_slots = 0
         self._idle: deque[Caller] = deque()
         self._spare: list[Caller] = []
@@ -179,12 +180,10 @@ class CpuExecutor:
         try:
             slot = Slot(bound, self._team.native)
         except MemoryError as error:
-            needed = self.plan.arena_bytes + bound.scratch_stride * (bound.helpers + 1)
             raise OutOfMemoryError(
-                f"a run needs {needed:,} bytes of memory, {_available_bytes()} are available"
+                f"a run needs {self._slot_bytes:,} bytes of memory, {_available_bytes()} are available"
             ) from error
         self._slots[slot.call] = slot
-        self._slot_bytes = slot.bytes
         self._peak_slots = max(self._peak_slots, len(self._slots))
         return slot.call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,24 @@ Arrays = Sequence[npt.NDArray[Any]]
 ALIGNMENT = 8 * LINE
 
 
+def slot_bytes(bound: BoundPlan) -> int:
+    """Bytes that a slot for the plan takes."""
+    return _starts(_sizes(bound))[-1]
+
+
+def _sizes(bound: BoundPlan) -> tuple[int, ...]:
+    """Bytes of record, array addresses, operand table, scratch and arena."""
+    plan = bound.plan
+    arrays = len(plan.inputs) + len(plan.outputs)
+    scratch = bound.scratch_stride * (bound.helpers + 1)
+    return 8 * SlotWord.WORDS, 8 * arrays, 8 * len(bound.operands), scratch, plan.arena_bytes
+
+
+def _starts(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Where parts of these sizes begin, one after the other, and where the last one ends."""
+    return tuple(accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0))
+
+
 class Slot:
     """Record, array addresses, operand table, scratch of each worker, and arena. Used by one run at a time.
 
@@ -25,18 +44,8 @@ class Slot:
     """
 
     def __init__(self, bound: BoundPlan, native: NativeExecutor) -> None:
-        plan = bound.plan
-        arrays = len(plan.inputs) + len(plan.outputs)
-        sizes = (
-            8 * SlotWord.WORDS,
-            8 * arrays,
-            8 * len(bound.operands),
-            bound.scratch_stride * (bound.helpers + 1),
-            plan.arena_bytes,
-        )
-        starts = [0]
-        for size in sizes:
-            starts.append(starts[-1] + -(-size // ALIGNMENT) * ALIGNMENT)
+        sizes = _sizes(bound)
+        starts = _starts(sizes)
         self.bytes = starts[-1]
         """Bytes of the block."""
         block = np.empty(self.bytes + ALIGNMENT, np.uint8)

@@ -41,7 +41,7 @@ def shrink(x, bias=0.0, lambd=0.5):
     return np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, np.zeros_like(x)))
 
 
-def selu(x, alpha=1.6732632423543772, gamma=1.0507009873554805):
+def selu(x, alpha=single(1.67326319), gamma=single(1.05070102)):
     return gamma * elu(x, alpha)
 
 
@@ -129,7 +129,7 @@ def old_cases() -> list[Case]:
     """Versions before 6 have other defaults, and an attribute that means nothing any more."""
     x = special(FLOAT32, 3, 7)
     return [
-        case("old", "Selu", {"x": x}, opset=1, reference=lambda x: selu(x, 1.6732, 1.0507)),
+        case("old", "Selu", {"x": x}, opset=1, reference=lambda x: selu(x, single(1.6732), single(1.0507))),
         case("old", "Elu", {"x": x}, opset=1, attributes={"consumed_inputs": [0]}, reference=elu),
     ]
 

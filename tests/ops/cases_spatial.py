@@ -54,7 +54,9 @@ POOLS = {
     "2d": ((2, 3, 7, 8), {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 2, 1]}),
     "3d": ((1, 2, 4, 5, 4), {"kernel_shape": [2, 3, 2], "strides": [1, 2, 2], "pads": [1, 1, 0, 0, 1, 1]}),
     "ceil": ((1, 2, 8, 7), {"kernel_shape": [3, 3], "strides": [2, 3], "ceil_mode": 1}),
-    "ceil pads": ((1, 2, 6, 5), {"kernel_shape": [3, 2], "strides": [3, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1}),
+    "ceil pads": (
+        (1, 2, 6, 5), {"kernel_shape": [3, 2], "strides": [3, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1},
+    ),
     "dilations": ((1, 3, 8, 9), {"kernel_shape": [3, 2], "dilations": [2, 3], "pads": [1, 1, 0, 1]}),
     "same upper": ((1, 3, 7, 6), {"kernel_shape": [3, 4], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
     "same lower": ((1, 3, 7, 6), {"kernel_shape": [3, 4], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
@@ -216,9 +218,7 @@ def other_pool_cases() -> list[Case]:
 
 def global_cases() -> list[Case]:
     def spatial(function):
-        return lambda x: function(x.reshape(*x.shape[:2], -1), axis=2).reshape(
-            *x.shape[:2], *[1] * (x.ndim - 2)
-        )
+        return lambda x: function(x, axis=tuple(range(2, x.ndim)), keepdims=True)
 
     found = []
     for shape in ((2, 3, 5, 4), (1, 2, 7), (2, 1, 3, 2, 4), (0, 3, 2, 2), (2, 3)):
@@ -226,7 +226,9 @@ def global_cases() -> list[Case]:
         for op_type, function in (("GlobalAveragePool", np.mean), ("GlobalMaxPool", np.max)):
             found.append(case(f"{shape}", op_type, x, reference=spatial(function)))
         for p in (1, 2, 3):
-            norm = spatial(lambda x, axis, p=p: (np.abs(x) ** p).sum(axis=axis) ** (1 / p))
+            norm = spatial(
+                lambda x, axis, keepdims, p=p: (np.abs(x) ** p).sum(axis, keepdims=True) ** (1 / p)
+            )
             found.append(case(f"{shape} {p}", "GlobalLpPool", x, attributes={"p": p}, reference=norm))
     for dtype in (FLOAT64, FLOAT16, BFLOAT16):
         x = {"x": uniform(dtype, 2, 3, 5, 4)}

@@ -70,7 +70,7 @@ def conv_transpose(
     x, w, bias=None, group=1, strides=None, pads=None, dilations=None, output_padding=None, output_shape=None,
     auto_pad="NOTSET",
 ):  # fmt: skip
-    """ConvTranspose of ``x (N, C, *spatial)`` by ``w (C, M/group, *kernel)``: each input scatters its taps."""
+    """ConvTranspose of ``x (N, C, *spatial)`` by ``w (C, M/group, *kernel)``: inputs scatter their taps."""
     kernel, rank = w.shape[2:], w.ndim - 2
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     pads, output_padding = pads or [0] * 2 * rank, output_padding or [0] * rank
@@ -105,7 +105,7 @@ def conv_transpose(
 
 
 def pooled(x, kernel, combine, **settings):
-    """``combine(elements, taps inside of the padded input)`` of each window; elements are ``(taps, N, C)``."""
+    """``combine(elements, taps inside of the padded input)`` of each window; elements ``(taps, N, C)``."""
     strides, dilations, begins, ends, outputs = window(x.shape[2:], kernel, **settings)
     results = []
     for output in itertools.product(*map(range, outputs)):

@@ -5,18 +5,22 @@ All operands are int64 tensors of one dimension unless said otherwise.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import threading
+import time
 
 import numpy as np
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Binding, Buffer, Constant, ExecutionPlan, KernelSpec, Operand, Step
 from onnxplan.compiler.target import Target
+from onnxplan.runtime.cancellation import CancelFlag
+from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.target import detect_target
 from onnxplan.runtime.library import KernelLibrary
 from onnxplan.runtime.store import KernelStore, StoredCode
 
 POLLS_BEFORE_GIVING_UP = 1 << 30
+WAIT_SECONDS = 30.0
 
 
 def build(spec: KernelSpec, target: Target) -> StoredCode:
@@ -262,5 +266,45 @@ def meet_plan(workers: int) -> ExecutionPlan:
     return maker.plan()
 
 
-def with_threads(plan: ExecutionPlan, threads: int) -> ExecutionPlan:
-    return replace(plan, target=replace(plan.target, threads=threads))
+def poisoned(size: int) -> np.ndarray:
+    return np.full(size, 0x5A5A5A5A5A5A5A5A, np.int64)
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.001)
+
+
+def random_words(size: int) -> np.ndarray:
+    return np.random.default_rng(size).integers(-(1 << 40), 1 << 40, size)
+
+
+def hold_plan(threads: int = 1, tiles: int = 1) -> ExecutionPlan:
+    """Waits for a gate, then fills ``after`` with 1."""
+    maker = PlanMaker(threads)
+    gate, started, after = maker.input("gate", 1), maker.output("started", 1), maker.output("after", 2)
+    maker.step("hold", gate, started, tiles=tiles, seconds=1.0)
+    maker.step("fill", after, parameters=(1,), tiles=2)
+    return maker.plan()
+
+
+class HeldRun:
+    """A run on a thread of its own that has begun and waits for its gate."""
+
+    def __init__(self, executor: CpuExecutor, flag: CancelFlag | None = None) -> None:
+        self.gate, self.started, self.after = (np.zeros(size, np.int64) for size in (1, 1, 2))
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(executor, flag))
+        self.thread.start()
+
+    def _run(self, executor: CpuExecutor, flag: CancelFlag | None) -> None:
+        try:
+            executor.run((self.gate,), (self.started, self.after), flag)
+        except BaseException as error:
+            self.error = error
+
+    def release(self) -> None:
+        self.gate[0] = 1
+        self.thread.join()

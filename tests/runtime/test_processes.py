@@ -156,7 +156,7 @@ EXIT_DURING_RUN = """
     assert list(out) == [2, 2, 2]
     maker = PlanMaker(2)
     counts = maker.output("counts", 1000)
-    for _ in range(100_000):
+    for _ in range(20_000):
         maker.step("count", counts, tiles=1000, seconds=1e-3)
     executor = CpuExecutor(maker.plan(), [], library(), team=team)
     out = np.zeros(1000, np.int64)
@@ -172,7 +172,7 @@ EXIT_DURING_RUN = """
 
 
 def test_interpreter_exits_cleanly_while_daemon_threads_run(tmp_path):
-    for _ in range(3):
+    for _ in range(2):
         assert outcome(run_python(EXIT_DURING_RUN, ONNXPLAN_CACHE_DIR=str(tmp_path))) == "leaving\n"
 
 

@@ -1,0 +1,91 @@
+"""The kernel of elementwise maps and of copies whose rows are contiguous or strided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import Expression
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.emitter import Emitter, Mask, evaluate
+from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
+from onnxplan.kernels.cpu.operand_code import Access, Place, read_operands, unroll_factor, vector_lanes
+from onnxplan.kernels.cpu.walk_code import Reader, walk_rows
+
+
+def build_map(variant: Any, target: Target) -> ObjectCode:
+    """``variant`` is ``(expression, labels, kinds, numbers, rank)``.
+
+    Operands are the expression's inputs and coordinates, then the outputs: ``labels`` and ``kinds`` are
+    those of :class:`~onnxplan.kernels.cpu.operand_code.Access`, ``numbers`` the input or axis that each but
+    the outputs stands for. ``rank`` is the number of outer axes. Parameters: those of the walk, the inner
+    extent, the length of a chunk, the inner strides.
+    """
+    expression, labels, kinds, numbers, rank = variant
+    accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
+    lanes = vector_lanes(expression, labels, target)
+    unroll = unroll_factor(expression, kinds)
+    emitter = Emitter.kernel(kernel_symbol("map", variant), target, lanes)
+    reader = Reader(emitter)
+    with walk_rows(emitter, reader, rank, len(accesses)) as (offsets, chunk):
+        extent, length = reader.next(), reader.next()
+        operands = read_operands(emitter, reader, accesses)
+        places = [
+            operand.at(emitter, offset) for operand, offset in zip(operands, offsets, strict=True)
+        ]
+        for place in places[: len(numbers)]:
+            place.hoist(emitter)
+        start = emitter.mul(chunk, length)
+        stop = emitter.minimum(emitter.add(start, length), extent)
+        row = _Row(emitter, expression, places, accesses, numbers)
+        position = start
+        for count in dict.fromkeys((unroll, 1)):
+            step = count * lanes
+            end = emitter.add(position, emitter.mul(emitter.divide(emitter.sub(stop, position), step), step))
+            with emitter.loop(position, end, step) as index:
+                row.compute([emitter.add(index, i * lanes) for i in range(count)], None)
+            position = end
+        with emitter.when(emitter.less(position, stop)):
+            row.compute([position], emitter.mask(emitter.sub(stop, position)))
+    return emitter.finish()
+
+
+class _Row:
+    def __init__(
+        self,
+        emitter: Emitter,
+        expression: Expression,
+        places: list[Place],
+        accesses: list[Access],
+        numbers: tuple[int, ...],
+    ) -> None:
+        self._emitter, self._expression = emitter, expression
+        self._outputs = places[len(numbers) :]
+        inputs = list(zip(accesses[: len(numbers)], numbers, places[: len(numbers)], strict=True))
+        self._inputs = {number: place for access, number, place in inputs if access.label != "index"}
+        self._coordinates = {number: place for access, number, place in inputs if access.label == "index"}
+
+    def compute(self, indices: list[ir.Value], mask: Mask | None) -> None:
+        """The vectors at ``indices``; all of them are loaded before any is stored."""
+        results = [self._evaluate(index, mask) for index in indices]
+        for index, values in zip(indices, results, strict=True):
+            for place, value in zip(self._outputs, values, strict=True):
+                place.store(self._emitter, value, index, mask)
+
+    def _evaluate(self, index: ir.Value, mask: Mask | None) -> list[ir.Value]:
+        loaded: dict[int, ir.Value] = {}
+
+        def read(number: int, dtype: DType) -> ir.Value:
+            if number not in loaded:
+                loaded[number] = self._inputs[number].load(self._emitter, index, mask)
+            return loaded[number]
+
+        def coordinate(axis: int) -> ir.Value:
+            return self._coordinates[axis].load(self._emitter, index, mask)
+
+        values: dict[int, ir.Value] = {}
+        return [
+            evaluate(self._emitter, self._expression, output, values, read, coordinate)
+            for output in self._expression.outputs
+        ]

@@ -1,0 +1,129 @@
+"""How generated kernels read and write their operands at a position of the innermost axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import Expression
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.walk_code import Reader
+
+COORDINATE = "index"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An operand as compiled in: ``label`` names its element type in memory, or is ``index``.
+
+    ``kind`` is its class along the innermost axis (:func:`onnxplan.kernels.cpu.geometry.access_class`).
+    """
+
+    label: str
+    kind: str
+
+    @property
+    def dtype(self) -> DType:
+        return DType.INT64 if self.label == COORDINATE else DType.from_label(self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An operand in a kernel: its base address (``None`` for coordinates) and its inner stride in bytes."""
+
+    access: Access
+    base: ir.Value | None
+    stride: ir.Value | None
+
+    def at(self, emitter: Emitter, offset: ir.Value) -> Place:
+        """The operand of a row whose byte offset (coordinate at its start) is ``offset``."""
+        if self.base is None:
+            return Place(emitter, self, offset, None)
+        pointer = emitter.offset(self.base, offset)
+        return Place(emitter, self, offset, pointer)
+
+
+class Place:
+    """One operand in one row; what does not vary along the row is loaded once."""
+
+    def __init__(
+        self, emitter: Emitter, operand: Operand, offset: ir.Value, pointer: ir.Value | None
+    ) -> None:
+        self._operand, self._offset, self._pointer = operand, offset, pointer
+        self._dtype = operand.access.dtype
+        self._fixed: ir.Value | None = None
+        if operand.access.kind == "b" and pointer is None:
+            self._fixed = emitter.splat(offset)
+
+    def hoist(self, emitter: Emitter) -> None:
+        """Loads a broadcast operand here, for all of the row."""
+        if self._operand.access.kind == "b" and self._pointer is not None:
+            self._fixed = emitter.load_broadcast(self._pointer, self._dtype)
+
+    def load(self, emitter: Emitter, index: ir.Value, mask: Mask | None) -> ir.Value:
+        """The elements from ``index`` on."""
+        if self._fixed is not None:
+            return self._fixed
+        if self._pointer is None:
+            start = emitter.splat(emitter.add(self._offset, index))
+            return emitter.builder.add(start, emitter.lane_numbers())
+        if self._operand.access.kind == "c":
+            return emitter.load(emitter.element(self._pointer, index, self._dtype), self._dtype, mask)
+        stride = self._operand.stride
+        start = emitter.offset(self._pointer, emitter.mul(index, stride))
+        return emitter.load_strided(start, stride, self._dtype, mask)
+
+    def store(self, emitter: Emitter, value: ir.Value, index: ir.Value, mask: Mask | None) -> None:
+        """Writes elements from ``index`` on."""
+        assert self._pointer is not None
+        kind = self._operand.access.kind
+        if kind == "c":
+            emitter.store(value, emitter.element(self._pointer, index, self._dtype), self._dtype, mask)
+        elif kind == "s":
+            stride = self._operand.stride
+            start = emitter.offset(self._pointer, emitter.mul(index, stride))
+            emitter.store_strided(value, start, stride, self._dtype, mask)
+        else:
+            emitter.store_first(value, self._pointer, self._dtype)
+
+
+def read_operands(emitter: Emitter, reader: Reader, accesses: Sequence[Access]) -> list[Operand]:
+    """The operands of a kernel; consumes one parameter (the inner stride in bytes) for each strided one."""
+    operands: list[Operand] = []
+    number = 0
+    for access in accesses:
+        stride = reader.next() if access.kind == "s" else None
+        if access.label == COORDINATE:
+            operands.append(Operand(access, None, stride))
+        else:
+            operands.append(Operand(access, emitter.operand(number), stride))
+            number += 1
+    return operands
+
+
+def vector_lanes(expression: Expression, labels: Sequence[str], target: Target) -> int:
+    """Lanes so that the widest values of an expression fill a vector register."""
+    widest = 1
+    for instruction in expression.instructions:
+        dtype = instruction.dtype
+        if instruction.op != "index" and dtype is not DType.BOOL:
+            widest = max(widest, compute_bytes(dtype))
+    for label in labels:
+        if label != COORDINATE:
+            widest = max(widest, compute_bytes(DType.from_label(label)))
+    return max(2, target.vector_bytes // widest)
+
+
+def compute_bytes(dtype: DType) -> int:
+    """Bytes of a value of an element type while it is computed with."""
+    return max(dtype.itemsize, 4) if dtype.is_float else dtype.itemsize
+
+
+def unroll_factor(expression: Expression, kinds: str) -> int:
+    """Vectors a pass: few operations leave the processor idle between loads; many fill the registers."""
+    if "s" in kinds or expression.cost > 12:
+        return 1
+    return 4 if expression.cost <= 3 else 2

@@ -1,0 +1,123 @@
+"""Steps for elementwise maps and copies."""
+
+from __future__ import annotations
+
+import math
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import identity
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import MapReduce
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.geometry import (
+    TILE_BYTES,
+    Axis,
+    access_class,
+    axes_of,
+    ceil_div,
+    collapse,
+    flip_negative,
+    pad_axes,
+    rows_per_tile,
+    unique_bytes,
+)
+from onnxplan.kernels.cpu.select_transpose import select_transpose
+
+_CARRIERS = {1: DType.UINT8, 2: DType.UINT16, 4: DType.UINT32, 8: DType.UINT64}
+
+
+def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
+    """Emits the step of a MapReduce without reductions."""
+    primitive = operation.primitive
+    assert isinstance(primitive, MapReduce)
+    expression, shape = primitive.expression, primitive.shape
+    if 0 in shape:
+        return
+    used = sorted({i.arguments[0] for i in expression.instructions if i.op == "input"})
+    indexed = sorted({i.arguments[0] for i in expression.instructions if i.op == "index"})
+    views = [operation.inputs[number] for number in used] + list(operation.outputs)
+    count, outputs = len(used), len(operation.outputs)
+    # Coordinates are operands too: they must not be reversed, so nothing is.
+    if not indexed:
+        views = flip_negative(views, range(count, len(views)))
+    copies = primitive.name == "copy" and views[0].dtype is views[-1].dtype
+    kernel_types = [view.dtype for view in views]
+    strides = [list(view.strides) for view in views]
+    if copies:
+        carrier, parts = _carrier(views[0].dtype)
+        expression, kernel_types = identity(carrier), [carrier] * 2
+        shape = (*shape, parts)
+        strides = [[*(stride * parts for stride in row), 1] for row in strides]
+    coordinates = [[int(axis == wanted) for axis in range(len(shape))] for wanted in indexed]
+    strides[count:count] = coordinates
+    total = len(strides)
+    priority = [*range(total - outputs, total), *range(count)]
+    axes = collapse(axes_of(shape, strides), priority)
+    if copies and select_transpose(axes, views, kernel_types[0], emit):
+        return
+    inner = axes[-1] if axes else Axis(1, (1,) * total)
+    outer = pad_axes(axes[:-1], total)
+    kinds = "".join(map(access_class, inner.strides))
+    labels = [dtype.label for dtype in kernel_types]
+    labels[count:count] = ["index"] * len(indexed)
+    sizes = [1 if label == "index" else DType.from_label(label).itemsize for label in labels]
+    variant = (expression, tuple(labels), kinds, (*used, *indexed), len(outer))
+    weight = expression.cost + sum(
+        size for size, kind, label in zip(sizes, kinds, labels, strict=True) if kind != "b" and label != "index"
+    )
+    length = _chunk_length(inner.extent, weight, target)
+    chunks = ceil_div(inner.extent, length)
+    rows = math.prod(axis.extent for axis in outer) * chunks
+    per_tile = rows_per_tile(rows, length * weight)
+    parameters = [rows, per_tile, chunks]
+    for axis in outer:
+        parameters += [axis.extent, *(s * size for s, size in zip(axis.strides, sizes, strict=True))]
+    parameters += [inner.extent, length]
+    parameters += [
+        stride * size
+        for stride, size, kind in zip(inner.strides, sizes, kinds, strict=True)
+        if kind == "s"
+    ]
+    points = math.prod(shape)
+    emit.step(
+        KernelSpec("map", variant),
+        tuple(views),
+        tuple(range(count, len(views))),
+        tuple(parameters),
+        tiles=ceil_div(rows, per_tile),
+        flops=points * expression.cost,
+        bytes_moved=sum(map(unique_bytes, views)),
+        in_place=in_place_pairs(views[:count], views[count:]),
+    )
+
+
+def in_place_pairs(inputs: list[View], outputs: list[View]) -> tuple[tuple[int, int], ...]:
+    """Operand pairs (output, input) of equal geometry and element size; inputs are the first operands."""
+    pairs: list[tuple[int, int]] = []
+    for number, output in enumerate(outputs):
+        for position, source in enumerate(inputs):
+            alone = sum(view.storage is source.storage for view in inputs) == 1
+            same = source.strides == output.strides and source.shape == output.shape
+            if alone and same and source.dtype.itemsize == output.dtype.itemsize and 0 not in [
+                stride for stride, extent in zip(source.strides, source.shape, strict=True) if extent > 1
+            ]:
+                pairs.append((len(inputs) + number, position))
+    return tuple(pairs)
+
+
+def _carrier(dtype: DType) -> tuple[DType, int]:
+    """The unsigned integer that copies move elements as, and how many make an element."""
+    if dtype is DType.STRING:
+        raise NotImplementedError("no CPU kernel for copy of string")
+    return _CARRIERS.get(dtype.itemsize, DType.UINT64), max(1, dtype.itemsize // 8)
+
+
+def _chunk_length(extent: int, weight: int, target: Target) -> int:
+    """Elements of the inner axis that one row covers: all, or a multiple of several vectors."""
+    if extent * weight <= 2 * TILE_BYTES:
+        return extent
+    granule = 4 * target.vector_bytes
+    return ceil_div(max(TILE_BYTES // weight, 1), granule) * granule

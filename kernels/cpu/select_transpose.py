@@ -1,0 +1,47 @@
+"""The step of a copy whose fastest axis in the source is not the fastest in the result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.geometry import Axis, ceil_div, pad_axes, rows_per_tile, unique_bytes
+
+# A region is copied block by block within one tile, so that whole cache lines of both sides are used.
+REGION = 64
+
+
+def select_transpose(axes: Sequence[Axis], views: Sequence[View], dtype: DType, emit: StepEmitter) -> bool:
+    """Emits a blocked transposition if ``axes`` (strides of source and result) ask for one."""
+    if not axes or axes[-1].strides[1] != 1:
+        return False
+    result_axis = axes[-1]
+    source_axis = next((axis for axis in axes[:-1] if axis.strides[0] == 1), None)
+    if source_axis is None or result_axis.strides[0] in (0, 1):
+        return False
+    if min(source_axis.extent, result_axis.extent) < 4:
+        return False
+    outer = pad_axes([axis for axis in axes[:-1] if axis is not source_axis], 2)
+    regions = ceil_div(source_axis.extent, REGION) * ceil_div(result_axis.extent, REGION)
+    rows = math.prod(axis.extent for axis in outer) * regions
+    width = min(source_axis.extent, REGION) * min(result_axis.extent, REGION) * dtype.itemsize * 2
+    per_tile = rows_per_tile(rows, width)
+    parameters = [rows, per_tile, regions]
+    for axis in outer:
+        parameters += [axis.extent, *(stride * dtype.itemsize for stride in axis.strides)]
+    parameters += [source_axis.extent, result_axis.extent]
+    parameters += [result_axis.strides[0] * dtype.itemsize, source_axis.strides[1] * dtype.itemsize]
+    emit.step(
+        KernelSpec("transpose", (dtype.label, len(outer))),
+        tuple(views),
+        (1,),
+        tuple(parameters),
+        tiles=ceil_div(rows, per_tile),
+        flops=0,
+        bytes_moved=sum(map(unique_bytes, views)),
+    )
+    return True

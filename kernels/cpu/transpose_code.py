@@ -1,0 +1,98 @@
+"""The kernel that transposes blocks in vector registers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.llvm_types import I32, storage_type
+from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
+from onnxplan.kernels.cpu.select_transpose import REGION
+from onnxplan.kernels.cpu.walk_code import Reader, walk_rows
+
+
+def build_transpose(variant: Any, target: Target) -> ObjectCode:
+    """``variant`` is ``(label of an unsigned integer type, rank of the outer axes)``.
+
+    Operands: source, result. Parameters: those of the walk (a chunk is a region of ``REGION`` squared
+    elements), the extent of the source's contiguous axis ``a`` and of the result's, ``b``, then the
+    source's stride along ``b`` and the result's along ``a`` in bytes.
+    """
+    label, rank = variant
+    dtype = DType.from_label(label)
+    block = min(16, target.vector_bytes // dtype.itemsize)
+    emitter = Emitter.kernel(kernel_symbol("transpose", variant), target, block)
+    reader = Reader(emitter)
+    with walk_rows(emitter, reader, rank, 2) as (offsets, region):
+        extent_a, extent_b, source_stride, result_stride = (reader.next() for _ in range(4))
+        source = emitter.offset(emitter.operand(0), offsets[0])
+        result = emitter.offset(emitter.operand(1), offsets[1])
+        copy = _Copy(emitter, dtype, block, source, result, source_stride, result_stride)
+        across = emitter.divide(emitter.add(extent_a, REGION - 1), REGION)
+        start_a = emitter.mul(emitter.modulo(region, across), REGION)
+        start_b = emitter.mul(emitter.divide(region, across), REGION)
+        stop_a = emitter.minimum(emitter.add(start_a, REGION), extent_a)
+        stop_b = emitter.minimum(emitter.add(start_b, REGION), extent_b)
+        whole_a, whole_b = (
+            emitter.add(start, emitter.mul(emitter.divide(emitter.sub(stop, start), block), block))
+            for start, stop in ((start_a, stop_a), (start_b, stop_b))
+        )
+        with emitter.loop(start_b, whole_b, block) as b:
+            with emitter.loop(start_a, whole_a, block) as a:
+                copy.block(a, b)
+        copy.elements(whole_a, stop_a, start_b, stop_b)
+        copy.elements(start_a, whole_a, whole_b, stop_b)
+    return emitter.finish()
+
+
+class _Copy:
+    def __init__(
+        self,
+        emitter: Emitter,
+        dtype: DType,
+        block: int,
+        source: ir.Value,
+        result: ir.Value,
+        source_stride: ir.Value,
+        result_stride: ir.Value,
+    ) -> None:
+        self._emitter, self._dtype, self._block = emitter, dtype, block
+        self._source, self._result = source, result
+        self._source_stride, self._result_stride = source_stride, result_stride
+
+    def _source_at(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        row = self._emitter.offset(self._source, self._emitter.mul(b, self._source_stride))
+        return self._emitter.element(row, a, self._dtype)
+
+    def _result_at(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        row = self._emitter.offset(self._result, self._emitter.mul(a, self._result_stride))
+        return self._emitter.element(row, b, self._dtype)
+
+    def block(self, a: ir.Value, b: ir.Value) -> None:
+        """A square block: each stage interleaves rows that are half the block apart."""
+        emitter, block = self._emitter, self._block
+        element = storage_type(self._dtype)
+        rows = [emitter.load_stored(self._source_at(a, emitter.add(b, i)), element) for i in range(block)]
+        low = ir.Constant(ir.VectorType(I32, block), [I32(i // 2 + block * (i % 2)) for i in range(block)])
+        high = ir.Constant(
+            ir.VectorType(I32, block), [I32((block + i) // 2 + block * (i % 2)) for i in range(block)]
+        )
+        for _ in range(block.bit_length() - 1):
+            stage: list[ir.Value] = []
+            for first, second in zip(rows[: block // 2], rows[block // 2 :], strict=True):
+                stage.append(emitter.builder.shuffle_vector(first, second, low))
+                stage.append(emitter.builder.shuffle_vector(first, second, high))
+            rows = stage
+        for i, row in enumerate(rows):
+            emitter.store_stored(row, self._result_at(emitter.add(a, i), b))
+
+    def elements(self, start_a: ir.Value, stop_a: ir.Value, start_b: ir.Value, stop_b: ir.Value) -> None:
+        """What is left at the edges, one by one."""
+        emitter, element = self._emitter, storage_type(self._dtype)
+        size = self._dtype.itemsize
+        with emitter.loop(start_a, stop_a) as a, emitter.loop(start_b, stop_b) as b:
+            value = emitter.builder.load(self._source_at(a, b), align=size, typ=element)
+            emitter.builder.store(value, self._result_at(a, b), align=size)

@@ -1,0 +1,117 @@
+"""Loops over the outer axes of an iteration space: an odometer that keeps each operand's byte offset.
+
+The parameters of a walk are, in this order (``walk_parameters`` makes them, ``Reader`` reads them):
+number of rows, rows per tile, chunks per row, then for each outer axis from the outermost its extent and the
+operands' strides in bytes. A row is one combination of outer coordinates and one chunk of the inner axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from llvmlite import ir
+from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.emitter_core import Variable
+
+
+class Reader:
+    """Hands out a kernel's parameters one after another."""
+
+    def __init__(self, emitter: Emitter) -> None:
+        self._emitter = emitter
+        self._position = 0
+
+    def next(self) -> ir.Value:
+        self._position += 1
+        return self._emitter.parameter(self._position - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class OuterAxis:
+    extent: ir.Value
+    strides: tuple[ir.Value, ...]
+
+
+def read_axes(reader: Reader, rank: int, operands: int) -> list[OuterAxis]:
+    return [
+        OuterAxis(reader.next(), tuple(reader.next() for _ in range(operands))) for _ in range(rank)
+    ]
+
+
+class Odometer:
+    """Coordinates and byte offsets of a position in some axes, in variables."""
+
+    def __init__(self, emitter: Emitter, axes: Sequence[OuterAxis], operands: int) -> None:
+        self._emitter, self._axes = emitter, axes
+        zero = emitter.integer(0)
+        self._coordinates = [emitter.variable(zero) for _ in axes]
+        self._offsets = [emitter.variable(zero) for _ in range(operands)]
+
+    @property
+    def offsets(self) -> list[ir.Value]:
+        return [variable.value for variable in self._offsets]
+
+    def move_to(self, position: ir.Value) -> None:
+        """Sets the coordinates of the row-major ``position``; they must be zero before."""
+        emitter = self._emitter
+        for axis, coordinate in zip(reversed(self._axes), reversed(self._coordinates), strict=True):
+            coordinate.value = emitter.modulo(position, axis.extent)
+            position = emitter.divide(position, axis.extent)
+            for offset, stride in zip(self._offsets, axis.strides, strict=True):
+                offset.value = emitter.add(offset.value, emitter.mul(coordinate.value, stride))
+
+    def advance(self) -> None:
+        """Moves on by one position."""
+        self._advance(len(self._axes) - 1)
+
+    def _advance(self, level: int) -> None:
+        if level < 0:
+            return
+        emitter, axis, coordinate = self._emitter, self._axes[level], self._coordinates[level]
+        coordinate.value = emitter.add(coordinate.value, 1)
+        for offset, stride in zip(self._offsets, axis.strides, strict=True):
+            offset.value = emitter.add(offset.value, stride)
+        if level == 0:
+            return
+        full = emitter.builder.icmp_signed("==", coordinate.value, axis.extent)
+        with emitter.when(full):
+            coordinate.value = emitter.integer(0)
+            for offset, stride in zip(self._offsets, axis.strides, strict=True):
+                offset.value = emitter.sub(offset.value, emitter.mul(axis.extent, stride))
+            self._advance(level - 1)
+
+
+@contextmanager
+def walk_rows(
+    emitter: Emitter, reader: Reader, rank: int, operands: int
+) -> Iterator[tuple[list[ir.Value], ir.Value]]:
+    """Runs the body for each row of the call's tiles: yields the operands' byte offsets and the chunk."""
+    rows, per_tile, chunks = reader.next(), reader.next(), reader.next()
+    axes = read_axes(reader, rank, operands)
+    start = emitter.mul(emitter.first, per_tile)
+    stop = emitter.minimum(emitter.mul(emitter.last, per_tile), rows)
+    odometer = Odometer(emitter, axes, operands)
+    chunk: Variable = emitter.variable(emitter.integer(0))
+    with emitter.when(emitter.less(0, start)):
+        chunk.value = emitter.modulo(start, chunks)
+        odometer.move_to(emitter.divide(start, chunks))
+    with emitter.loop(start, stop):
+        yield odometer.offsets, chunk.value
+        chunk.value = emitter.add(chunk.value, 1)
+        with emitter.when(emitter.builder.icmp_signed("==", chunk.value, chunks)):
+            chunk.value = emitter.integer(0)
+            odometer.advance()
+
+
+def walk_parameters(
+    extents: Sequence[int], strides: Sequence[Sequence[int]], chunks: int, per_tile: int
+) -> tuple[list[int], int]:
+    """The parameters of :func:`walk_rows` and the number of tiles; ``strides[axis][operand]`` in bytes."""
+    rows = math.prod(extents) * chunks
+    parameters = [rows, per_tile, chunks]
+    for extent, row in zip(extents, strides, strict=True):
+        parameters += [extent, *row]
+    return parameters, -(-rows // per_tile)

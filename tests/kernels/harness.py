@@ -1,0 +1,189 @@
+"""Runs the steps that a selector emits for one operation, straight from object code, without a runtime.
+
+Every storage lies between guard bytes, results are poisoned before the run, and after it nothing but the
+elements of the output views may have changed. Tiles run one by one in random order, in ranges, or at once.
+"""
+
+import ctypes
+import functools
+from dataclasses import dataclass, field
+
+import llvmlite.binding as llvm
+import numpy as np
+
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import Storage, View
+from onnxplan.kernels.cpu import registry
+
+GUARD = 256
+POISON = 0xA5
+SIGNATURE = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+)
+
+
+def make_target(isa):
+    """The test machine's target for an instruction set."""
+    wide = isa == "avx512"
+    return Target("cpu", isa, {"avx512": 64, "avx2": 32}.get(isa, 16), 32 if wide else 16, (32 << 10, 1 << 20), 2)
+
+
+@functools.cache
+def available_isas():
+    """The instruction sets that kernels can be tested for here, the best first."""
+    llvm.initialize_native_target()
+    features = llvm.get_host_cpu_features()
+    if features.get("neon"):
+        return ("neon",)
+    found = [isa for isa, feature in (("avx512", "avx512f"), ("avx2", "avx2")) if features.get(feature)]
+    return tuple(found) or ("generic",)
+
+
+@dataclass(eq=False)
+class Step:
+    kernel: KernelSpec
+    operands: tuple
+    outputs: tuple
+    parameters: tuple
+    tiles: int
+    flops: int
+    bytes_moved: int
+    scratch: int = 0
+    in_place: tuple = ()
+    seconds: float | None = None
+
+
+@dataclass(eq=False)
+class Recorder:
+    """A StepEmitter that keeps steps, temporaries and constants."""
+
+    steps: list = field(default_factory=list)
+    temporaries: list = field(default_factory=list)
+
+    def temporary(self, dtype, size, name):
+        storage = Storage(dtype, size, name)
+        self.temporaries.append(storage)
+        return storage
+
+    def constant(self, sources, layout, make):
+        array = np.ascontiguousarray(make())
+        from onnxplan.compiler.dtypes import DType
+
+        return Storage(DType.from_numpy(array.dtype), array.size, layout, constant=array.reshape(-1))
+
+    def step(self, kernel, operands, outputs, parameters, *, tiles, flops, bytes_moved, scratch=0, in_place=(), seconds=None):  # fmt: skip
+        assert all(isinstance(value, int) for value in parameters), parameters
+        assert tiles >= 1
+        assert KernelSpec.from_json(kernel.to_json()) == kernel
+        self.steps.append(
+            Step(kernel, operands, outputs, parameters, tiles, flops, bytes_moved, scratch, in_place, seconds)
+        )
+
+
+@functools.cache
+def load_kernel(spec, isa):
+    """The native function of a kernel, compiled in this process."""
+    built = registry.build(spec, make_target(isa))
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), jit=True
+    )
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(built.code))
+    engine.finalize_object()
+    function = SIGNATURE(engine.get_function_address(built.symbol))
+    function.engine = engine
+    return function
+
+
+class Memory:
+    """The bytes of one storage between guards; constants are filled in, all else is poison."""
+
+    def __init__(self, storage, values=None):
+        nbytes = storage.size * storage.dtype.itemsize
+        raw = np.full(nbytes + 2 * GUARD + 64, POISON, np.uint8)
+        start = GUARD + (-(raw.ctypes.data + GUARD)) % 64
+        self.raw, self.start, self.nbytes = raw, start, nbytes
+        self.elements = raw[start : start + nbytes].view(storage.dtype.numpy)
+        values = storage.constant if values is None else values
+        if values is not None:
+            self.elements[...] = values
+        self.before = raw.copy()
+
+    @property
+    def address(self):
+        return self.raw.ctypes.data + self.start
+
+    def check(self, written):
+        """Raises if bytes outside of the ``written`` ones (a mask of the storage's bytes) have changed."""
+        changed = self.raw != self.before
+        changed[self.start : self.start + self.nbytes] &= ~written
+        assert not changed.any(), f"bytes {np.flatnonzero(changed)[:8] - self.start} were overwritten"
+
+
+def array_of(view, elements):
+    """The elements of a view in the one-dimensional ``elements`` of its storage."""
+    if view.size == 0:
+        return np.empty(view.shape, elements.dtype)
+    size = elements.dtype.itemsize
+    return np.lib.stride_tricks.as_strided(
+        elements[view.offset :], view.shape, [stride * size for stride in view.strides]
+    )
+
+
+def run_steps(steps, memories, isa, rng=None):
+    """Runs recorded steps; with ``rng`` the tiles are cut into ranges that run in random order."""
+    for step in steps:
+        function = load_kernel(step.kernel, isa)
+        addresses = [
+            memories[view.storage].address + view.offset * view.dtype.itemsize for view in step.operands
+        ]
+        operands = np.array([*addresses, 0], np.int64)
+        parameters = np.array([*step.parameters, 0], np.int64)
+        cuts = [0, step.tiles]
+        if rng is not None:
+            inner = rng.integers(0, step.tiles + 1, min(step.tiles, 6))
+            cuts = sorted({0, step.tiles, *inner.tolist()})
+        ranges = list(zip(cuts, cuts[1:]))
+        if rng is not None:
+            rng.shuffle(ranges)
+        for first, last in ranges:
+            scratch = np.full(step.scratch + 2 * GUARD + 64, POISON, np.uint8)
+            start = GUARD + (-(scratch.ctypes.data + GUARD)) % 64
+            function(
+                operands.ctypes.data, parameters.ctypes.data, int(first), int(last), scratch.ctypes.data + start
+            )
+            assert (scratch[:start] == POISON).all()
+            assert (scratch[start + step.scratch :] == POISON).all()
+
+
+def run_operation(operation, values, isa, rng=None):
+    """The outputs of ``operation`` as arrays; ``values`` maps storages of inputs to their elements."""
+    recorder = Recorder()
+    registry.CpuKernels(make_target(isa)).select(operation, recorder)
+    memories = {storage: Memory(storage, elements) for storage, elements in values.items()}
+    temporaries = set(recorder.temporaries)
+    for view in operation.views:
+        if view.storage not in memories:
+            memories[view.storage] = Memory(view.storage)
+    for step in recorder.steps:
+        for view in step.operands:
+            if view.storage not in memories:
+                memories[view.storage] = Memory(view.storage)
+    run_steps(recorder.steps, memories, isa, rng)
+    for storage, memory in memories.items():
+        written = np.zeros(memory.nbytes, bool)
+        if storage in temporaries:
+            written[:] = True
+        for view in operation.outputs:
+            if view.storage is storage and view.size:
+                marks = np.zeros(storage.size, bool)
+                array_of(view, marks)[...] = True
+                written |= np.repeat(marks, storage.dtype.itemsize)
+        memory.check(written)
+    return [array_of(view, memories[view.storage].elements).copy() for view in operation.outputs]
+
+
+def dense(dtype, shape, name=""):
+    """A dense view of a new storage."""
+    return View.dense(Storage(dtype, int(np.prod(shape, dtype=np.int64)), name), tuple(shape))
