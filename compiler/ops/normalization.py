@@ -209,22 +209,23 @@ def instance_normalization(b: Builder, node: Node, x: View, scale: View, bias: V
 @operator("GroupNormalization", since=18)
 def group_normalization_by_group(b: Builder, node: Node, x: View, scale: View, bias: View) -> View:
     """https://onnx.ai/onnx/operators/onnx__GroupNormalization.html, version 18: parameters for each group."""
-    shape = (node.integer("num_groups"), 1)
-    return _group_normalization(b, node, x, b.reshape(scale, shape), b.reshape(bias, shape))
+    return _group_normalization(b, node, x, scale, bias, for_channels=False)
 
 
 @operator("GroupNormalization", since=21)
 def group_normalization(b: Builder, node: Node, x: View, scale: View, bias: View) -> View:
     """https://onnx.ai/onnx/operators/onnx__GroupNormalization.html: parameters for each channel."""
-    groups = node.integer("num_groups")
-    shape = (groups, scale.size // max(groups, 1))
-    return _group_normalization(b, node, x, b.reshape(scale, shape), b.reshape(bias, shape))
+    return _group_normalization(b, node, x, scale, bias, for_channels=True)
 
 
-def _group_normalization(b: Builder, node: Node, x: View, scale: View, bias: View) -> View:
+def _group_normalization(
+    b: Builder, node: Node, x: View, scale: View, bias: View, *, for_channels: bool
+) -> View:
     groups = node.integer("num_groups")
     if x.rank < 2 or groups < 1 or x.shape[1] % groups:
         raise ValueError(f"the channels of shape {list(x.shape)} do not make {groups} equal groups")
+    shape = (groups, x.shape[1] // groups if for_channels else 1)
+    scale, bias = b.reshape(scale, shape), b.reshape(bias, shape)
     grouped = b.reshape(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
     trailing = tuple(range(2, grouped.rank - 1))
     result = _emit_norm(

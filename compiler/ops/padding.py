@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxplan.compiler.builder import Builder, layout_order
 from onnxplan.compiler.ir import Node
-from onnxplan.compiler.ops.common import integers, normal_axes, single
+from onnxplan.compiler.ops.common import normal_axes, single, values
 from onnxplan.compiler.primitives import Gather
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.view import View
@@ -40,14 +40,16 @@ def pad(
     b: Builder, node: Node, x: View, widths: View, value: View | None = None, axes: View | None = None
 ) -> View:
     """https://onnx.ai/onnx/operators/onnx__Pad.html"""
-    chosen = range(x.rank) if axes is None else normal_axes(integers(b, axes), x.rank)
+    known = [None if array is None else array.reshape(-1).tolist() for array in values(b, (widths, axes))]
+    pads = known[0] or []
+    chosen = range(x.rank) if known[1] is None else normal_axes(known[1], x.rank)
     if value is None:
         fill = b.constant("" if x.dtype.kind == "s" else 0, x.dtype)
     else:
         fill = single(b, value)
         if fill.dtype is not x.dtype:
             raise TypeError(f"the value is {fill.dtype}, the data {x.dtype}")
-    return _pad(b, x, _pairs(integers(b, widths), chosen, x.rank), node.string("mode", "constant"), fill)
+    return _pad(b, x, _pairs(pads, chosen, x.rank), node.string("mode", "constant"), fill)
 
 
 def _pairs(widths: Sequence[int], axes: Sequence[int], rank: int) -> Pads:

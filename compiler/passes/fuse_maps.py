@@ -92,11 +92,13 @@ def _spread(index: Index, consumer: Operation, producer: Operation, others: list
     if not keeps_order(producer) or epilogue_product(index, producer) is not None:
         return False
     readers = [consumer, *others]
-    fused = [absorb(reader, producer, repeat=expression.cost <= 1) for reader in readers]
-    if any(result is None for result in fused):
-        return False
+    fused: list[Operation] = []
+    for reader in readers:
+        result = absorb(reader, producer, repeat=expression.cost <= 1)
+        if result is None:
+            return False
+        fused.append(result)
     index.remove(producer)
     for reader, result in zip(readers, fused, strict=True):
-        assert result is not None
         index.become(reader, result)
     return True

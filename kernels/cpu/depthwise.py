@@ -95,6 +95,8 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
         epilogue.variant,
     )
     accumulators = registers.rows * registers.width * sums.itemsize
+    # Per line of a tile: its taps' offsets, their number, its image and its places.
+    record = 16 * conv.kernel[0] * conv.kernel[1] + 8 * (3 + len(extras))
     emit.step(
         KernelSpec(FAMILY, variant),
         (x, w, output, *extras),
@@ -103,7 +105,7 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
         tiles=ceil_div(lines, tile_lines) * ceil_div(channels, tile_channels),
         flops=flops,
         bytes_moved=bytes_moved,
-        scratch=accumulators + 16 * conv.kernel[0] * conv.kernel[1],
+        scratch=accumulators + tile_lines * record,
         in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
     )
 

@@ -143,39 +143,70 @@ class _Kernel:
             last_line = emitter.minimum(emitter.add(first_line, word["tile_lines"]), word["lines"])
             first = emitter.mul(channel_tile, word["tile_channels"])
             last = emitter.minimum(emitter.add(first, word["tile_channels"]), word["channels"])
+            records = emitter.offset(emitter.scratch, self._choices.tile.rows * self._choices.row_bytes)
+            size = emitter.add(
+                emitter.mul(emitter.mul(word["kernel_z"], word["kernel_y"]), 16), self._header_bytes
+            )
             with emitter.loop(first_line, last_line) as line:
-                self._emit_line(line, first, last)
+                record = emitter.offset(records, emitter.mul(emitter.sub(line, first_line), size))
+                self._record_line(line, record)
+            # Channels outside, so that the lines of the input that taps share stay in the first cache.
+            with (
+                emitter.loop(first, last, self._choices.tile.width) as channel,
+                emitter.loop(0, emitter.sub(last_line, first_line)) as line,
+            ):
+                columns = emitter.minimum(emitter.sub(last, channel), self._choices.tile.width)
+                self._emit_line(emitter.offset(records, emitter.mul(line, size)), channel, columns)
 
-    def _emit_line(self, line: ir.Value, first: ir.Value, last: ir.Value) -> None:
-        """All positions of a line, for the channels from ``first`` up to ``last``."""
-        emitter, word = self._emitter, self._word
+    @property
+    def _header_bytes(self) -> int:
+        """Bytes of a line's record before its list: its count, where its image starts, and its places."""
+        return 8 * (2 + len(self._steps))
+
+    def _record_line(self, line: ir.Value, record: ir.Value) -> None:
+        """Writes what all channels of a line need."""
+        emitter, word, builder = self._emitter, self._word, self._emitter.builder
         y = emitter.modulo(line, word["out_y"])
         rest = emitter.divide(line, word["out_y"])
         z = emitter.modulo(rest, word["out_z"])
         image = emitter.divide(rest, word["out_z"])
-        lines = emitter.offset(emitter.scratch, self._choices.tile.rows * self._choices.row_bytes)
-        count = self._list_lines(lines, z, y)
-        x = emitter.offset(emitter.operand(0), emitter.mul(image, word["step_n"]))
-        places = []
-        for operand, steps in enumerate(self._steps):
+        header = [
+            self._list_lines(emitter.offset(record, self._header_bytes), z, y),
+            emitter.mul(image, word["step_n"]),
+        ]
+        for steps in self._steps:
             offset = emitter.mul(image, steps[0])
             for index, step in ((z, steps[1]), (y, steps[2])):
                 offset = emitter.add(offset, emitter.mul(index, step))
-            places.append(Place(emitter.offset(emitter.operand(2 + operand), offset), steps[3], steps[4]))
-        with emitter.loop(first, last, self._choices.tile.width) as channel:
-            window = Window(
-                lines=lines,
-                count=count,
-                x=emitter.element(x, channel, self._choices.x_dtype),
-                w=emitter.element(emitter.operand(1), channel, self._choices.w_dtype),
-                taps=word["kernel_x"],
-                x_tap=emitter.mul(word["step_x"], word["dilation_x"]),
-                w_tap=emitter.mul(word["channels"], self._choices.w_dtype.itemsize),
-                position=emitter.mul(word["step_x"], word["stride_x"]),
-                columns=emitter.minimum(emitter.sub(last, channel), self._choices.tile.width),
-                tile=emitter.scratch,
-            )
-            self._emit_positions(window, [place.column(emitter, channel) for place in places])
+            header.append(offset)
+        for number, value in enumerate(header):
+            builder.store(value, emitter.offset(record, 8 * number), align=8)
+
+    def _emit_line(self, record: ir.Value, channel: ir.Value, columns: ir.Value) -> None:
+        """All positions of a line, for ``columns`` channels from ``channel`` on."""
+        emitter, word, choices = self._emitter, self._word, self._choices
+        count, image, *offsets = (
+            emitter.builder.load(emitter.offset(record, 8 * number), align=8, typ=I64)
+            for number in range(2 + len(self._steps))
+        )
+        places = [
+            Place(emitter.offset(emitter.operand(2 + operand), offset), steps[3], steps[4]).column(emitter, channel)
+            for operand, (offset, steps) in enumerate(zip(offsets, self._steps, strict=True))
+        ]
+        x = emitter.offset(emitter.operand(0), image)
+        window = Window(
+            lines=emitter.offset(record, self._header_bytes),
+            count=count,
+            x=emitter.element(x, channel, choices.x_dtype),
+            w=emitter.element(emitter.operand(1), channel, choices.w_dtype),
+            taps=word["kernel_x"],
+            x_tap=emitter.mul(word["step_x"], word["dilation_x"]),
+            w_tap=emitter.mul(word["channels"], choices.w_dtype.itemsize),
+            position=emitter.mul(word["step_x"], word["stride_x"]),
+            columns=columns,
+            tile=emitter.scratch,
+        )
+        self._emit_positions(window, places)
 
     def _list_lines(self, lines: ir.Value, z: ir.Value, y: ir.Value) -> ir.Value:
         """Writes the offsets of the lines of taps inside of the input; returns their number."""

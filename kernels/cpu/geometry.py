@@ -110,5 +110,34 @@ def rows_per_tile(rows: int, row_bytes: int) -> int:
     return max(1, min(rows, TILE_BYTES // max(row_bytes, 1)))
 
 
+def walk_parameters(
+    outer: Sequence[Axis], sizes: Sequence[int], chunks: int, row_bytes: int
+) -> tuple[list[int], int]:
+    """Parameters of a walk over ``outer`` axes (:mod:`onnxplan.kernels.cpu.walk_code`), and its tiles.
+
+    ``sizes`` are the operands' element sizes in bytes (1 for coordinates), ``row_bytes`` the work of a row.
+    """
+    rows = math.prod(axis.extent for axis in outer) * chunks
+    per_tile = rows_per_tile(rows, row_bytes)
+    return [rows, per_tile, chunks, *axis_parameters(outer, sizes)], ceil_div(rows, per_tile)
+
+
+def axis_parameters(axes: Sequence[Axis], sizes: Sequence[int]) -> list[int]:
+    """For each axis its extent and the operands' strides in bytes."""
+    parameters: list[int] = []
+    for axis in axes:
+        parameters += [axis.extent, *(s * size for s, size in zip(axis.strides, sizes, strict=True))]
+    return parameters
+
+
+def inner_parameters(inner: Axis, sizes: Sequence[int], kinds: str) -> list[int]:
+    """The strides in bytes of the operands that are strided along the innermost axis."""
+    return [
+        stride * size
+        for stride, size, kind in zip(inner.strides, sizes, kinds, strict=True)
+        if kind == "s"
+    ]
+
+
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)

@@ -10,8 +10,9 @@ from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask, evaluate
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
-from onnxplan.kernels.cpu.operand_code import Access, Place, read_operands, unroll_factor, vector_lanes
-from onnxplan.kernels.cpu.walk_code import Reader, walk_rows
+from onnxplan.kernels.cpu.operand_code import Access, Place, read_operands
+from onnxplan.kernels.cpu.vector_shape import lane_count, unroll_factor
+from onnxplan.kernels.cpu.walk_code import Reader, vector_loop, walk_rows
 
 
 def build_map(variant: Any, target: Target) -> ObjectCode:
@@ -24,8 +25,8 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
     """
     expression, labels, kinds, numbers, rank = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
-    lanes = vector_lanes(expression, labels, target)
-    unroll = unroll_factor(expression, kinds)
+    lanes = lane_count(expression, labels, target)
+    unroll = unroll_factor(expression.cost, kinds)
     emitter = Emitter.kernel(kernel_symbol("map", variant), target, lanes)
     reader = Reader(emitter)
     with walk_rows(emitter, reader, rank, len(accesses)) as (offsets, chunk):
@@ -39,15 +40,7 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
         start = emitter.mul(chunk, length)
         stop = emitter.minimum(emitter.add(start, length), extent)
         row = _Row(emitter, expression, places, accesses, numbers)
-        position = start
-        for count in dict.fromkeys((unroll, 1)):
-            step = count * lanes
-            end = emitter.add(position, emitter.mul(emitter.divide(emitter.sub(stop, position), step), step))
-            with emitter.loop(position, end, step) as index:
-                row.compute([emitter.add(index, i * lanes) for i in range(count)], None)
-            position = end
-        with emitter.when(emitter.less(position, stop)):
-            row.compute([position], emitter.mask(emitter.sub(stop, position)))
+        vector_loop(emitter, start, stop, unroll, row.compute)
     return emitter.finish()
 
 

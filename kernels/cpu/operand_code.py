@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.expression import Expression
-from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.walk_code import Reader
 
@@ -102,28 +100,3 @@ def read_operands(emitter: Emitter, reader: Reader, accesses: Sequence[Access]) 
             operands.append(Operand(access, emitter.operand(number), stride))
             number += 1
     return operands
-
-
-def vector_lanes(expression: Expression, labels: Sequence[str], target: Target) -> int:
-    """Lanes so that the widest values of an expression fill a vector register."""
-    widest = 1
-    for instruction in expression.instructions:
-        dtype = instruction.dtype
-        if instruction.op != "index" and dtype is not DType.BOOL:
-            widest = max(widest, compute_bytes(dtype))
-    for label in labels:
-        if label != COORDINATE:
-            widest = max(widest, compute_bytes(DType.from_label(label)))
-    return max(2, target.vector_bytes // widest)
-
-
-def compute_bytes(dtype: DType) -> int:
-    """Bytes of a value of an element type while it is computed with."""
-    return max(dtype.itemsize, 4) if dtype.is_float else dtype.itemsize
-
-
-def unroll_factor(expression: Expression, kinds: str) -> int:
-    """Vectors a pass: few operations leave the processor idle between loads; many fill the registers."""
-    if "s" in kinds or expression.cost > 12:
-        return 1
-    return 4 if expression.cost <= 3 else 2

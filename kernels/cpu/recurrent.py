@@ -52,7 +52,7 @@ def operand_names(kind: str, linear_before_reset: bool) -> tuple[tuple[str, ...]
 # and between its rows, and for three-dimensional ones between its steps; alpha and beta of each activation.
 PARAMETERS = (
     "row_blocks", "panel_blocks", "panels_per_tile", "panels", "rows", "hidden", "length",
-    "first_step", "last_step", "work", "clip",
+    "first_step", "last_step", "reverse", "work", "clip",
 )  # fmt: skip
 STEPPED = ("gates", "initial_h", "initial_c", "peepholes", "recurrent_bias", "y", "y_h", "y_c", "lengths")
 
@@ -83,9 +83,10 @@ class Geometry:
 def _geometry(kind: str, rows: int, hidden: int, sums: DType, target: Target) -> Geometry:
     lanes = target.vector_bytes // sums.itemsize
     most = 4 if target.vector_registers >= 32 else 2
+    # Padded vectors cost as much as others; wider panels use each element of the state more often.
     vectors = min(
         (count for count in (4, 2, 1) if count <= most),
-        key=lambda count: -(-hidden // (count * lanes)) * count,
+        key=lambda count: -(-hidden // (count * lanes)) * (2 * count + 1),
     )
     block = min(ROW_BLOCKS, key=lambda count: -(-rows // count) * (count + 2))
     return Geometry(kind, rows, hidden, block, lanes, vectors, -(-hidden // (vectors * lanes)), sums)
@@ -110,16 +111,16 @@ def select_recurrent(operation: Operation, emit: StepEmitter, target: Target) ->
     views = tuple(operands[name] for name in (*reads, *writes))
     adjoining = all(operands[name].strides[-1] == 1 for name in STEPPED[:-1] if name in operands)
     activations = tuple(name for name, _, _ in primitive.activations)
-    options = (
-        primitive.clip is not None,
-        primitive.input_forget,
-        primitive.linear_before_reset,
-        primitive.reverse,
-    )
     spec = KernelSpec(
         FAMILY,
-        (primitive.kind, dtype.label, activations, options, adjoining)
-        + (geometry.block, geometry.vectors, geometry.lanes),
+        (
+            primitive.kind,
+            dtype.label,
+            activations,
+            (primitive.clip is not None, primitive.input_forget, primitive.linear_before_reset),
+            adjoining,
+            (geometry.block, geometry.vectors, geometry.lanes),
+        ),
     )
     tail = _tail_parameters(operands, primitive)
     weight_bytes = operands["r"].size * sums.itemsize
@@ -132,24 +133,13 @@ def select_recurrent(operation: Operation, emit: StepEmitter, target: Target) ->
     def step(work: int, first: int, last: int, panel_blocks: int, phases: int) -> None:
         per_tile = -(-geometry.panels // panel_blocks)
         panel_blocks = -(-geometry.panels // per_tile)
-        head = (
-            row_blocks,
-            panel_blocks,
-            per_tile,
-            geometry.panels,
-            rows,
-            hidden,
-            steps,
-            first,
-            last,
-            work,
-            clip,
-        )
+        head = (row_blocks, panel_blocks, per_tile, geometry.panels, rows, hidden, steps, first, last)
+        options = (int(primitive.reverse), work, clip)
         emit.step(
             spec,
             views,
             tuple(range(len(reads), len(views))),
-            (*head, *tail),
+            (*head, *options, *tail),
             tiles=row_blocks * panel_blocks,
             flops=flops * (last - first) // phases,
             bytes_moved=(weight_bytes + (last - first) * io_bytes) // phases,

@@ -36,18 +36,20 @@ class _Recurrence(Cell):
     """The time loop of a tile: some rows and some of their hidden units."""
 
     def __init__(self, emitter: Emitter, variant: Variant) -> None:
-        kind, label, activations, options, adjoining, block, vectors, _ = variant
+        kind, label, activations, options, adjoining, shape = variant
         assert isinstance(kind, str)
         assert isinstance(label, str)
         assert isinstance(activations, tuple)
         assert isinstance(options, tuple)
+        assert isinstance(shape, tuple)
+        block, vectors, _ = shape
         assert isinstance(block, int)
         assert isinstance(vectors, int)
         self.kind, self.block, self.vectors = kind, block, vectors
         self.dtype = DType.from_label(label)
         sums = DType.FLOAT64 if self.dtype is DType.FLOAT64 else DType.FLOAT32
-        clipped, input_forget, linear, reverse = map(bool, options)
-        self.reverse, self.two_phases = reverse, kind == "gru" and not linear
+        clipped, input_forget, linear = map(bool, options)
+        self.two_phases = kind == "gru" and not linear
         self.word = {name: emitter.parameter(number) for number, name in enumerate(PARAMETERS)}
         self.steps = {
             name: [emitter.parameter(len(PARAMETERS) + 3 * number + axis) for axis in range(3)]
@@ -126,6 +128,11 @@ class _Recurrence(Cell):
     def _columns(self, body: Callable[[ir.Value, Mask | None], None]) -> None:
         """Runs ``body`` for the tile's hidden units, a vector at a time; the last may be masked."""
         emitter = self.emitter
+        if emitter.target.isa == "avx512":
+            # Masks cost nothing there, and the body is emitted once.
+            with emitter.loop(self.first_column, self.last_column, emitter.lanes) as column:
+                body(column, emitter.mask(emitter.sub(self.last_column, column)))
+            return
         count = emitter.sub(self.last_column, self.first_column)
         rest = emitter.modulo(count, emitter.lanes)
         whole = emitter.sub(self.last_column, rest)
@@ -171,7 +178,9 @@ class _Recurrence(Cell):
     def _advance(self, step: ir.Value) -> None:
         """One time step of the tile."""
         emitter, word = self.emitter, self.word
-        time = emitter.sub(emitter.sub(word["length"], 1), step) if self.reverse else step
+        backwards = emitter.builder.icmp_signed("!=", word["reverse"], I64(0))
+        mirrored = emitter.sub(emitter.sub(word["length"], 1), step)
+        time = emitter.builder.select(backwards, mirrored, step)
         before, after = self._state(step, 0), self._state(emitter.add(step, 1), 0)
         gates = GATES[self.kind]
         if not self.two_phases:
@@ -292,9 +301,11 @@ def _product(emitter: Emitter, sums: DType, block: int, vectors: int) -> ir.Func
 def build_recurrent(variant: Variant, target: Target) -> ObjectCode:
     """``variant``: kind, element type, activations, options, whether all rows are dense, and the tile.
 
-    Options: clipped, input_forget, linear_before_reset, reverse. Tile: rows, vectors of a panel, lanes.
+    Options: clipped, input_forget, linear_before_reset. Tile: rows, vectors of a panel, lanes.
     """
-    lanes = variant[-1]
+    shape = variant[-1]
+    assert isinstance(shape, tuple)
+    lanes = shape[-1]
     assert isinstance(lanes, int)
     emitter = Emitter.kernel("recurrent", target, lanes)
     recurrence = _Recurrence(emitter, variant)

@@ -49,7 +49,6 @@ FAMILIES: dict[str, str] = {
     "map": "map_code:build_map",
     "transpose": "transpose_code:build_transpose",
     "reduce": "reduce_code:build_reduce",
-    "norm": "norm_code:build_norm",
     "pack": "pack_code:build_pack",
     "matmul": "matmul_code:build_matmul",
     "conv": "conv_code:build_conv",

@@ -20,9 +20,10 @@ from onnxplan.kernels.cpu.geometry import (
     ceil_div,
     collapse,
     flip_negative,
+    inner_parameters,
     pad_axes,
-    rows_per_tile,
     unique_bytes,
+    walk_parameters,
 )
 from onnxplan.kernels.cpu.select_transpose import select_transpose
 
@@ -70,24 +71,15 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     )
     length = _chunk_length(inner.extent, weight, target)
     chunks = ceil_div(inner.extent, length)
-    rows = math.prod(axis.extent for axis in outer) * chunks
-    per_tile = rows_per_tile(rows, length * weight)
-    parameters = [rows, per_tile, chunks]
-    for axis in outer:
-        parameters += [axis.extent, *(s * size for s, size in zip(axis.strides, sizes, strict=True))]
-    parameters += [inner.extent, length]
-    parameters += [
-        stride * size
-        for stride, size, kind in zip(inner.strides, sizes, kinds, strict=True)
-        if kind == "s"
-    ]
+    parameters, tiles = walk_parameters(outer, sizes, chunks, length * weight)
+    parameters += [inner.extent, length, *inner_parameters(inner, sizes, kinds)]
     points = math.prod(shape)
     emit.step(
         KernelSpec("map", variant),
         tuple(views),
         tuple(range(count, len(views))),
         tuple(parameters),
-        tiles=ceil_div(rows, per_tile),
+        tiles=tiles,
         flops=points * expression.cost,
         bytes_moved=sum(map(unique_bytes, views)),
         in_place=in_place_pairs(views[:count], views[count:]),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.geometry import Axis, ceil_div, pad_axes, rows_per_tile, unique_bytes
+from onnxplan.kernels.cpu.geometry import Axis, ceil_div, pad_axes, unique_bytes, walk_parameters
 
 # A region is copied block by block within one tile, so that whole cache lines of both sides are used.
 REGION = 64
@@ -27,12 +26,8 @@ def select_transpose(axes: Sequence[Axis], views: Sequence[View], dtype: DType, 
         return False
     outer = pad_axes([axis for axis in axes[:-1] if axis is not source_axis], 2)
     regions = ceil_div(source_axis.extent, REGION) * ceil_div(result_axis.extent, REGION)
-    rows = math.prod(axis.extent for axis in outer) * regions
     width = min(source_axis.extent, REGION) * min(result_axis.extent, REGION) * dtype.itemsize * 2
-    per_tile = rows_per_tile(rows, width)
-    parameters = [rows, per_tile, regions]
-    for axis in outer:
-        parameters += [axis.extent, *(stride * dtype.itemsize for stride in axis.strides)]
+    parameters, tiles = walk_parameters(outer, [dtype.itemsize] * 2, regions, width)
     parameters += [source_axis.extent, result_axis.extent]
     parameters += [result_axis.strides[0] * dtype.itemsize, source_axis.strides[1] * dtype.itemsize]
     emit.step(
@@ -40,7 +35,7 @@ def select_transpose(axes: Sequence[Axis], views: Sequence[View], dtype: DType, 
         tuple(views),
         (1,),
         tuple(parameters),
-        tiles=ceil_div(rows, per_tile),
+        tiles=tiles,
         flops=0,
         bytes_moved=sum(map(unique_bytes, views)),
     )

@@ -1,19 +1,17 @@
 """Loops over the outer axes of an iteration space: an odometer that keeps each operand's byte offset.
 
-The parameters of a walk are, in this order (``walk_parameters`` makes them, ``Reader`` reads them):
-number of rows, rows per tile, chunks per row, then for each outer axis from the outermost its extent and the
+The parameters of a walk are, in this order (``geometry.walk_parameters`` makes them): number of rows, rows per tile, chunks per row, then for each outer axis from the outermost its extent and the
 operands' strides in bytes. A row is one combination of outer coordinates and one chunk of the inner axis.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llvmlite import ir
-from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Variable
 
 
@@ -106,12 +104,32 @@ def walk_rows(
             odometer.advance()
 
 
-def walk_parameters(
-    extents: Sequence[int], strides: Sequence[Sequence[int]], chunks: int, per_tile: int
-) -> tuple[list[int], int]:
-    """The parameters of :func:`walk_rows` and the number of tiles; ``strides[axis][operand]`` in bytes."""
-    rows = math.prod(extents) * chunks
-    parameters = [rows, per_tile, chunks]
-    for extent, row in zip(extents, strides, strict=True):
-        parameters += [extent, *row]
-    return parameters, -(-rows // per_tile)
+def vector_loop(
+    emitter: Emitter,
+    start: ir.Value,
+    stop: ir.Value,
+    unroll: int,
+    body: Callable[[list[ir.Value], Mask | None], None],
+    *,
+    always_masked: bool = False,
+) -> None:
+    """Calls ``body(indices, mask)`` for the vectors from ``start`` up to ``stop``.
+
+    First ``unroll`` whole vectors at a time, then one, then what is left under a mask. With
+    ``always_masked`` the last two are one, which is less code.
+    """
+    lanes = emitter.lanes
+    position = start
+    for count in (unroll,) if always_masked else dict.fromkeys((unroll, 1)):
+        step = count * lanes
+        whole = emitter.mul(emitter.divide(emitter.sub(stop, position), step), step)
+        end = emitter.add(position, whole)
+        with emitter.loop(position, end, step) as index:
+            body([emitter.add(index, i * lanes) for i in range(count)], None)
+        position = end
+    if always_masked and unroll > 1:
+        with emitter.loop(position, stop, lanes) as index:
+            body([index], emitter.mask(emitter.sub(stop, index)))
+    else:
+        with emitter.when(emitter.less(position, stop)):
+            body([position], emitter.mask(emitter.sub(stop, position)))

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+import pytest
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxplan.compiler.errors import InvalidModelError
+from onnxplan.compiler.importer import load_model
 
 
 def value(name: str, dims: Sequence[int | str | None] | None = (2, 3), code: int = TensorProto.FLOAT) -> Any:
@@ -58,3 +62,29 @@ def external(tensor: TensorProto, location: str, **entries: int) -> TensorProto:
     for key, item in {"location": location, **entries}.items():
         copy.external_data.append(onnx.StringStringEntryProto(key=key, value=str(item)))
     return copy
+
+
+def function(name: str, nodes: Sequence[NodeProto]) -> FunctionProto:
+    """A function of the domain ``local`` from ``a`` to ``r``."""
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    return helper.make_function("local", name, ["a"], ["r"], nodes, imports)
+
+
+def refuse(source, *parts: str, kind: type[Exception] = InvalidModelError) -> str:
+    """Loads ``source``, which must fail with all ``parts`` in the text of the error."""
+    with pytest.raises(kind) as caught:
+        load_model(source)
+    text = str(caught.value)
+    for part in parts:
+        assert part in text, text
+    return text
+
+
+def constants(loaded) -> dict[str, np.ndarray]:
+    """Constants that the nodes of the graph read, by name."""
+    return {
+        item.name: item.constant
+        for each in loaded.graph.walk()
+        for item in each.inputs
+        if item is not None and item.constant is not None
+    }

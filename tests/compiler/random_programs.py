@@ -87,7 +87,9 @@ class ProgramMaker:
         outer = self.draw(st.sampled_from([n for n in range(1, x.size + 1) if x.size % n == 0]))
         rest = x.size // outer
         inner = self.draw(st.sampled_from([n for n in range(1, rest + 1) if rest % n == 0]))
-        shape = self.draw(st.sampled_from([(outer, rest), (outer, inner, rest // inner), (1, outer, inner, rest // inner)]))
+        shape = self.draw(
+            st.sampled_from([(outer, rest), (outer, inner, rest // inner), (1, outer, inner, rest // inner)])
+        )
         return self.builder.reshape(x, shape)
 
     def copy(self):
@@ -160,7 +162,9 @@ class ProgramMaker:
         filters, (n, h, w, c) = self.draw(st.integers(1, 4)), x.shape
         primitive = Conv((1, 1), (1, 1), (1, 1), 1, DType.FLOAT32)
         result = self.builder.emit(
-            primitive, [x, self.weights(3, 3, c, filters)], [self.builder.new(DType.FLOAT32, (n, h, w, filters))]
+            primitive,
+            [x, self.weights(3, 3, c, filters)],
+            [self.builder.new(DType.FLOAT32, (n, h, w, filters))],
         )[0]
         return result.transpose((0, 3, 1, 2)) if self.draw(st.booleans()) else result
 

@@ -9,12 +9,13 @@ from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.evaluate import evaluate_program
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import DEMAND, KNOWN_BYTES, lower
+from onnxplan.compiler.registry import operator
 
 X = np.array([1.0, -2.0, 3.0], np.float32)
 
 
 def parse(text):
-    header = '<ir_version: 10, opset_import: ["": 21]>'
+    header = '<ir_version: 10, opset_import: ["": 21, "test.stages": 1]>'
     return load_model(onnx.parser.parse_model(f"{header}\nmain {text}"))
 
 
@@ -251,6 +252,24 @@ def test_large_answers_do_not_become_constants():
     answer = np.array([1] * (count - 1) + [3], np.int64)
     stage = lower(model, shapes, [answer])
     assert not stage.program.outputs["shape"].is_constant
+
+
+@operator("NegateThenReshape", domain="test.stages")
+def negate_then_reshape(b, node, x, shape):
+    """A rule that computes first and asks afterwards."""
+    negated = b.scalar("neg", x)
+    return b.reshape(negated, tuple(b.value(shape).tolist()))
+
+
+def test_what_a_rule_has_computed_survives_its_question():
+    text = """(float[6] x, int64[2] shape) => (float[A, B] y) {
+        y = test.stages.NegateThenReshape(x, shape)
+    }"""
+    x = np.arange(6, dtype=np.float32)
+    results, stages = run(text, {"x": x, "shape": np.array([3, 2])})
+    assert len(stages) == 2
+    assert stages[1].program.operations == []
+    np.testing.assert_array_equal(results["y"], -x.reshape(3, 2))
 
 
 def test_an_empty_tensor_is_known_without_asking():

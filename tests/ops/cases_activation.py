@@ -41,7 +41,10 @@ def shrink(x, bias=0.0, lambd=0.5):
     return np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, np.zeros_like(x)))
 
 
-def selu(x, alpha=single(1.67326319), gamma=single(1.05070102)):
+SELU = (single(1.67326319), single(1.05070102))
+
+
+def selu(x, alpha=SELU[0], gamma=SELU[1]):
     return gamma * elu(x, alpha)
 
 

@@ -328,7 +328,10 @@ def _mean_variance(axes):
     return lambda x: (x - x.mean(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 1e-9)
 
 
-def _local_response(size, alpha=float(np.float32(1e-4)), beta=0.75, bias=1.0):
+ALPHA = float(np.float32(1e-4))
+
+
+def _local_response(size, alpha=ALPHA, beta=0.75, bias=1.0):
     def normalize(x):
         total = np.zeros_like(x)
         for channel in range(x.shape[1]):

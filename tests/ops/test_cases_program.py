@@ -8,6 +8,7 @@ from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.evaluate import evaluate_program
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import DEMAND, lower
+from onnxplan.compiler.verify import verify_program
 
 CASES = discover()
 
@@ -22,6 +23,7 @@ def run(case: Case, *, constant: bool) -> tuple[dict[str, np.ndarray], int]:
     count = 0
     while True:
         stage = lower(model, shapes, answers, pool=pool)
+        verify_program(stage.program, "lowering")
         count += len(stage.program.operations)
         results = evaluate_program(stage.program, {name: values[name] for name in stage.program.inputs})
         if stage.final:

@@ -1,0 +1,39 @@
+"""What selection and code of reductions must agree on: lanes, and vectors taken at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import Expression
+from onnxplan.compiler.target import Target
+
+
+def compute_bytes(dtype: DType) -> int:
+    """Bytes of a value of an element type while it is computed with."""
+    return max(dtype.itemsize, 4) if dtype.is_float else dtype.itemsize
+
+
+def lane_count(expression: Expression, labels: Sequence[str], target: Target) -> int:
+    """Lanes so that the widest values of an expression fill a vector register.
+
+    ``labels`` name the operands' element types; ``index`` stands for a coordinate.
+    """
+    types = [i.dtype for i in expression.instructions if i.op != "index" and i.dtype is not DType.BOOL]
+    types += [DType.from_label(label) for label in labels if label != "index"]
+    return max(2, target.vector_bytes // max(map(compute_bytes, types), default=1))
+
+
+def unroll_factor(cost: int, kinds: str) -> int:
+    """Vectors taken at once: few operations leave the processor idle between loads; many fill the registers.
+
+    ``kinds`` are the operands' access classes along the axis of the vectors.
+    """
+    if "s" in kinds or cost > 12:
+        return 1
+    return 4 if cost <= 3 else 2
+
+
+def column_unroll(expression: Expression, kinds: str) -> int:
+    """Vectors side by side in column mode."""
+    return unroll_factor(expression.cost, kinds)
