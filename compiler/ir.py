@@ -78,12 +78,12 @@ class Node:
     def integers(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
         return tuple(int(item) for item in self._attribute(name, default))
 
+    def floats(self, name: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
+        return tuple(float(item) for item in self._attribute(name, default))
+
     def float(self, name: str, default: float | None = None) -> float:
         """A float attribute. The standard's floats, defaults too, are of float32."""
         return float(np.float32(self._attribute(name, default)))
-
-    def floats(self, name: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
-        return tuple(float(item) for item in self._attribute(name, default))
 
     def string(self, name: str, default: str | None = None) -> str:
         value = self._attribute(name, default)

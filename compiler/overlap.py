@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from onnxplan.compiler.view import View
 
 
@@ -21,7 +23,7 @@ def may_overlap(a: View, b: View) -> bool:
     """False only if the views certainly share no element.
 
     Decides parts of a concatenation, a split or a padding exactly: views whose strides nest (each a multiple
-    of the next smaller) are boxes in the coordinates that those strides span, and disjoint boxes share nothing.
+    of the next smaller) are boxes in the coordinates that those strides span; disjoint boxes share nothing.
     """
     if a.storage is not b.storage or 0 in a.shape or 0 in b.shape:
         return False
@@ -38,7 +40,7 @@ def may_overlap(a: View, b: View) -> bool:
         },
         reverse=True,
     )
-    if any(outer % inner for outer, inner in zip(strides, strides[1:], strict=False)):
+    if any(outer % inner for outer, inner in itertools.pairwise(strides)):
         return True
     box_a, box_b = _box(a, a_low, strides), _box(b, b_low, strides)
     if box_a is None or box_b is None:

@@ -79,7 +79,8 @@ def optimise(
     ``dump`` (default: the environment variable ``ONNXPLAN_DUMP``) names a folder for the program's text
     before the first pass and after each. ``ONNXPLAN_STOP_AFTER`` names the last pass to run, besides the
     necessary ones; ``name:2`` is its second occurrence. With ``ONNXPLAN_VERIFY=1``, or when dumping, the
-    program is verified before the first pass and after each. Raises :class:`CompilerError`, naming the pass, where one fails.
+    program is verified before the first pass and after each. Raises :class:`CompilerError`, naming the pass,
+    where one fails.
     """
     folder = dump if dump is not None else os.environ.get("ONNXPLAN_DUMP")
     verified = folder is not None or os.environ.get("ONNXPLAN_VERIFY", "0") not in ("", "0")

@@ -19,7 +19,7 @@ def plan_to_text(plan: ExecutionPlan) -> str:
     """A table for people: target, inputs, outputs, memory, then the steps and their totals.
 
     An operand reads ``buffer[first byte:end] type[shape]``; buffers are ``arena``, ``in0``, ``out0`` and
-    ``const0``, numbered as the plan's inputs, outputs and constants are. FLOPs, bytes and times are estimates.
+    ``const0``, numbered as the plan's inputs, outputs and constants. FLOPs, bytes and times are estimates.
     """
     constant_bytes = sum(_bytes_of(constant) for constant in plan.constants)
     lines = [

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import onnx
 from onnx.backend.base import Backend, BackendRep, Device, DeviceType, namedtupledict
 
-from onnxplan.compiler.errors import DeviceUnavailableError
+from onnxplan.compiler.errors import DeviceUnavailableError, UnsupportedOperatorError
+from onnxplan.compiler.importer import load_model
 from onnxplan.runtime.devices import open_device
 from onnxplan.session import InferenceSession
 
@@ -42,6 +43,18 @@ class OnnxPlanBackendRep(BackendRep):
 
 class OnnxPlanBackend(Backend):
     """onnxplan as a backend for the onnx package's test suite and for other programs."""
+
+    @classmethod
+    def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **_: Any) -> bool:
+        """Does onnxplan have all of the model's operators, and are its inputs and outputs all tensors?"""
+        values = [*model.graph.input, *model.graph.output]
+        if any(value.type.WhichOneof("value") not in ("tensor_type", None) for value in values):
+            return False
+        try:
+            load_model(model)
+        except UnsupportedOperatorError:
+            return False
+        return True
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **options: Any) -> OnnxPlanBackendRep:

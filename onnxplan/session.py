@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import threading
+import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt

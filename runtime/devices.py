@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import onnxplan.kernels
@@ -15,7 +18,7 @@ from onnxplan.kernels.cpu.registry import CpuKernels, build
 from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.target import detect_target
 from onnxplan.runtime.device import Device
-from onnxplan.runtime.library import KernelLibrary
+from onnxplan.runtime.library import KernelLibrary, Progress
 from onnxplan.runtime.store import source_digest
 
 logger = logging.getLogger("onnxplan")
@@ -23,21 +26,47 @@ logger = logging.getLogger("onnxplan")
 NO_CUDA = "this version of onnxplan has no CUDA device yet; use device='cpu' or device='auto'"
 
 
+def log_progress(done: int, total: int) -> None:
+    """Says in the log that kernels are being compiled, and when that is over."""
+    if done == 0:
+        logger.info("compiling %d kernels", total)
+    elif done == total:
+        logger.info("compiled %d kernels", total)
+
+
+_progress: ContextVar[Progress] = ContextVar("onnxplan_compilation_progress", default=log_progress)
+
+
+@contextmanager
+def compilation_progress(report: Progress) -> Iterator[None]:
+    """Devices opened inside call ``report(done, total)`` while they compile kernels, instead of logging it.
+
+    It is called with 0 before the first and with ``total`` after the last kernel of a plan, on the thread
+    that compiles, for as long as the device is in use.
+    """
+    token = _progress.set(report)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+
+
 class CpuDevice:
     """The processor. Its kernels are shared by all sessions for the same target."""
 
     name = "cpu"
 
-    def __init__(self, target: Target, *, cache: bool) -> None:
+    def __init__(self, target: Target, *, cache: bool, progress: Progress = log_progress) -> None:
         self.selector = CpuKernels(target)
         self.library = _cpu_library(target, cache)
+        self._progress = progress
 
     @property
     def compiled_kernels(self) -> int:
         return self.library.compiled_count
 
     def bind(self, compiled: CompiledPlan) -> CpuExecutor:
-        return CpuExecutor(compiled.plan, compiled.constants, self.library)
+        return CpuExecutor(compiled.plan, compiled.constants, self.library, progress=self._progress)
 
 
 @functools.cache
@@ -55,7 +84,7 @@ def open_device(name: str, *, threads: int | None = None, math: str = "strict", 
     reason, ``ValueError`` for another name.
     """
     if name == "cpu":
-        return CpuDevice(detect_target(threads, math), cache=cache)
+        return CpuDevice(detect_target(threads, math), cache=cache, progress=_progress.get())
     kind, _, number = name.partition(":")
     if kind == "cuda" and (not number or number.isdigit()):
         raise DeviceUnavailableError(NO_CUDA)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import ExecutionPlan
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import Device, Executor
+from onnxplan.runtime.stage_cache import StageCache
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -37,8 +37,9 @@ class Request:
 class BoundStage:
     """A stage of a model for one request, bound to a device.
 
-    ``following`` holds the stages after it by the answer to the question that ended it. ``final`` stages end
-    the model. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` the estimated run time.
+    ``final`` stages end the model; the output ``DEMAND`` of others is the answer to the question that ended
+    them. ``positions`` of its inputs among the request's are set where it is all of the model.
+    ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
     """
 
     executor: Executor
@@ -49,46 +50,58 @@ class BoundStage:
     output_names: tuple[str, ...]
     allocations: tuple[tuple[Shape, np.dtype[Any]], ...]
     seconds: float
-    following: OrderedDict[bytes, BoundStage] = field(default_factory=OrderedDict)
+    positions: tuple[int, ...] | None
+    used: bool = True
 
-    def chain(self) -> Iterator[BoundStage]:
-        """The stage and all that were planned after it."""
-        yield self
-        for stage in self.following.values():
-            yield from stage.chain()
 
-    @property
-    def is_whole(self) -> bool:
-        """Is it all of the model, its inputs in the request's order?"""
-        return self.final and not self.answers and self.input_names == self.request.names
+LATER_STAGES = 16
+"""So many times as many stages after the first ones are kept as plans of first ones."""
 
 
 class Engine:
     """A model on a device. Safe from any number of threads.
 
-    ``max_plans`` bounds the plans kept for different requests (and, within one, for different answers of
-    data-dependent stages); the least recently used one goes first.
+    ``max_plans`` bounds the plans kept for different requests; of models whose course depends on data,
+    :data:`LATER_STAGES` times as many are kept for the answers that came up. Those not used for long go first.
     """
 
     def __init__(self, model: Model, device: Device, *, optimize: int = 1, max_plans: int = 32) -> None:
         self.model = model
         self.device = device
         self._optimize = optimize
-        self._max_plans = max_plans
         self._pool = ConstantPool()
-        self._lock = threading.RLock()
-        self._stages: OrderedDict[Request, BoundStage] = OrderedDict()
+        self._required = tuple(value.name for value in model.graph.inputs if value.default is None)
+        self._first: StageCache[Request, BoundStage] = StageCache(max_plans, self._dropped)
+        self._later: StageCache[tuple[BoundStage, bytes], BoundStage] = StageCache(LATER_STAGES * max_plans)
+        self.plain: dict[tuple[Shape, ...], BoundStage] = {}
+        """The stages that are all of the model, by the shapes of the required inputs, which they are fed."""
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In the child of a fork, where no other thread exists that could hold the lock."""
+        self._planning = threading.Lock()
 
     def first_stage(self, request: Request) -> BoundStage:
-        """The first stage for a request, planned if it is new. ``request.names`` are graph inputs."""
-        with self._lock:
-            stage = self._stages.get(request)
+        """The first stage for a request, planned if it is new. ``request.names`` are graph inputs.
+
+        Raises :class:`InvalidModelError` and :class:`UnsupportedOperatorError`.
+        """
+        stage = self._first.get(request)
+        if stage is not None:
+            return stage
+        with self._planning:
+            stage = self._first.get(request)
             if stage is None:
                 stage = self._bind(request, ())
-                self._keep(self._stages, request, stage)
-            else:
-                self._stages.move_to_end(request)
+                self._first.put(request, stage)
+                if stage.positions is not None and request.fetches is None and request.names == self._required:
+                    self.plain[request.shapes] = stage
             return stage
+
+    def _dropped(self, request: Request, stage: BoundStage) -> None:
+        # Runs in flight may still use the plan: it is released with its last reference.
+        if self.plain.get(request.shapes) is stage:
+            del self.plain[request.shapes]
 
     def run(
         self,
@@ -115,21 +128,16 @@ class Engine:
             stage = self._stage_after(stage, answer)
 
     def _stage_after(self, stage: BoundStage, answer: Array) -> BoundStage:
-        key = repr(answer.shape).encode() + answer.tobytes()
-        with self._lock:
-            following = stage.following.get(key)
+        key = stage, repr(answer.shape).encode() + answer.tobytes()
+        following = self._later.get(key)
+        if following is not None:
+            return following
+        with self._planning:
+            following = self._later.get(key)
             if following is None:
                 following = self._bind(stage.request, (*stage.answers, answer))
-                self._keep(stage.following, key, following)
-            else:
-                stage.following.move_to_end(key)
+                self._later.put(key, following)
             return following
-
-    def _keep(self, cache: OrderedDict[Any, BoundStage], key: Any, stage: BoundStage) -> None:
-        cache[key] = stage
-        if len(cache) > self._max_plans:
-            # Runs in flight may still use the plan: it is released with its last reference.
-            cache.popitem(last=False)
 
     def _bind(self, request: Request, answers: tuple[Array, ...]) -> BoundStage:
         stage = lower(
@@ -141,28 +149,36 @@ class Engine:
         )
         compiled = compile_program(stage.program, self.device.selector, self._pool, optimize=self._optimize)
         plan = compiled.plan
+        input_names = tuple(binding.name for binding in plan.inputs)
+        whole = stage.final and not answers
         return BoundStage(
             self.device.bind(compiled),
             stage.final,
             request,
             answers,
-            tuple(binding.name for binding in plan.inputs),
+            input_names,
             tuple(binding.name for binding in plan.outputs),
             tuple((binding.shape, binding.dtype.numpy) for binding in plan.outputs),
             plan.seconds,
+            tuple(request.names.index(name) for name in input_names) if whole else None,
         )
 
     def plans(self, request: Request) -> tuple[ExecutionPlan, ...]:
         """The plans for a request: one, or where data decides, the first and those made after it so far."""
-        return tuple(stage.executor.plan for stage in self.first_stage(request).chain())
+        chain = [self.first_stage(request)]
+        for (before, _), stage in self._later.items():
+            if before in chain:
+                chain.append(stage)
+        return tuple(stage.executor.plan for stage in chain)
 
     def close(self) -> None:
-        """Releases all plans and constants."""
-        with self._lock:
-            for first in self._stages.values():
-                for stage in first.chain():
-                    stage.executor.close()
-            self._stages.clear()
+        """Waits for the runs in flight, then releases all plans and constants."""
+        with self._planning:
+            for _, stage in (*self._first.items(), *self._later.items()):
+                stage.executor.close()
+            self._first.clear()
+            self._later.clear()
+            self.plain.clear()
             self._pool = ConstantPool()
 
 

@@ -11,9 +11,9 @@ from onnxplan.compiler.view import Storage, View
 def bind_outputs(program: Program) -> Program:
     """Makes each output the dense row-major view of a whole storage that operations write.
 
-    Requires nothing. Adds a copy where an output is a view of an input, of a constant, of a part of a storage,
-    in another order than row-major, or of a storage that is another output already. Where an output is the
-    whole of an operation's result under another shape, it only takes that shape.
+    Requires nothing. Adds a copy where an output is a view of an input, of a constant, of a part of a
+    storage, in another order than row-major, or of a storage that is another output already. Where an output
+    is the whole of an operation's result under another shape, it only takes that shape.
     """
     written = {view.storage for operation in program.operations for view in operation.outputs}
     taken: set[Storage] = set()

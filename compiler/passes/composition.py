@@ -1,13 +1,14 @@
-"""Composition of views: what a view of a result shows, told in the coordinates of the operation that wrote it.
+"""Composition of views: what a view of a result shows, told in the coordinates it was written in.
 
-A written view (``source``) maps coordinates to positions in its storage, each to another one. A second view of
-that storage maps coordinates of its own to positions. :func:`compose` answers, where strides can say it, which
-coordinates of ``source`` each of them stands for: every axis of the second view, split where it crosses several
-axes of the source, moves along one axis of the source.
+A written view (``source``) maps coordinates to positions in its storage, each to another one. A second view
+of that storage maps coordinates of its own to positions. :func:`compose` answers, where strides can say it,
+which coordinates of ``source`` each of them stands for: every axis of the second view, split where it crosses
+several axes of the source, moves along one axis of the source.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -143,7 +144,7 @@ def same_layout(a: View, b: View) -> bool:
 
 
 def compose(source: View, view: View) -> Composition | None:
-    """The coordinates of ``source`` that ``view``, of the same storage, shows; ``None`` if strides cannot say.
+    """The coordinates of ``source`` that ``view``, of the same storage, shows, if strides can say it.
 
     ``view`` may show only a part of what ``source`` writes, some of it several times, in any order. ``None``
     too where it shows what ``source`` did not write, and where either is empty.
@@ -237,9 +238,9 @@ def _split(source: View, nested: list[int], extent: int, stride: int) -> list[Pa
 
 
 def translate(view: View, source: View, target: View) -> View | None:
-    """The view that shows ``target`` where ``view`` shows ``source``, or ``None`` if strides cannot say it.
+    """The view that shows ``target`` where ``view`` shows ``source``, or ``None`` if there is none.
 
-    ``source`` and ``target`` have one shape; ``view`` is of the source's storage and the result has its shape.
+    ``source`` and ``target`` have one shape; ``view`` is of the source's storage, the result of its shape.
     """
     if same_layout(source, view):
         return target if target.shape == view.shape else None
@@ -259,7 +260,7 @@ def apply(composition: Composition, shape: Shape, target: View) -> View | None:
     for parts in composition.axes:
         own = [(pulled.shape[n], pulled.strides[n]) for n in range(position, position + len(parts))]
         own = [(extent, stride) for extent, stride in own if extent != 1] or [(1, 0)]
-        for (_, outer), (extent, inner) in zip(own, own[1:], strict=False):
+        for (_, outer), (extent, inner) in itertools.pairwise(own):
             if outer != extent * inner:
                 return None
         strides.append(own[-1][1])

@@ -40,4 +40,5 @@ def _prune(operation: Operation, primitive: MapReduce, live: list[bool]) -> None
     if len(read) < len(operation.inputs):
         expression, operation.inputs = renumber_inputs(expression, operation.inputs)
     if expression is not primitive.expression:
-        operation.primitive = MapReduce(expression, primitive.shape, primitive.axes)
+        plain = not expression.has_reduction and all(v.shape == primitive.shape for v in operation.outputs)
+        operation.primitive = MapReduce(expression, primitive.shape, () if plain else primitive.axes)

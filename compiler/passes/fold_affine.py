@@ -42,7 +42,7 @@ class _Chain:
 
 
 def fold_affine(program: Program, pool: ConstantPool) -> Program:
-    """Folds what follows a product by constant weights, channel by channel, into the weights and one addition.
+    """Folds what happens to the channels of a product by constant weights into these and one addition.
 
     For a Conv or MatMul without epilogue whose second operand is constant, and the longest chain of maps
     behind it of which each is the only reader of the one before, and multiplies, divides, adds or subtracts
@@ -189,10 +189,11 @@ def _fold(index: Index, product: Operation, chain: _Chain, pool: ConstantPool) -
     if chain.shift.any():
         shift = np.ascontiguousarray(chain.shift.astype(output.dtype.numpy))
         storage = Storage(output.dtype, shift.size, f"{weights.storage.name}:shift", shift)
+        inputs: tuple[View, ...] = (output, View.dense(storage, shift.shape).expand(shape))
         expression = scalar_expression("add", (output.dtype, output.dtype))
-        inputs = (output, View.dense(storage, shift.shape).expand(shape))
     else:
-        expression, inputs = identity(output.dtype), (output,)
+        expression = identity(output.dtype)
+        inputs = (output,)
     last = Operation(MapReduce(expression, shape), inputs, (chain.result,), nodes)
     index.become(product, folded)
     for operation in chain.operations[:-1]:

@@ -22,11 +22,11 @@ MAX_EXTRAS = 6
 def fuse_epilogues(program: Program) -> Program:
     """Attaches elementwise maps to the products whose results they read.
 
-    A map of one output becomes (part of) the epilogue of the MatMul or Conv that alone writes one of its inputs,
-    if nothing else reads that result, if the map reads each of its elements once, and if the map's other
-    inputs and its output are views in the coordinates of the product's output. Of several such products
-    the last one takes the map. Requires that maps have been fused with one another. Ensures equal results:
-    sums are rounded to the product's type before the map sees them.
+    A map of one output becomes (part of) the epilogue of the MatMul or Conv that alone writes one of its
+    inputs, if nothing else reads that result, if the map reads each of its elements once, and if the map's
+    other inputs and its output are views in the coordinates of the product's output. Of several such
+    products the last one takes the map. Requires that maps have been fused with one another. Ensures equal
+    results: sums are rounded to the product's type before the map sees them.
     """
     index = Index(program)
     for operation in program.operations:

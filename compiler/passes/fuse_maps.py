@@ -23,9 +23,9 @@ def fuse_maps(program: Program) -> Program:
     """Fuses elementwise maps with their readers, so that what lies between them is never stored.
 
     A map that a single elementwise map reads, through whatever view strides can follow (transposed, sliced,
-    reshaped, broadcast), is computed by its reader. So is a map that several maps read if it is cheap and reads
-    no more bytes than it writes. Nothing is fused where more than cheap work would be repeated, and nothing
-    that could be the epilogue of a product, unless the result of the fusion still can.
+    reshaped, broadcast), is computed by its reader. So is a map that several maps read if it is cheap and
+    reads no more bytes than it writes. Nothing is fused where more than cheap work would be repeated, and
+    nothing that could be the epilogue of a product, unless the result of the fusion still can.
     """
     index = Index(program)
     for operation in program.operations:
@@ -66,7 +66,7 @@ def _fuse(index: Index, consumer: Operation, producer: Operation) -> bool:
 
 
 def _is_last_product(index: Index, consumer: Operation, product: Operation) -> bool:
-    """Does no product after ``product`` compute an input of ``consumer``, itself or with a map as its epilogue?"""
+    """Of the products that compute inputs of ``consumer``, with or without an epilogue, is it the last?"""
     position = index.order[product]
     for view in consumer.inputs:
         writer = index.sole_writer(view.storage)

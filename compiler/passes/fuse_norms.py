@@ -25,7 +25,7 @@ from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import Storage, View
 
 LONG_ROW = 1 << 15
-"""Rows of more elements than this are fused with maps only if there are enough rows to share among threads."""
+"""Longer rows (in elements) are fused with maps only if there are enough of them to share among threads."""
 
 ENOUGH_ROWS = 16
 
@@ -226,7 +226,7 @@ def _in_reduced_space(consumer: Operation, producer: Operation) -> Operation | N
 def _merge_in(
     consumer: Operation, producer: Operation, keep: Sequence[bool], found: Composition
 ) -> Operation | None:
-    """The merged operation, in the space of the parts of ``found`` (the consumer's axes over the producer's)."""
+    """The merged operation, in the space of the parts of the consumer's axes over the producer's."""
     inner, outer = producer.primitive, consumer.primitive
     assert isinstance(inner, MapReduce)
     assert isinstance(outer, MapReduce)
@@ -234,7 +234,12 @@ def _merge_in(
     shape = tuple(part.extent for part in parts)
     inner_axes = tuple(n for n, part in enumerate(parts) if part.axis in inner.axes)
     outer_axes = found.refine_axes(outer.axes)
-    axes = _common_axes(inner_axes if inner.axes else None, outer_axes if outer.axes else None, shape)
+    # A reduction over axes of extent 1 alone may have lost them, and is one nevertheless.
+    axes = _common_axes(
+        inner_axes if inner.axes or inner.expression.has_reduction else None,
+        outer_axes if outer.axes or outer.expression.has_reduction else None,
+        shape,
+    )
     if axes is None:
         return None
     sources = {view.storage: number for number, view in enumerate(producer.outputs)}

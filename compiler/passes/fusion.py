@@ -52,7 +52,7 @@ def fits(operation: Operation) -> bool:
 
 
 def producers(index: Index, consumer: Operation) -> list[Operation]:
-    """The maps that alone write storages which ``consumer`` reads, each a storage of its own, latest first."""
+    """The maps that alone write what ``consumer`` reads, each output a storage of its own; latest first."""
     found: dict[Operation, None] = {}
     for view in consumer.inputs:
         writer = index.sole_writer(view.storage)
@@ -81,8 +81,9 @@ def is_shown(index: Index, operation: Operation) -> bool:
 def absorb(consumer: Operation, producer: Operation, *, repeat: bool) -> Operation | None:
     """``consumer``, computing by itself what it reads of the elementwise map ``producer``.
 
-    Its iteration space may be split to follow the producer's. ``None`` where strides cannot express that, where
-    the result would not fit a kernel, and, unless ``repeat``, where elements would be computed several times.
+    Its iteration space may be split to follow the producer's. ``None`` where strides cannot express that,
+    where the result would not fit a kernel, and, unless ``repeat``, where elements would be computed several
+    times.
     """
     numbers = {view.storage: number for number, view in enumerate(producer.outputs)}
     result = consumer

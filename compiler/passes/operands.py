@@ -81,8 +81,8 @@ def splice(
     """One expression of two, of which ``outer`` reads results of ``inner``.
 
     ``inner_numbers`` are the new numbers of the inputs of ``inner``. ``outer_numbers`` those of ``outer``;
-    ``-1 - k`` stands for result ``k`` of ``inner``. The outputs are those of ``inner`` that ``kept`` names, then
-    those of ``outer``. The rules tell coordinates in those of the new iteration space.
+    ``-1 - k`` stands for result ``k`` of ``inner``. The outputs are those of ``inner`` that ``kept`` names,
+    then those of ``outer``. The rules tell coordinates in those of the new iteration space.
     """
     builder = ExpressionBuilder()
     first = builder.inline(inner, _reader(builder, inner_numbers), _indexer(builder, inner_index))

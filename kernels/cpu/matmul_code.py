@@ -119,8 +119,10 @@ class MatrixRows:
 
         A whole vector is stored for each depth; what is too much of it the next one overwrites.
         """
-        emitter, tile = self._emitter, self._tile
-        starts = range(0, tile.rows, tile.lanes)
+        tile = self._tile
+        # Vectors no wider than a block's rows need: wider ones would span more lines of the cache.
+        emitter = self._emitter.with_lanes(min(tile.lanes, 1 << (tile.rows - 1).bit_length()))
+        starts = range(0, tile.rows, emitter.lanes)
         with emitter.loop(0, rows, tile.rows) as row:
             block_source = emitter.offset(source, emitter.mul(row, self._row_step))
             block_copy = emitter.offset(copies, emitter.mul(emitter.divide(row, tile.rows), self._pitch))
@@ -131,7 +133,8 @@ class MatrixRows:
                 to = emitter.offset(block_copy, emitter.mul(k, tile.rows * self._sums.itemsize))
                 for start, mask in zip(starts, masks, strict=True):
                     value = emitter.load(emitter.element(at, start, self._dtype), self._dtype, mask)
-                    self._store(value, emitter.element(to, start, self._sums))
+                    converted = convert.cast(emitter, self._dtype, self._sums, value)
+                    emitter.store(converted, emitter.element(to, start, self._sums), self._sums)
 
     def _store(self, value: ir.Value, pointer: ir.Value) -> None:
         self._emitter.store(convert.cast(self._emitter, self._dtype, self._sums, value), pointer, self._sums)

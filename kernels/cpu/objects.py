@@ -130,17 +130,28 @@ def _compile_text(text: str, symbol: str, target: Target, vectorize: bool, light
     parsed = _parse(text, symbol)
     parsed.triple = machine.triple
     parsed.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=1 if light else 3)
-    options.loop_unrolling = not light
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = vectorize
     options.slp_vectorization = vectorize
     builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(parsed, builder)
+    passes = _light_passes() if light else builder.getModulePassManager()
+    passes.run(parsed, builder)
     code = machine.emit_object(parsed)
     missing = undefined_symbols(code) - ALLOWED_UNDEFINED
     if missing:
         raise CompilerError(f"kernel {symbol} needs symbols that no kernel may use: {sorted(missing)}")
     return ObjectCode(symbol, code)
+
+
+def _light_passes() -> Any:
+    """What turns locals into registers and tidies up; the code generator does the rest."""
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_sroa_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_loop_rotate_pass()
+    passes.add_simplify_cfg_pass()
+    return passes
 
 
 def _parse(text: str, symbol: str) -> Any:

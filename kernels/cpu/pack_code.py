@@ -8,6 +8,7 @@ from llvmlite import ir
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.emitter_core import Number
 from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER
 from onnxplan.kernels.cpu.local import local_function
 from onnxplan.kernels.cpu.objects import ObjectCode
@@ -40,15 +41,17 @@ def panel_packer(emitter: Emitter, itemsize: int, lanes: int, vectors: int, kind
     if kind == "rows":
         _pack_rows(inner, panel, element, vectors)
     else:
-        for vector in range(vectors):
+        with inner.loop(0, vectors) as vector:
             _pack_group(inner, panel, element, vector, vectors, transpose=kind == "columns")
     inner.builder.ret_void()
     return inner.function
 
 
-def _slot(inner: Emitter, panel: Panel, element: ir.IntType, depth: ir.Value, vector: int, vectors: int) -> ir.Value:
+def _slot(
+    inner: Emitter, panel: Panel, element: ir.IntType, depth: ir.Value, vector: Number, vectors: int
+) -> ir.Value:
     size = element.width // 8 * inner.lanes
-    return inner.offset(panel.target, inner.add(inner.mul(depth, vectors * size), vector * size))
+    return inner.offset(panel.target, inner.add(inner.mul(depth, vectors * size), inner.mul(vector, size)))
 
 
 def _pack_rows(inner: Emitter, panel: Panel, element: ir.IntType, vectors: int) -> None:
@@ -78,16 +81,18 @@ def _pack_rows(inner: Emitter, panel: Panel, element: ir.IntType, vectors: int) 
 
 
 def _pack_group(
-    inner: Emitter, panel: Panel, element: ir.IntType, vector: int, vectors: int, *, transpose: bool
+    inner: Emitter, panel: Panel, element: ir.IntType, vector: ir.Value, vectors: int, *, transpose: bool
 ) -> None:
     """Packs the columns of one vector: square blocks by transposition, the rest element by element."""
-    count = inner.sub(panel.columns, vector * inner.lanes)
+    count = inner.sub(panel.columns, inner.mul(vector, inner.lanes))
     with inner.branch(inner.less(0, count)) as (some, none):
         with none, inner.loop(0, panel.depth) as depth:
             inner.store_stored(inner.fill(0, element), _slot(inner, panel, element, depth, vector, vectors))
         with some:
             mask = inner.mask(count)
-            source = inner.offset(panel.source, inner.mul(panel.column_step, vector * inner.lanes))
+            source = inner.offset(
+                panel.source, inner.mul(panel.column_step, inner.mul(vector, inner.lanes))
+            )
             done: ir.Value = I64(0)
             if transpose:
                 done = inner.builder.and_(panel.depth, I64(-inner.lanes))

@@ -13,7 +13,7 @@ from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.columns import Lane
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Number
-from onnxplan.kernels.cpu.llvm_types import FLOAT, I32, I64, POINTER
+from onnxplan.kernels.cpu.llvm_types import FLOAT, I1, I32, I64, POINTER
 from onnxplan.kernels.cpu.local import local_function
 from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.recurrent import (
@@ -79,7 +79,11 @@ class _Recurrence(Cell):
         emitter, word = self.emitter, self.word
         first_row = emitter.mul(emitter.divide(number, word["panel_blocks"]), self.block)
         rows = emitter.minimum(emitter.sub(word["rows"], first_row), self.block)
-        panel = emitter.mul(emitter.modulo(number, word["panel_blocks"]), word["panels_per_tile"])
+        # Every other step goes backwards, so that it starts with what the last one left in the caches.
+        position = self._alternating(
+            word["first_step"], emitter.modulo(number, word["panel_blocks"]), word["panel_blocks"]
+        )
+        panel = emitter.mul(position, word["panels_per_tile"])
         panels = emitter.minimum(emitter.sub(word["panels"], panel), word["panels_per_tile"])
         self.first_row, self.rows, self.panel, self.panels = first_row, rows, panel, panels
         self.first_column = emitter.mul(panel, self.width)
@@ -95,6 +99,13 @@ class _Recurrence(Cell):
             self._transfer(row, "y_h", self._state(word["length"], row), into_state=False)
             if self.kind == "lstm":
                 self._transfer(row, "y_c", self._own("cell", row), into_state=False)
+
+    def _alternating(self, step: ir.Value, position: ir.Value, count: Number) -> ir.Value:
+        """``position`` of ``count``, counted from the end in odd steps."""
+        emitter = self.emitter
+        odd = emitter.builder.trunc(step, I1)
+        mirrored = emitter.sub(emitter.sub(count, 1), position)
+        return emitter.builder.select(odd, mirrored, position)
 
     def _asked(self, work: int) -> ir.Value:
         builder = self.emitter.builder
@@ -120,9 +131,9 @@ class _Recurrence(Cell):
             offset = emitter.add(offset, emitter.mul(step, steps[2]))
         return emitter.offset(self.operand[name], offset)
 
-    def _sums(self, gate: int, row: Number) -> ir.Value:
+    def _sums(self, gate: Number, row: Number) -> ir.Value:
         emitter = self.emitter
-        number = emitter.add(gate * self.block, row)
+        number = emitter.add(emitter.mul(gate, self.block), row)
         return emitter.offset(emitter.scratch, emitter.mul(number, self.pitch))
 
     def _columns(self, body: Callable[[ir.Value, Mask | None], None]) -> None:
@@ -182,26 +193,26 @@ class _Recurrence(Cell):
         mirrored = emitter.sub(emitter.sub(word["length"], 1), step)
         time = emitter.builder.select(backwards, mirrored, step)
         before, after = self._state(step, 0), self._state(emitter.add(step, 1), 0)
-        gates = GATES[self.kind]
         if not self.two_phases:
             with emitter.when(self._asked(FIRST_PHASE)):
-                self._multiply(before, range(gates))
+                self._multiply(step, before, 0, GATES[self.kind])
                 self._rows(time, before, after, CELLS[self.kind], final=True)
             return
         with emitter.when(self._asked(FIRST_PHASE)):
-            self._multiply(before, range(2))
+            self._multiply(step, before, 0, 2)
             self._rows(time, before, after, CELLS["gru gates"], final=False)
         with emitter.when(self._asked(SECOND_PHASE)):
-            self._multiply(self._own("reset", 0), range(2, 3))
+            self._multiply(step, self._own("reset", 0), 2, 1)
             self._rows(time, before, after, CELLS["gru candidate"], final=True)
 
-    def _multiply(self, source: ir.Value, gates: range) -> None:
-        """Sums of the tile's hidden units for ``gates``: rows of ``source`` times their weights."""
+    def _multiply(self, step: ir.Value, source: ir.Value, first: int, count: int) -> None:
+        """Sums of the tile's hidden units for ``count`` gates: rows of ``source`` times their weights."""
         emitter, word = self.emitter, self.word
         panel_bytes = emitter.mul(word["hidden"], self.width * self.sums.itemsize)
-        for gate in gates:
-            number = emitter.add(emitter.mul(word["panels"], gate), self.panel)
-            weights = emitter.offset(self.operand["r"], emitter.mul(number, panel_bytes))
+        with emitter.loop(0, count) as number:
+            gate = emitter.add(self._alternating(step, number, count), first)
+            panel = emitter.add(emitter.mul(word["panels"], gate), self.panel)
+            weights = emitter.offset(self.operand["r"], emitter.mul(panel, panel_bytes))
             target = emitter.element(self._sums(gate, 0), self.first_column, self.sums)
             arguments = [source, self.rows, weights, self.panels, target, self.pitch, word["hidden"]]
             emitter.builder.call(self.product, arguments)

@@ -86,7 +86,7 @@ def select_reduce(operation: Operation, emit: StepEmitter, target: Target) -> No
     if space.results == 0:
         return
     work = space.region * space.results * space.weight
-    if work > SPLIT_BYTES and not space.coordinates:
+    if work > SPLIT_BYTES and space.inputs and not space.coordinates:
         parts = _parallel_parts(space, target)
         phases = schedule(space.expression, cache=True).phases
         simple = len(phases) == 1

@@ -1,7 +1,8 @@
-"""Hypothesis strategies for programs that exercise the passes: maps, reductions, products, views, concatenations."""
+"""Hypothesis strategies for programs that exercise the passes: maps, reductions, products, views."""
 
 import numpy as np
 from hypothesis import strategies as st
+
 from onnxplan.compiler.builder import Builder, ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Conv, Gather, Pool
@@ -205,8 +206,9 @@ def _broadcasts(shape, target):
 
 
 KINDS = (
-    "unary", "unary", "unary", "binary", "binary", "channels", "transpose", "slice", "reshape", "copy", "expand",
-    "reduce", "center", "normalize", "softmax", "positions", "matmul", "conv", "pool", "concat", "gather",
+    "unary", "unary", "unary", "binary", "binary", "channels", "transpose", "slice", "reshape", "copy",
+    "expand", "reduce", "center", "normalize", "softmax", "positions", "matmul", "conv", "pool", "concat",
+    "gather",
 )  # fmt: skip
 
 

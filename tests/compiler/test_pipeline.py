@@ -1,17 +1,13 @@
 import numpy as np
-import pytest
 from fake_selector import TARGET, FakeSelector, run_plan
 from hypothesis import HealthCheck, given, settings
-from onnxplan.compiler import pipeline
-from onnxplan.compiler.builder import Builder, ConstantPool
-from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.errors import CompilerError, UnsupportedOperatorError
-from onnxplan.compiler.evaluate import evaluate_program
-from onnxplan.compiler.pipeline import PASSES, compile_program, optimise
-from onnxplan.compiler.program import Program
-from onnxplan.compiler.verify import verify_program
 from plan_checker import check_plan
 from random_programs import programs
+
+from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.evaluate import evaluate_program
+from onnxplan.compiler.pipeline import PASSES, compile_program
+from onnxplan.compiler.verify import verify_program
 
 
 def assert_same(actual, expected, what=""):

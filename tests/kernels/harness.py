@@ -187,3 +187,21 @@ def run_operation(operation, values, isa, rng=None):
 def dense(dtype, shape, name=""):
     """A dense view of a new storage."""
     return View.dense(Storage(dtype, int(np.prod(shape, dtype=np.int64)), name), tuple(shape))
+
+
+def apply_op(op, arguments, result, isa):
+    """One scalar operation of NumPy arrays of equal length, through the map kernel."""
+    from onnxplan.compiler.dtypes import DType
+    from onnxplan.compiler.expression import Expression, Instruction
+    from onnxplan.compiler.primitives import MapReduce
+    from onnxplan.compiler.program import Operation
+
+    shape = arguments[0].shape
+    types = [DType.from_numpy(array.dtype) for array in arguments]
+    views = [dense(dtype, shape) for dtype in types]
+    instructions = [Instruction("input", (number,), dtype) for number, dtype in enumerate(types)]
+    instructions.append(Instruction(op, tuple(range(len(types))), result))
+    expression = Expression(tuple(instructions), (len(types),))
+    operation = Operation(MapReduce(expression, shape), tuple(views), (dense(result, shape),))
+    values = {view.storage: array for view, array in zip(views, arguments)}
+    return run_operation(operation, values, isa)[0]
