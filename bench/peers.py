@@ -131,7 +131,7 @@ def _serve(pipe: Connection, engine: str, model: Path, feeds: Feeds, threads: in
             if order is None:
                 break
             pipe.send(run() if order == "outputs" else _block(run, *order))
-    except Exception as error:  # noqa: BLE001 - the parent reports it
+    except Exception as error:
         pipe.send(error)
     # Some engines hang or crash while the interpreter tears down; there is nothing left to save.
     os._exit(0)

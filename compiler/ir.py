@@ -150,7 +150,11 @@ class Graph:
 
 @dataclass(eq=False, slots=True)
 class Model:
-    """An imported model. ``path`` is its file, if it has one; ``opsets`` maps domains to versions."""
+    """An imported model. ``opsets`` maps domains to versions.
+
+    ``path`` is its file, if it has one. ``source`` is what it can be imported from again: the absolute path,
+    the serialised bytes, or the importer's own message where that is too large to be serialised.
+    """
 
     graph: Graph
     opsets: Mapping[str, int]
@@ -159,3 +163,4 @@ class Model:
     description: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     path: str | None = None
+    source: Any = field(default=None, repr=False)

@@ -11,7 +11,7 @@ from onnxplan.compiler.expression import LEAVES, Expression
 from onnxplan.compiler.plan import Binding, Buffer, Constant, ExecutionPlan, KernelSpec, Operand, Step
 
 KERNEL_WIDTH = 44
-OPERANDS_WIDTH = 76
+OPERANDS_WIDTH = 100
 NODES_WIDTH = 60
 
 

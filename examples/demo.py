@@ -50,7 +50,7 @@ def run_network() -> None:
         (info,) = session.inputs
         generator = np.random.default_rng(0)
         image = generator.standard_normal(info.dims or ()).astype(np.float32)
-        console.print(compare_latency(file, session, {info.name: image}, None, 3.0))
+        console.print(compare_latency(file, session, {info.name: image}, None, 3.0).table())
 
 
 if __name__ == "__main__":

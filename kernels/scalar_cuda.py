@@ -96,10 +96,12 @@ def cast_saturate(operand: DType, result: DType, a: str) -> str:
     """As :func:`cast`; results in one-byte floats are clamped to the finite range."""
     if operand is result or not (result.is_float and result.itemsize == 1):
         return cast(operand, result, a)
+    single = f"onnxplan_round_to_odd({a})" if operand is DType.FLOAT64 else f"((float){a})"
+    if result is DType.FLOAT8E8M0:
+        return f"onnxplan_decode_float8e8m0(onnxplan_encode_float8e8m0({single}, 254u))"
     import ml_dtypes
 
     largest = float(ml_dtypes.finfo(result.numpy).max)
-    single = f"onnxplan_round_to_odd({a})" if operand is DType.FLOAT64 else f"((float){a})"
     return f"onnxplan_round_{result.label}(onnxplan_clamp({single}, {largest!r}f))"
 
 
@@ -208,10 +210,9 @@ __device__ __forceinline__ unsigned onnxplan_encode_bfloat16(float a) {
 }
 __device__ __forceinline__ float onnxplan_decode_bfloat16(unsigned a) { return __uint_as_float(a << 16); }
 __device__ __forceinline__ float onnxplan_round_bfloat16(float a) { return onnxplan_decode_bfloat16(onnxplan_encode_bfloat16(a)); }
-__device__ __forceinline__ unsigned onnxplan_encode_float8e8m0(float a) {
-    unsigned bits = __float_as_uint(a);
-    if (bits - 1u >= 0x7f7fffffu) return 255u;
-    return bits < 0x800000u ? (bits > 0x600000u) : (bits + 0x400000u) >> 23;
+__device__ __forceinline__ unsigned onnxplan_encode_float8e8m0(float a, unsigned largest = 255u) {
+    unsigned size = __float_as_uint(a) & 0x7fffffffu, code = (size >> 23) + ((size & 0x7fffffu) != 0u);
+    return size >= 0x7f800000u ? 255u : (code > largest ? largest : code);
 }
 __device__ __forceinline__ float onnxplan_decode_float8e8m0(unsigned a) {
     return __uint_as_float(a == 0u ? 0x400000u : (a == 255u ? 0x7fc00000u : a << 23));

@@ -40,7 +40,7 @@ _HOMES = {
     "TensorInfo": "feeds",
     "UnsupportedOperatorError": "compiler.errors",
 }
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - computed from the table that serves the names
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -76,7 +76,9 @@ class OnnxPlanBackend(Backend):
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = onnx.helper.make_graph([node], "node", infos, outputs)
         imports = [onnx.helper.make_opsetid(node.domain, version)]
-        return cls.prepare(onnx.helper.make_model(graph, opset_imports=imports), device, **options).run(values)
+        return cls.prepare(onnx.helper.make_model(graph, opset_imports=imports), device, **options).run(
+            values
+        )
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

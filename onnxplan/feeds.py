@@ -1,4 +1,4 @@
-"""Checking feeds: every complaint names the input and says what was expected and what came."""
+"""Checking feeds and fetches: complaints name the input and say what was expected and what came."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxplan.arrays import to_array
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError
 from onnxplan.compiler.ir import Dim, Value
-from onnxplan.tensor import Tensor
 
 Array = npt.NDArray[Any]
 
@@ -29,6 +29,13 @@ class TensorInfo:
     name: str
     type: str | None
     dims: tuple[Dim, ...] | None
+
+    @property
+    def plain_dtype(self) -> np.dtype[Any] | None:
+        """The NumPy dtype whose arrays can be taken as they are; strings have none, as each is checked."""
+        if self.type is None or self.type == DType.STRING.label:
+            return None
+        return DType.from_label(self.type).numpy
 
     @staticmethod
     def of(value: Value) -> TensorInfo:
@@ -58,7 +65,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def check_feeds(
     feeds: Mapping[str, Any], inputs: Sequence[TensorInfo], optional: Sequence[TensorInfo]
 ) -> dict[str, Array]:
-    """The feeds as C-contiguous arrays of the inputs' types, in the inputs' order.
+    """The feeds as aligned, C-contiguous arrays of the inputs' types, in the inputs' order.
 
     ``optional`` are inputs with a default. Raises :class:`InvalidFeedsError`.
     """
@@ -70,10 +77,11 @@ def check_feeds(
     for name in feeds:
         if name not in known:
             raise InvalidFeedsError(f"the model has no input {name!r}{suggest(str(name), known)}")
-    for info in inputs:
-        if info.name not in feeds:
-            raise InvalidFeedsError(f"input {info} is missing in the feeds")
-    arrays = {name: _array(feeds[name], info) for name, info in known.items() if name in feeds}
+    missing = [str(info) for info in inputs if info.name not in feeds]
+    if missing:
+        what = "these inputs are" if len(missing) > 1 else "this input is"
+        raise InvalidFeedsError(f"{what} missing in the feeds: {'; '.join(missing)}")
+    arrays = {name: to_array(feeds[name], info) for name, info in known.items() if name in feeds}
     check_dims({name: array.shape for name, array in arrays.items()}, known)
     return arrays
 
@@ -93,7 +101,8 @@ def check_dims(shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Tensor
         for axis, (found, dim) in enumerate(zip(shape, info.dims, strict=True)):
             if isinstance(dim, int) and found != dim:
                 raise InvalidFeedsError(
-                    f"input {info}: dimension {axis} is {found} in the given shape {list(shape)}, expected {dim}"
+                    f"input {info}: dimension {axis} is {found} in the given shape {list(shape)}, "
+                    f"expected {dim}"
                 )
             if isinstance(dim, str):
                 size, owner = sizes.setdefault(dim, (found, name))
@@ -105,83 +114,43 @@ def check_dims(shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Tensor
                     )
 
 
-def _array(value: Any, info: TensorInfo) -> Array:
-    array = _as_numpy(value, info)
-    if info.type is None:
-        raise InvalidFeedsError(f"input {info.name!r} is not a tensor; such inputs are not supported")
-    expected = DType.from_label(info.type)
-    try:
-        found = DType.from_numpy(array.dtype)
-    except TypeError:
-        raise InvalidFeedsError(
-            f"input {info}: expected {expected}, got an array of NumPy dtype {array.dtype}"
-        ) from None
-    if found is not expected:
-        raise InvalidFeedsError(f"input {info}: expected {expected}, got {found}{list(array.shape)}")
-    return np.ascontiguousarray(array, expected.numpy).reshape(array.shape)
-
-
-def _as_numpy(value: Any, info: TensorInfo) -> Array:
-    if isinstance(value, np.ndarray):
-        return value
-    if isinstance(value, Tensor):
-        return value.numpy()
-    if isinstance(value, np.generic):
-        return np.asarray(value)
-    if isinstance(value, bool | int | float | str | list | tuple):
-        return _from_python(value, info)
-    if hasattr(value, "__dlpack__"):
-        try:
-            return np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise InvalidFeedsError(
-                f"input {info}: the {type(value).__name__} cannot be read by the CPU without a copy: {error}"
-            ) from error
-    if hasattr(value, "__array__"):
-        return np.asarray(value)
-    raise InvalidFeedsError(
-        f"input {info}: expected an array, a Tensor, a DLPack object or nested lists, "
-        f"got {type(value).__name__}"
-    )
-
-
-def _from_python(value: Any, info: TensorInfo) -> Array:
-    """Lists and scalars take the input's type where that loses nothing but floating-point precision."""
-    import ml_dtypes
-
-    expected = DType.from_label(info.type or "float32")
-    try:
-        array = np.asarray(value)
-        if array.dtype == object:
-            raise ValueError("the nested lists are ragged or hold something that is no number")
-        if array.size == 0:
-            return np.empty(array.shape, expected.numpy)
-        if expected is DType.STRING:
-            return array.astype(object)
-        if expected.is_integer and array.dtype.kind in "iu":
-            limits = ml_dtypes.iinfo(expected.numpy)
-            if int(array.min()) < limits.min or int(array.max()) > limits.max:
-                raise ValueError(f"a value is outside of the range of {expected}")
-            return array.astype(expected.numpy)
-        fits = {"b": "b", "i": "biu", "u": "biu", "f": "biuf", "c": "biufc"}.get(expected.kind, "")
-        if array.dtype.kind not in fits:
-            raise ValueError(f"values of type {array.dtype} do not convert to {expected} without loss")
-        return array.astype(expected.numpy)
-    except (ValueError, OverflowError) as error:
-        raise InvalidFeedsError(f"input {info}: {error}") from error
-
-
-def check_fetches(fetches: Sequence[str] | None, outputs: Sequence[TensorInfo]) -> tuple[str, ...] | None:
-    """The wanted outputs' names, ``None`` for all. Raises :class:`InvalidFeedsError`."""
+def check_fetches(fetches: Iterable[str] | None, outputs: Sequence[TensorInfo]) -> tuple[str, ...] | None:
+    """The wanted outputs' names without repetitions, ``None`` for all. Raises :class:`InvalidFeedsError`."""
     if fetches is None:
         return None
-    if isinstance(fetches, str):
-        raise InvalidFeedsError(f"fetches must be a list of output names, not the string {fetches!r}")
-    names = tuple(dict.fromkeys(fetches))
-    if not names:
+    if isinstance(fetches, str | bytes) or not isinstance(fetches, Iterable):
+        raise InvalidFeedsError(f"fetches must be a list of output names, not {fetches!r}")
+    wanted = list(fetches)
+    if not wanted:
         raise InvalidFeedsError("fetches is empty; leave it out to get all outputs")
     known = [info.name for info in outputs]
-    for name in names:
+    for name in wanted:
         if name not in known:
             raise InvalidFeedsError(f"the model has no output {name!r}{suggest(str(name), known)}")
+    names = tuple(dict.fromkeys(wanted))
     return None if names == tuple(known) else names
+
+
+def check_out(out: Mapping[str, Any], names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays that outputs are to be written into; ``names`` are the run's outputs.
+
+    Raises :class:`InvalidFeedsError` where kernels could not write there, or would write over what they
+    still have to read.
+    """
+    if not isinstance(out, Mapping):
+        raise InvalidFeedsError(
+            f"out must be a mapping from output names to arrays, not {type(out).__name__}"
+        )
+    seen: list[tuple[str, Array]] = [(f"input {name!r}", array) for name, array in feeds.items()]
+    for name, array in out.items():
+        if name not in names:
+            raise InvalidFeedsError(f"out: the run has no output {name!r}{suggest(str(name), names)}")
+        if not isinstance(array, np.ndarray):
+            raise InvalidFeedsError(f"out: {name!r} must be a NumPy array, not {type(array).__name__}")
+        if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
+            raise InvalidFeedsError(f"out: {name!r} must be a writable, aligned, C-contiguous array")
+        for other, memory in seen:
+            if np.may_share_memory(array, memory):
+                raise InvalidFeedsError(f"out: {name!r} shares memory with {other}")
+        seen.append((f"output {name!r}", array))
+    return dict(out)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.errors import InvalidFeedsError, SessionClosedError
-from onnxplan.feeds import TensorInfo, check_dims, check_feeds, check_fetches, suggest
+from onnxplan.compiler.errors import InvalidFeedsError, InvalidModelError, SessionClosedError
+from onnxplan.feeds import TensorInfo, check_feeds, check_fetches, check_out, describe
+from onnxplan.options import SessionOptions
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.engine import BoundStage, Engine, Request
-from onnxplan.runtime.workers import Job, submit
+from onnxplan.runtime.places import Places
+from onnxplan.runtime.workers import submit
+from onnxplan.shapes import Shapes, check_shapes, static_shapes
 from onnxplan.tensor import Tensor, wrap
 
 if TYPE_CHECKING:
@@ -29,23 +31,9 @@ if TYPE_CHECKING:
     from onnxplan.compiler.plan import ExecutionPlan
 
 Array = npt.NDArray[Any]
-Shapes = Mapping[str, Sequence[int]]
 
 INLINE_SECONDS = 30e-6
 """Plans estimated under this run inside the coroutine: a hop to another thread costs more than it saves."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """The options of a session; see :class:`InferenceSession`."""
-
-    device: str = "cpu"
-    threads: int | None = None
-    math: str = "strict"
-    cache: bool = True
-    max_concurrency: int | None = None
-    max_plans: int = 32
-    optimize: int = 1
 
 
 class InferenceSession:
@@ -57,12 +45,15 @@ class InferenceSession:
     * ``threads``: workers of one run (default: the cores this process may use);
     * ``math``: ``"strict"`` keeps float32 arithmetic in float32, ``"fast"`` allows narrower products;
     * ``cache``: keep compiled kernels on disk for later processes;
-    * ``max_concurrency``: asynchronous runs of this session in flight at once (default: ``threads``);
+    * ``max_concurrency``: asynchronous runs of this session in flight at once (default: as many as the
+      process has worker threads, which all sessions share: one for each core, but two at least);
     * ``max_plans``: plans kept for different input shapes;
     * ``optimize``: 0 plans node by node, 1 with all passes.
 
     Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.UnsupportedOperatorError`,
-    :class:`~onnxplan.DeviceUnavailableError`, and ``OSError`` for files that cannot be read.
+    :class:`~onnxplan.DeviceUnavailableError`, ``ValueError`` and ``TypeError`` for options, and ``OSError``
+    for files that cannot be read. Files of 16 MiB and more and those of external data are mapped: while the
+    session is open they may be replaced (by a rename), but must not be changed in place.
 
     Sessions may be used from any number of tasks and threads at once, as context managers, and pickle as
     the model and the options.
@@ -81,32 +72,32 @@ class InferenceSession:
         optimize: int = 1,
     ) -> None:
         self._options = SessionOptions(device, threads, math, cache, max_concurrency, max_plans, optimize)
-        _check_options(self._options)
-        self._source = model
         self._device = open_device(device, threads=threads, math=math, cache=cache)
         from onnxplan.compiler.importer import load_model
 
         imported = load_model(model)
         graph = imported.graph
+        self._source = imported.source
         self._inputs = tuple(TensorInfo.of(value) for value in graph.inputs if value.default is None)
         self._optional = tuple(TensorInfo.of(value) for value in graph.inputs if value.default is not None)
         self._outputs = tuple(TensorInfo.of(value) for value in graph.outputs)
         self._metadata = dict(imported.metadata)
         self._engine = Engine(imported, self._device, optimize=optimize, max_plans=max_plans)
         self._names = tuple(info.name for info in self._inputs)
-        self._expected = tuple(
-            (value.name, value.type.dtype.numpy)
-            for value in graph.inputs
-            if value.default is None and value.type is not None
-        )
-        self._hot: dict[tuple[tuple[int, ...], ...], BoundStage] = {}
+        self._expected = tuple((info.name, info.plain_dtype) for info in self._inputs)
+        self._plain = self._engine.plain
+        self._places = None if max_concurrency is None else Places(max_concurrency)
+        self._closed = False
+        self._reset_runs()
+        shapes = static_shapes(self._inputs)
+        if shapes is not None:
+            self._engine.first_stage(Request(self._names, shapes))
+        _sessions.add(self)
+
+    def _reset_runs(self) -> None:
         self._running: deque[None] = deque()
         self._drained = threading.Event()
-        self._closed = False
-        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-        shapes = self._static_shapes()
-        if shapes is not None:
-            self._stage(Request(self._names, shapes))
+        self._closing = threading.Lock()
 
     @classmethod
     async def create(cls, model: str | os.PathLike[str] | bytes | onnx.ModelProto, **options: Any) -> Self:
@@ -161,7 +152,7 @@ class InferenceSession:
 
     # Running
 
-    async def run(self, feeds: Mapping[str, Any], fetches: Sequence[str] | None = None) -> dict[str, Tensor]:
+    async def run(self, feeds: Mapping[str, Any], fetches: Iterable[str] | None = None) -> dict[str, Tensor]:
         """One forward pass; the event loop stays free while it computes.
 
         ``feeds`` maps input names to NumPy arrays, :class:`Tensor`, DLPack objects, nested lists or
@@ -169,44 +160,47 @@ class InferenceSession:
         is over. ``fetches`` names the outputs wanted (default: all). The results belong to the caller.
         Cancelling the task stops the run at its next step. Raises :class:`~onnxplan.InvalidFeedsError`.
         """
-        arrays = self._gather(feeds) if fetches is None else None
-        if arrays is not None:
-            stage = self._hot.get(tuple([array.shape for array in arrays]))
-            if stage is not None and stage.seconds < INLINE_SECONDS:
-                return self._run_whole(stage, arrays)
-        if self._closed:
-            raise SessionClosedError("the session is closed")
+        if fetches is None:
+            arrays = self._gather(feeds)
+            if arrays is not None:
+                stage = self._plain.get(tuple([array.shape for array in arrays]))
+                if stage is not None and stage.seconds < INLINE_SECONDS:
+                    return self._run_plain(stage, arrays)
+        self._require_open()
         request, arrays = self._check(feeds, fetches)
-        if self._options.max_concurrency is None:
-            return await self._submit(request, arrays)
-        loop = asyncio.get_running_loop()
-        places = self._places.setdefault(loop, asyncio.Semaphore(self._options.max_concurrency))
-        async with places:
-            return await self._submit(request, arrays)
-
-    def _submit(self, request: Request, arrays: tuple[Array, ...]) -> Job[dict[str, Tensor]]:
-        return submit(lambda cancel: self._run_request(request, arrays, cancel))
+        places = self._places
+        if places is None:
+            return await submit(lambda cancel: self._run_request(request, arrays, cancel))
+        await places.take()
+        try:
+            return await submit(lambda cancel: self._run_request(request, arrays, cancel))
+        finally:
+            places.give()
 
     def run_sync(
         self,
         feeds: Mapping[str, Any],
-        fetches: Sequence[str] | None = None,
+        fetches: Iterable[str] | None = None,
         out: Mapping[str, Array] | None = None,
     ) -> dict[str, Tensor]:
         """The same, blocking. ``out`` maps output names to arrays that the results are written into.
 
-        The arrays of ``out`` must be writable, C-contiguous, and of the output's type and shape.
+        The arrays of ``out`` must be writable, C-contiguous, of the output's type and shape, and overlap
+        neither each other nor the feeds.
         """
         if fetches is None and out is None:
             arrays = self._gather(feeds)
             if arrays is not None:
-                stage = self._hot.get(tuple([array.shape for array in arrays]))
+                stage = self._plain.get(tuple([array.shape for array in arrays]))
                 if stage is not None:
-                    return self._run_whole(stage, arrays)
-        if self._closed:
-            raise SessionClosedError("the session is closed")
+                    return self._run_plain(stage, arrays)
+        self._require_open()
         request, arrays = self._check(feeds, fetches)
-        return self._run_request(request, arrays, None, out)
+        targets = {}
+        if out is not None:
+            names = request.fetches or self.output_names
+            targets = check_out(out, names, dict(zip(request.names, arrays, strict=True)))
+        return self._run_request(request, arrays, None, targets)
 
     def _gather(self, feeds: Mapping[str, Any]) -> tuple[Array, ...] | None:
         """The arrays of feeds that need no conversion, ``None`` for others: the hot path, so no messages."""
@@ -215,26 +209,32 @@ class InferenceSession:
         arrays = []
         for name, dtype in self._expected:
             array = feeds.get(name)
-            if type(array) is not np.ndarray or array.dtype is not dtype or not array.flags.c_contiguous:
+            if type(array) is not np.ndarray or array.dtype is not dtype:
+                return None
+            flags = array.flags
+            if not (flags.c_contiguous and flags.aligned):
                 return None
             arrays.append(array)
         return tuple(arrays)
 
     def _check(
-        self, feeds: Mapping[str, Any], fetches: Sequence[str] | None
+        self, feeds: Mapping[str, Any], fetches: Iterable[str] | None
     ) -> tuple[Request, tuple[Array, ...]]:
         arrays = check_feeds(feeds, self._inputs, self._optional)
         wanted = check_fetches(fetches, self._outputs)
         shapes = tuple(array.shape for array in arrays.values())
         return Request(tuple(arrays), shapes, wanted), tuple(arrays.values())
 
-    def _run_whole(self, stage: BoundStage, arrays: tuple[Array, ...]) -> dict[str, Tensor]:
+    def _run_plain(self, stage: BoundStage, arrays: tuple[Array, ...]) -> dict[str, Tensor]:
         """A run of a model that is one stage, on checked arrays."""
         self._running.append(None)
         try:
             if self._closed:
                 raise SessionClosedError("the session is closed")
+            stage.used = True
             outputs = tuple([np.empty(shape, dtype) for shape, dtype in stage.allocations])
+            if not stage.in_order:
+                arrays = tuple([arrays[position] for position in stage.positions])
             stage.executor.run(arrays, outputs)
             return dict(zip(stage.output_names, map(wrap, outputs), strict=True))
         finally:
@@ -251,32 +251,21 @@ class InferenceSession:
         try:
             if self._closed:
                 raise SessionClosedError("the session was closed before the run began")
-            stage = self._stage(request)
-            targets = self._check_out(out, request) if out else {}
-            results = self._engine.run(stage, arrays, cancel, targets)
+            try:
+                stage = self._engine.first_stage(request)
+                results = self._engine.run(stage, arrays, cancel, out)
+            except InvalidModelError as error:
+                raise self._refused(request, error) from error
             return {name: wrap(results[name]) for name in request.fetches or self.output_names}
         finally:
             self._leave()
 
-    def _stage(self, request: Request) -> BoundStage:
-        """The first stage for a request; those that serve plain runs are remembered for the hot path."""
-        stage = self._engine.first_stage(request)
-        if request.names == self._names and request.fetches is None and stage.is_whole:
-            if len(self._hot) >= self._options.max_plans:
-                self._hot.clear()
-            self._hot[request.shapes] = stage
-        return stage
-
-    def _check_out(self, out: Mapping[str, Array], request: Request) -> dict[str, Array]:
-        names = request.fetches or self.output_names
-        for name, array in out.items():
-            if name not in names:
-                raise InvalidFeedsError(f"out: the run has no output {name!r}{suggest(name, names)}")
-            if not isinstance(array, np.ndarray):
-                raise InvalidFeedsError(f"out: {name!r} must be a NumPy array, not {type(array).__name__}")
-            if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
-                raise InvalidFeedsError(f"out: {name!r} must be a writable, aligned, C-contiguous array")
-        return dict(out)
+    def _refused(self, request: Request, error: InvalidModelError) -> InvalidFeedsError:
+        """The error of a model that is valid for other inputs than these."""
+        types = {info.name: info.type for info in (*self._inputs, *self._optional)}
+        given = zip(request.names, request.shapes, strict=True)
+        inputs = ", ".join(f"{name} {describe(types[name], shape)}" for name, shape in given)
+        return InvalidFeedsError(f"{error}; the inputs are {inputs or 'none'}")
 
     def _leave(self) -> None:
         self._running.pop()
@@ -285,44 +274,22 @@ class InferenceSession:
 
     # Plans
 
-    def _static_shapes(self) -> tuple[tuple[int, ...], ...] | None:
-        shapes = [info.dims for info in self._inputs]
-        if any(dims is None or any(not isinstance(dim, int) for dim in dims) for dims in shapes):
-            return None
-        return tuple(tuple(int(dim) for dim in dims or () if isinstance(dim, int)) for dims in shapes)
-
-    def _request(self, shapes: Shapes | None) -> Request:
-        static = self._static_shapes()
-        if shapes is None:
-            if static is None:
-                dynamic = ", ".join(str(info) for info in self._inputs)
-                raise InvalidFeedsError(
-                    f"the inputs have symbolic dimensions, so shapes must be given: {dynamic}"
-                )
-            return Request(self._names, static)
-        known = {info.name: info for info in [*self._inputs, *self._optional]}
-        for name in shapes:
-            if name not in known:
-                raise InvalidFeedsError(f"the model has no input {name!r}{suggest(name, known)}")
-        for info in self._inputs:
-            if info.name not in shapes:
-                raise InvalidFeedsError(f"the shape of input {info} is missing")
-        ordered = {name: tuple(shapes[name]) for name in known if name in shapes}
-        check_dims(ordered, known)
-        return Request(tuple(ordered), tuple(ordered.values()))
-
     def plan(self, shapes: Shapes | None = None) -> ExecutionPlan:
         """The execution plan for inputs of these shapes (default: the model's, where they are fixed).
 
         Of a model whose course depends on data, the plan up to the first such point; :meth:`plans` has all
-        that were made so far.
+        that were made so far. Raises :class:`~onnxplan.InvalidFeedsError` for shapes that do not fit.
         """
         return self.plans(shapes)[0]
 
     def plans(self, shapes: Shapes | None = None) -> tuple[ExecutionPlan, ...]:
         """The plans of all stages known for inputs of these shapes, the first one first."""
         self._require_open()
-        return self._engine.plans(self._request(shapes))
+        request = Request(*check_shapes(shapes, self._inputs, self._optional))
+        try:
+            return self._engine.plans(request)
+        except InvalidModelError as error:
+            raise self._refused(request, error) from error
 
     async def warmup(self, shapes: Sequence[Shapes] | Shapes | None = None) -> None:
         """Plans and compiles for inputs of these shapes (one mapping or several), off the event loop."""
@@ -330,10 +297,8 @@ class InferenceSession:
 
     def warmup_sync(self, shapes: Sequence[Shapes] | Shapes | None = None) -> None:
         """The same, blocking."""
-        self._require_open()
-        several = [shapes] if shapes is None or isinstance(shapes, Mapping) else shapes
-        for each in several:
-            self._stage(self._request(each))
+        for each in [shapes] if shapes is None or isinstance(shapes, Mapping) else shapes:
+            self.plans(each)
 
     # Life
 
@@ -345,16 +310,26 @@ class InferenceSession:
         """Waits for runs in flight, then releases memory; later uses raise ``SessionClosedError``.
 
         With ``wait=False`` it raises ``RuntimeError`` and leaves the session open if runs are in flight.
-        Runs that were submitted but have not begun are refused. Closing twice does nothing.
+        Runs that were submitted but have not begun are refused. Closing twice does nothing. On the thread of
+        an event loop it blocks that loop; ``async with`` does not.
         """
         if not wait and self._running:
             raise RuntimeError(f"cannot close the session: {len(self._running)} runs are in flight")
         self._closed = True
-        while self._running:
-            self._drained.wait(0.05)
-            self._drained.clear()
-        self._hot.clear()
-        self._engine.close()
+        with self._closing:
+            while True:
+                self._drained.clear()
+                if not self._running:
+                    break
+                self._drained.wait()
+            self._engine.close()
+
+    def _after_fork(self) -> None:
+        """In the child of a fork, where the parent's runs in flight and their threads do not exist."""
+        self._reset_runs()
+        self._engine.after_fork()
+        if self._places is not None:
+            self._places.reset()
 
     def __enter__(self) -> Self:
         return self
@@ -369,10 +344,11 @@ class InferenceSession:
         await asyncio.to_thread(self.close)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        source = self._source
-        if not isinstance(source, str | bytes | os.PathLike):
-            source = source.SerializeToString()
-        return _restore, (type(self), source, asdict(self._options))
+        if not isinstance(self._source, str | bytes):
+            raise TypeError(
+                "cannot pickle a session made of a ModelProto of more than 2 GiB; make it from a file"
+            )
+        return _restore, (type(self), self._source, asdict(self._options))
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
@@ -385,12 +361,13 @@ def _restore(kind: type[InferenceSession], source: Any, options: dict[str, Any])
     return kind(source, **options)
 
 
-def _check_options(options: SessionOptions) -> None:
-    if options.math not in ("strict", "fast"):
-        raise ValueError(f"math must be 'strict' or 'fast', not {options.math!r}")
-    for name in ("threads", "max_concurrency", "max_plans"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    if options.optimize not in (0, 1):
-        raise ValueError(f"optimize must be 0 or 1, not {options.optimize}")
+_sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for session in tuple(_sessions):
+        session._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -31,22 +32,26 @@ class Tensor:
             raise TypeError(f"{type!r} is no element type; expected one of {known}") from None
         array = np.asarray(data)
         if isinstance(data, np.ndarray | np.generic | Tensor):
-            if array.dtype != dtype.numpy:
+            if DType.from_numpy(array.dtype) is not dtype:
                 raise TypeError(f"the data is of type {array.dtype}, not {type}")
         else:
             array = array.astype(dtype.numpy)
         shape = array.shape if dims is None else tuple(int(extent) for extent in dims)
-        if math.prod(shape) != array.size:
+        if any(extent < 0 for extent in shape) or math.prod(shape) != array.size:
             raise ValueError(f"{array.size} elements do not fill a tensor of dims {list(shape)}")
-        self._array = np.ascontiguousarray(array).reshape(shape)
+        self._array = _standard(array, dtype).reshape(shape)
 
     @classmethod
     def from_numpy(cls, array: npt.NDArray[Any]) -> Tensor:
-        """A tensor that shares the memory of ``array`` (a copy only where it is not C-contiguous)."""
-        DType.from_numpy(array.dtype)
-        tensor = cls.__new__(cls)
-        tensor._array = array if array.flags.c_contiguous else np.ascontiguousarray(array)
-        return tensor
+        """A tensor that shares the memory of ``array``.
+
+        A copy is made only where the array is not C-contiguous, not aligned, or not in native byte order.
+        Raises ``TypeError`` for what is no NumPy array, and for dtypes that ONNX has not.
+        """
+        if not isinstance(array, np.ndarray | np.generic):
+            raise TypeError(f"a NumPy array is expected, not {builtins.type(array).__name__}")
+        array = np.asarray(array)
+        return wrap(_standard(array, DType.from_numpy(array.dtype)), cls)
 
     @classmethod
     def from_dlpack(cls, source: Any) -> Tensor:
@@ -107,11 +112,16 @@ class Tensor:
         )
 
 
-def wrap(array: npt.NDArray[Any]) -> Tensor:
-    """A tensor of a C-contiguous array, unchecked: the hot path of a run."""
-    tensor = _new(Tensor)
+def wrap(array: npt.NDArray[Any], kind: type[Tensor] = Tensor) -> Tensor:
+    """A tensor of an array as :func:`_standard` makes it, unchecked: the hot path of a run."""
+    tensor = _new(kind)
     tensor._array = array
     return tensor
+
+
+def _standard(array: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
+    """``array`` as C-contiguous, aligned array in native byte order; itself where it is so already."""
+    return np.require(array, dtype.numpy, ["C", "A"]).reshape(array.shape)
 
 
 _new = Tensor.__new__

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 
 import onnxplan.kernels
@@ -52,13 +53,14 @@ def compilation_progress(report: Progress) -> Iterator[None]:
 
 
 class CpuDevice:
-    """The processor. Its kernels are shared by all sessions for the same target."""
+    """The processor. Its kernels are shared by all sessions for the same instruction set and math mode."""
 
     name = "cpu"
 
     def __init__(self, target: Target, *, cache: bool, progress: Progress = log_progress) -> None:
         self.selector = CpuKernels(target)
-        self.library = _cpu_library(target, cache)
+        # The number of threads does not enter the code of kernels.
+        self.library = _cpu_library(replace(target, threads=1), cache)
         self._progress = progress
 
     @property
@@ -86,7 +88,7 @@ def open_device(name: str, *, threads: int | None = None, math: str = "strict", 
     if name == "cpu":
         return CpuDevice(detect_target(threads, math), cache=cache, progress=_progress.get())
     kind, _, number = name.partition(":")
-    if kind == "cuda" and (not number or number.isdigit()):
+    if name == "cuda" or (kind == "cuda" and number.isdecimal()):
         raise DeviceUnavailableError(NO_CUDA)
     if name == "auto":
         logger.info("device='auto' chose the CPU: %s", NO_CUDA)

@@ -38,8 +38,9 @@ class BoundStage:
     """A stage of a model for one request, bound to a device.
 
     ``final`` stages end the model; the output ``DEMAND`` of others is the answer to the question that ended
-    them. ``positions`` of its inputs among the request's are set where it is all of the model.
-    ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
+    them. ``positions`` are those of its inputs among the request's (of the first stage only), ``in_order`` if
+    they are just these. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the
+    estimated run time.
     """
 
     executor: Executor
@@ -50,7 +51,8 @@ class BoundStage:
     output_names: tuple[str, ...]
     allocations: tuple[tuple[Shape, np.dtype[Any]], ...]
     seconds: float
-    positions: tuple[int, ...] | None
+    positions: tuple[int, ...]
+    in_order: bool
     used: bool = True
 
 
@@ -62,7 +64,8 @@ class Engine:
     """A model on a device. Safe from any number of threads.
 
     ``max_plans`` bounds the plans kept for different requests; of models whose course depends on data,
-    :data:`LATER_STAGES` times as many are kept for the answers that came up. Those not used for long go first.
+    :data:`LATER_STAGES` times as many are kept for the answers that came up. Those not used for long go
+    first.
     """
 
     def __init__(self, model: Model, device: Device, *, optimize: int = 1, max_plans: int = 32) -> None:
@@ -94,7 +97,7 @@ class Engine:
             if stage is None:
                 stage = self._bind(request, ())
                 self._first.put(request, stage)
-                if stage.positions is not None and request.fetches is None and request.names == self._required:
+                if stage.final and request.fetches is None and request.names == self._required:
                     self.plain[request.shapes] = stage
             return stage
 
@@ -150,7 +153,7 @@ class Engine:
         compiled = compile_program(stage.program, self.device.selector, self._pool, optimize=self._optimize)
         plan = compiled.plan
         input_names = tuple(binding.name for binding in plan.inputs)
-        whole = stage.final and not answers
+        positions = () if answers else tuple(request.names.index(name) for name in input_names)
         return BoundStage(
             self.device.bind(compiled),
             stage.final,
@@ -160,7 +163,8 @@ class Engine:
             tuple(binding.name for binding in plan.outputs),
             tuple((binding.shape, binding.dtype.numpy) for binding in plan.outputs),
             plan.seconds,
-            tuple(request.names.index(name) for name in input_names) if whole else None,
+            positions,
+            positions == tuple(range(len(request.names))),
         )
 
     def plans(self, request: Request) -> tuple[ExecutionPlan, ...]:

@@ -68,6 +68,7 @@ def _import(source: Source) -> Model:
             for entry in proto.metadata_props
         },
         path=source.path,
+        source=source.portable,
     )
 
 

@@ -51,6 +51,13 @@ class Source:
     data: memoryview | None = None
     proto: onnx.ModelProto | None = None
 
+    @property
+    def portable(self) -> str | bytes | onnx.ModelProto | None:
+        """From what the model can be loaded again: its absolute path, its bytes, or else the message."""
+        if self.path is not None:
+            return self.path
+        return self.proto if self.data is None else bytes(self.data.obj)
+
     def hint(self) -> str:
         """What the bytes are, if they are known to be something else than a model; empty if not."""
         head = bytes(self.data[:32]) if self.data is not None else b""
@@ -61,34 +68,26 @@ class Source:
         return f"; {known[0]}" if known else ""
 
 
-def portable(source: ModelSource) -> str | bytes | onnx.ModelProto:
-    """``source`` in a form that stays valid and can be pickled: an absolute path, or bytes.
+def open_source(source: ModelSource) -> Source:
+    """The bytes of ``source``.
 
     A ``ModelProto`` is serialised, so that it may change or be released afterwards; one of more than 2 GiB
-    cannot be and is returned itself. Raises ``TypeError`` for what is no source of a model.
+    cannot be and is used itself. Raises :class:`InvalidModelError`, ``OSError``, and ``TypeError`` for what
+    is no source of a model.
     """
     if isinstance(source, onnx.ModelProto):
-        return source.SerializeToString() if source.ByteSize() <= MESSAGE_LIMIT else source
+        if source.ByteSize() > MESSAGE_LIMIT:
+            return Source("the ModelProto", proto=source)
+        return Source("the ModelProto", data=memoryview(source.SerializeToString()))
     if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source)
+        data = bytes(source)
+        if not data:
+            raise InvalidModelError("the bytes given as model are empty")
+        return Source(f"the {len(data)} bytes given as model", data=memoryview(data))
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"a model is given as path, bytes or onnx.ModelProto, not as {type(source).__name__}")
-    return os.path.abspath(os.fsdecode(source))
-
-
-def open_source(source: ModelSource) -> Source:
-    """The bytes of ``source``. Raises :class:`InvalidModelError`, ``OSError``, and ``TypeError``."""
-    found = portable(source)
-    if isinstance(found, onnx.ModelProto):
-        return Source("the ModelProto", proto=found)
-    if isinstance(found, bytes):
-        if isinstance(source, onnx.ModelProto):
-            return Source("the ModelProto", data=memoryview(found))
-        label = f"the {len(found)} bytes given as model"
-        if not found:
-            raise InvalidModelError("the bytes given as model are empty")
-        return Source(label, data=memoryview(found))
-    return Source(f"file {found!r}", path=found, data=_read(found))
+    path = os.path.abspath(os.fsdecode(source))
+    return Source(f"file {path!r}", path=path, data=_read(path))
 
 
 def _read(path: str) -> memoryview:

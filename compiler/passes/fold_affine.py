@@ -87,7 +87,8 @@ def _chain(index: Index, product: Operation) -> _Chain | None:
         affine, result = step
         assert affine.scale is not None
         found.append(operation)
-        scale, shift = affine.scale * scale, affine.scale * shift + affine.shift
+        with np.errstate(all="ignore"):
+            scale, shift = affine.scale * scale, affine.scale * shift + affine.shift
         if result.dtype is product.outputs[0].dtype:
             best = _Chain(tuple(found), scale, shift, result)
     if best is None or not (np.isfinite(best.scale).all() and np.isfinite(best.shift).all()):

@@ -37,12 +37,14 @@ class Order:
     def beats(self, emitter: Emitter, later: ir.Value, best: ir.Value) -> ir.Value:
         """Does an element take the place of one before it?"""
         relation = (">" if self.kind == "max" else "<") + ("=" if self.last else "")
-        better = self._compare(emitter, relation, later, best)
-        if not self.dtype.is_float:
-            return better
         builder = emitter.builder
-        better = builder.or_(better, builder.fcmp_unordered("uno", later, later))
-        return better if self.last else builder.and_(better, builder.fcmp_ordered("ord", best, best))
+        if self.dtype.is_float and not self.last:
+            better = builder.fcmp_unordered(relation, later, best)
+            return builder.and_(better, builder.fcmp_ordered("ord", best, best))
+        better = self._compare(emitter, relation, later, best)
+        if self.dtype.is_float:
+            better = builder.or_(better, builder.fcmp_unordered("uno", later, later))
+        return better
 
     def merge(
         self, emitter: Emitter, a: tuple[ir.Value, ir.Value], b: tuple[ir.Value, ir.Value]

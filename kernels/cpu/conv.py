@@ -43,7 +43,11 @@ CONV_WORDS = (
     "block_taps",
     "channel_blocks",
     "channel_block",
-    *(f"{name}_{axis}" for name in ("out", "in", "kernel", "stride", "dilation", "pad", "step") for axis in "zyx"),
+    *(
+        f"{name}_{axis}"
+        for name in ("out", "in", "kernel", "stride", "dilation", "pad", "step")
+        for axis in "zyx"
+    ),
     "step_n",
     "pitch",
     "positions",
@@ -134,7 +138,9 @@ def _emit_pointwise(emit: StepEmitter, target: Target, conv: Convolution, primit
     )
     output = _grouped(conv, conv.output)
     extras = tuple(_grouped(conv, extra) for extra in conv.extras)
-    emit_matmul(emit, target, Matrices(a, b, output, extras), MatMul(primitive.accumulator, primitive.epilogue))
+    emit_matmul(
+        emit, target, Matrices(a, b, output, extras), MatMul(primitive.accumulator, primitive.epilogue)
+    )
 
 
 def _grouped_weights(conv: Convolution) -> View:

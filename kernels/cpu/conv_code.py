@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from llvmlite import ir
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.conv import CONV_WORDS
-from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
@@ -28,7 +31,11 @@ def build_conv(variant: Variant, target: Target) -> ObjectCode:
     emitter = Emitter.kernel("conv", target, tile.lanes)
     code = ProductCode(target, tile, DType.from_label(str(w_label)), "packed", epilogue)
     x_dtype, sums = DType.from_label(str(x_label)), sum_dtype(epilogue.accumulator)
-    source = AddressedTaps(emitter, tile) if kind == "addressed" else CopiedTaps(emitter, x_dtype, sums, str(kind), tile)
+    source = (
+        AddressedTaps(emitter, tile)
+        if kind == "addressed"
+        else CopiedTaps(emitter, x_dtype, sums, str(kind), tile)
+    )
     return emit_product(emitter, code, source, len(WORDS) + len(CONV_WORDS))
 
 
@@ -210,9 +217,13 @@ class CopiedTaps:
         first_tap = emitter.mul(number, word["block_taps"])
         taps = emitter.minimum(word["block_taps"], emitter.sub(word["taps"], first_tap))
         first_line = emitter.divide(first_tap, word["kernel_x"])
-        last_line = emitter.add(first_line, emitter.divide(taps, word["kernel_x"]))
+        lines = emitter.divide(taps, word["kernel_x"])
+        start_z = emitter.divide(first_line, word["kernel_y"])
+        start_y = emitter.modulo(first_line, word["kernel_y"])
         records = emitter.offset(emitter.scratch, word["positions"])
         copies = emitter.offset(emitter.scratch, self._common["a_scratch"])
+        run = _Run(emitter, emitter.mul(word["kernel_x"], word["channels"]))
+        reach = emitter.mul(emitter.sub(word["kernel_x"], 1), word["dilation_x"])
         with emitter.loop(0, rows) as row:
             record = emitter.offset(records, emitter.mul(row, 32))
             base = emitter.builder.load(record, align=8, typ=POINTER)
@@ -220,10 +231,25 @@ class CopiedTaps:
                 axis: emitter.builder.load(emitter.offset(record, 8 + 8 * axis_number), align=8, typ=I64)
                 for axis_number, axis in enumerate("zyx")
             }
-            target = emitter.variable(emitter.offset(copies, emitter.mul(row, word["pitch"])))
-            inside_taps = self._taps_inside(first["x"])
-            with emitter.loop(first_line, last_line) as line:
-                self._copy_line(line, base, first, inside_taps, target)
+            target = emitter.offset(copies, emitter.mul(row, word["pitch"]))
+            within = emitter.builder.and_(
+                _inside(emitter, first["x"], word["in_x"]),
+                _inside(emitter, emitter.add(first["x"], reach), word["in_x"]),
+            )
+            with emitter.branch(within) as (whole, part):
+                with (
+                    whole,
+                    self._lines(lines, start_z, start_y, base, first, target, run) as (valid, line, at),
+                ):
+                    with emitter.branch(valid) as (read, skip):
+                        with read:
+                            self._copy_taps(at, line, I64(0), word["kernel_x"], run)
+                        with skip:
+                            self._zero(at, run.count)
+                with part:
+                    inside = self._taps_inside(first["x"])
+                    with self._lines(lines, start_z, start_y, base, first, target, run) as (valid, line, at):
+                        self._copy_line(valid, line, at, inside)
         return Block(
             start=emitter.mul(first_tap, word["channels"]),
             length=emitter.mul(taps, word["channels"]),
@@ -231,6 +257,36 @@ class CopiedTaps:
             first_tap=I64(0),
             a_offset=I64(0),
         )
+
+    @contextmanager
+    def _lines(
+        self,
+        count: ir.Value,
+        start_z: ir.Value,
+        start_y: ir.Value,
+        base: ir.Value,
+        first: dict[str, ir.Value],
+        target: ir.Value,
+        run: _Run,
+    ) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
+        """Runs the body for each line of taps: does it lie inside, where it reads and where its copy goes."""
+        emitter, word, builder = self._emitter, self._word, self._emitter.builder
+        tap_z, tap_y = emitter.variable(start_z), emitter.variable(start_y)
+        at = emitter.variable(target)
+        with emitter.loop(0, count):
+            moved_z = emitter.mul(tap_z.value, word["dilation_z"])
+            moved_y = emitter.mul(tap_y.value, word["dilation_y"])
+            valid = builder.and_(
+                _inside(emitter, emitter.add(first["z"], moved_z), word["in_z"]),
+                _inside(emitter, emitter.add(first["y"], moved_y), word["in_y"]),
+            )
+            moved = emitter.add(emitter.mul(moved_z, word["step_z"]), emitter.mul(moved_y, word["step_y"]))
+            yield valid, emitter.offset(base, moved), at.value
+            at.value = self._at(at.value, run.count)
+            next_y = emitter.add(tap_y.value, 1)
+            wraps = builder.icmp_signed("==", next_y, word["kernel_y"])
+            tap_y.value = builder.select(wraps, I64(0), next_y)
+            tap_z.value = emitter.add(tap_z.value, builder.zext(wraps, I64))
 
     def _taps_inside(self, first: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The range of taps along x that read inside of ``x``."""
@@ -244,39 +300,32 @@ class CopiedTaps:
         return emitter.minimum(start, stop), stop
 
     def _copy_line(
-        self,
-        line: ir.Value,
-        base: ir.Value,
-        first: dict[str, ir.Value],
-        inside: tuple[ir.Value, ir.Value],
-        target: Variable,
+        self, valid: ir.Value, line: ir.Value, target: ir.Value, inside: tuple[ir.Value, ir.Value]
     ) -> None:
+        """Zeros, the taps that lie inside if the line does, zeros."""
         emitter, word, builder = self._emitter, self._word, self._emitter.builder
-        moved_z = emitter.mul(emitter.divide(line, word["kernel_y"]), word["dilation_z"])
-        moved_y = emitter.mul(emitter.modulo(line, word["kernel_y"]), word["dilation_y"])
-        valid = builder.and_(
-            _inside(emitter, emitter.add(first["z"], moved_z), word["in_z"]),
-            _inside(emitter, emitter.add(first["y"], moved_y), word["in_y"]),
-        )
         start = builder.select(valid, inside[0], word["kernel_x"])
         stop = builder.select(valid, inside[1], word["kernel_x"])
-        line_base = emitter.offset(
-            base,
-            emitter.add(emitter.mul(moved_z, word["step_z"]), emitter.mul(moved_y, word["step_y"])),
-        )
-        step = emitter.mul(word["step_x"], word["dilation_x"])
-        self._zero(target.value, emitter.mul(start, word["channels"]))
-        if self._kind == "lines":
-            source = emitter.offset(line_base, emitter.mul(start, step))
-            count = emitter.mul(emitter.sub(stop, start), word["channels"])
-            self._copy(self._at(target.value, emitter.mul(start, word["channels"])), source, count)
-        else:
-            with emitter.loop(start, stop) as tap:
-                source = emitter.offset(line_base, emitter.mul(tap, step))
-                self._copy(self._at(target.value, emitter.mul(tap, word["channels"])), source, word["channels"])
-        end = self._at(target.value, emitter.mul(stop, word["channels"]))
+        self._zero(target, emitter.mul(start, word["channels"]))
+        run = _Run(emitter, emitter.mul(emitter.sub(stop, start), word["channels"]))
+        self._copy_taps(target, line, start, stop, run)
+        end = self._at(target, emitter.mul(stop, word["channels"]))
         self._zero(end, emitter.mul(emitter.sub(word["kernel_x"], stop), word["channels"]))
-        target.value = self._at(target.value, emitter.mul(word["kernel_x"], word["channels"]))
+
+    def _copy_taps(
+        self, target: ir.Value, line: ir.Value, start: ir.Value, stop: ir.Value, run: _Run
+    ) -> None:
+        """Copies the taps from ``start`` up to ``stop``, which are ``run`` long in all."""
+        emitter, word = self._emitter, self._word
+        step = emitter.mul(word["step_x"], word["dilation_x"])
+        if self._kind == "lines":
+            source = emitter.offset(line, emitter.mul(start, step))
+            self._copy(self._at(target, emitter.mul(start, word["channels"])), source, run)
+            return
+        each = _Run(emitter, word["channels"])
+        with emitter.loop(start, stop) as tap:
+            source = emitter.offset(line, emitter.mul(tap, step))
+            self._copy(self._at(target, emitter.mul(tap, word["channels"])), source, each)
 
     def _at(self, pointer: ir.Value, index: ir.Value) -> ir.Value:
         return self._emitter.element(pointer, index, self._sums)
@@ -288,18 +337,24 @@ class CopiedTaps:
         with emitter.loop(0, count, emitter.lanes) as k:
             emitter.store(zero, self._at(target, k), self._sums)
 
-    def _copy(self, target: ir.Value, source: ir.Value, count: ir.Value) -> None:
+    def _copy(self, target: ir.Value, source: ir.Value, run: _Run) -> None:
         emitter = self._emitter
-        full = emitter.builder.and_(count, I64(-emitter.lanes))
-        rest = emitter.sub(count, full)
 
-        def copy(k: ir.Value, *, masked: bool) -> None:
-            mask = emitter.mask(rest) if masked else None
+        def copy(k: ir.Value, mask: Mask | None) -> None:
             value = emitter.load(emitter.element(source, k, self._dtype), self._dtype, mask)
             converted = convert.cast(emitter, self._dtype, self._sums, value)
             emitter.store(converted, self._at(target, k), self._sums)
 
-        with emitter.loop(0, full, emitter.lanes) as k:
-            copy(k, masked=False)
-        with emitter.when(emitter.less(0, rest)):
-            copy(full, masked=True)
+        with emitter.loop(0, run.full, emitter.lanes) as k:
+            copy(k, None)
+        with emitter.when(emitter.less(run.full, run.count)):
+            copy(run.full, run.mask)
+
+
+class _Run:
+    """``count`` neighbouring elements: ``full`` in whole vectors, the rest under ``mask``."""
+
+    def __init__(self, emitter: Emitter, count: ir.Value) -> None:
+        self.count = count
+        self.full = emitter.builder.and_(count, I64(-emitter.lanes))
+        self.mask = emitter.mask(emitter.sub(count, self.full))

@@ -112,7 +112,11 @@ def narrow(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
 
 def round_to(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
     """A ``float`` vector rounded to what small float ``dtype`` can hold."""
-    stored = narrow(emitter, value, dtype)
+    return _remember(emitter, narrow(emitter, value, dtype), dtype)
+
+
+def _remember(emitter: Core, stored: ir.Value, dtype: DType) -> ir.Value:
+    """``stored`` in its compute type; narrowing that again gives ``stored`` without any work."""
     rounded = widen(emitter, stored, dtype)
     emitter.stored_forms[id(rounded)] = (rounded, dtype, stored)
     return rounded
@@ -147,6 +151,8 @@ def cast_saturate(emitter: Core, source: DType, result: DType, value: ir.Value) 
         value = _round_to_odd(emitter, value)
     elif not source.is_float:
         value = cast(emitter, source, DType.FLOAT32, value)
+    if result is DType.FLOAT8E8M0:
+        return _remember(emitter, _encode_e8m0(emitter, value, saturate=True), result)
     import ml_dtypes
 
     builder = emitter.builder
@@ -254,19 +260,19 @@ def _decode_e8m0(emitter: Core, stored: ir.Value) -> ir.Value:
     return builder.bitcast(bits, emitter.vector(FLOAT))
 
 
-def _encode_e8m0(emitter: Core, value: ir.Value) -> ir.Value:
-    """The nearest power of two, halfway cases upwards; NaN for what is not positive and finite."""
+def _encode_e8m0(emitter: Core, value: ir.Value, *, saturate: bool = False) -> ir.Value:
+    """The next power of two from the absolute value up; NaN for infinities and, unless ``saturate``, beyond."""
     builder = emitter.builder
     bits = builder.bitcast(value, emitter.vector(I32))
-    code = builder.lshr(builder.add(bits, emitter.like(bits, 0x400000)), emitter.like(bits, 23))
-    # Below 2**-127 there is nothing to round to but the smallest code.
-    small = builder.icmp_unsigned("<", bits, emitter.like(bits, 0x800000))
-    tiny = builder.zext(builder.icmp_unsigned(">", bits, emitter.like(bits, 0x600000)), bits.type)
-    code = builder.select(small, tiny, code)
-    valid = builder.icmp_unsigned(
-        "<", builder.sub(bits, emitter.like(bits, 1)), emitter.like(bits, 0x7F7FFFFF)
-    )
-    code = builder.select(valid, code, emitter.like(bits, 255))
+    size = builder.and_(bits, emitter.like(bits, 0x7FFFFFFF))
+    exponent = builder.lshr(size, emitter.like(bits, 23))
+    fraction = builder.and_(size, emitter.like(bits, 0x7FFFFF))
+    inexact = builder.icmp_unsigned("!=", fraction, emitter.like(bits, 0))
+    code = builder.add(exponent, builder.zext(inexact, bits.type))
+    largest = emitter.like(bits, 0xFE if saturate else 0xFF)
+    code = builder.select(builder.icmp_unsigned(">", code, largest), largest, code)
+    infinite = builder.icmp_unsigned("==", exponent, emitter.like(bits, 0xFF))
+    code = builder.select(infinite, emitter.like(bits, 0xFF), code)
     return builder.trunc(code, emitter.vector(I8))
 
 

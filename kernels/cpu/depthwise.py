@@ -40,7 +40,11 @@ WORDS = (
     "tile_lines",
     "line_tiles",
     "tile_channels",
-    *(f"{name}_{axis}" for name in ("out", "in", "kernel", "stride", "dilation", "pad", "step") for axis in "zyx"),
+    *(
+        f"{name}_{axis}"
+        for name in ("out", "in", "kernel", "stride", "dilation", "pad", "step")
+        for axis in "zyx"
+    ),
     "step_n",
     "interior_start",
     "interior_stop",

@@ -124,7 +124,9 @@ class _Kernel:
         tile = choices.tile
         self._finish = tile_finisher(emitter, choices.epilogue, tile.lanes, choices.row_bytes)
         self._cores = {
-            (positions, vectors, masked): _core(emitter, choices, positions, vectors, self._finish, masked=masked)
+            (positions, vectors, masked): _core(
+                emitter, choices, positions, vectors, self._finish, masked=masked
+            )
             for positions in _position_counts(tile.rows)
             for vectors, masked in [*((vectors, False) for vectors in _halves(tile.vectors)), (1, True)]
         }
@@ -190,7 +192,9 @@ class _Kernel:
             for number in range(2 + len(self._steps))
         )
         places = [
-            Place(emitter.offset(emitter.operand(2 + operand), offset), steps[3], steps[4]).column(emitter, channel)
+            Place(emitter.offset(emitter.operand(2 + operand), offset), steps[3], steps[4]).column(
+                emitter, channel
+            )
             for operand, (offset, steps) in enumerate(zip(offsets, self._steps, strict=True))
         ]
         x = emitter.offset(emitter.operand(0), image)
@@ -213,9 +217,7 @@ class _Kernel:
         emitter, word, builder = self._emitter, self._word, self._emitter.builder
         first_z = emitter.sub(emitter.mul(z, word["stride_z"]), word["pad_z"])
         first_y = emitter.sub(emitter.mul(y, word["stride_y"]), word["pad_y"])
-        w_line = emitter.mul(
-            emitter.mul(word["kernel_x"], word["channels"]), self._choices.w_dtype.itemsize
-        )
+        w_line = emitter.mul(emitter.mul(word["kernel_x"], word["channels"]), self._choices.w_dtype.itemsize)
         count = emitter.variable(I64(0))
         w_offset = emitter.variable(I64(0))
         with (

@@ -25,7 +25,9 @@ def build_matmul(variant: Variant, target: Target) -> ObjectCode:
     epilogue = Epilogue.from_variant(epilogue_variant)
     emitter = Emitter.kernel("matmul", target, tile.lanes)
     code = ProductCode(target, tile, DType.from_label(str(b_label)), str(b_layout), epilogue)
-    source = MatrixRows(emitter, DType.from_label(str(a_label)), sum_dtype(epilogue.accumulator), str(a_kind), tile)
+    source = MatrixRows(
+        emitter, DType.from_label(str(a_label)), sum_dtype(epilogue.accumulator), str(a_kind), tile
+    )
     return emit_product(emitter, code, source, len(WORDS) + 3)
 
 
@@ -60,11 +62,18 @@ class MatrixRows:
 
     def begin(self, offsets: list[ir.Value], first_row: ir.Value, rows: ir.Value) -> None:
         emitter = self._emitter
-        origin = emitter.offset(emitter.operand(0), emitter.add(offsets[0], emitter.mul(first_row, self._row_step)))
+        origin = emitter.offset(
+            emitter.operand(0), emitter.add(offsets[0], emitter.mul(first_row, self._row_step))
+        )
         self._origin.value = origin
         table = emitter.offset(emitter.scratch, self._word["table"])
         copies = emitter.offset(emitter.scratch, self._word["a_scratch"])
-        with emitter.loop(0, emitter.mul(emitter.divide(emitter.add(rows, self._tile.rows - 1), self._tile.rows), self._tile.rows)) as entry:
+        with emitter.loop(
+            0,
+            emitter.mul(
+                emitter.divide(emitter.add(rows, self._tile.rows - 1), self._tile.rows), self._tile.rows
+            ),
+        ) as entry:
             row = emitter.minimum(entry, emitter.sub(rows, 1))
             if self._kind == "in_place":
                 address = emitter.offset(origin, emitter.mul(row, self._row_step))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnxplan.compiler.view import View
 
+
 @dataclass(frozen=True, slots=True)
 class Matrices:
     """Operands of ``batch`` products; all views have the same leading batch axes (stride 0 where shared)."""
@@ -43,9 +44,7 @@ def fold_batch(matrices: Matrices) -> Matrices:
     views = list(matrices.views)
     rank = matrices.output.rank
     axes = [axis for axis in range(rank - 2) if matrices.output.shape[axis] != 1]
-    records = [
-        (matrices.output.shape[axis], tuple(view.strides[axis] for view in views)) for axis in axes
-    ]
+    records = [(matrices.output.shape[axis], tuple(view.strides[axis] for view in views)) for axis in axes]
     row = (matrices.rows, tuple(view.strides[-2] for view in views))
     if matrices.rows == 1:
         shared = [number for number, (_, strides) in enumerate(records) if strides[1] == 0]

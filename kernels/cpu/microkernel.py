@@ -20,7 +20,14 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
-from onnxplan.kernels.cpu.epilogue_code import PLACE_TYPES, Place, emit_epilogue, place_values, places_of, tile_finisher
+from onnxplan.kernels.cpu.epilogue_code import (
+    PLACE_TYPES,
+    Place,
+    emit_epilogue,
+    place_values,
+    places_of,
+    tile_finisher,
+)
 from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER, compute_type
 from onnxplan.kernels.cpu.local import local_function
 from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, sum_dtype
@@ -101,29 +108,37 @@ class MicroKernels:
             for vectors in sorted({1, ceil_div(micro.tile.vectors, 2), micro.tile.vectors})
         }
         self._finish = tile_finisher(emitter, micro.epilogue, micro.lanes, micro.row_bytes)
-        self._fused = (
-            _core(emitter, micro, micro.tile.rows, micro.tile.vectors, fused=True) if micro.epilogue.is_cheap else None
-        )
+        widths = sorted({ceil_div(micro.tile.vectors, 2), micro.tile.vectors}, reverse=True)
+        self._fused = {
+            vectors: _core(emitter, micro, micro.tile.rows, vectors, fused=True)
+            for vectors in (widths if micro.epilogue.is_cheap else [])
+        }
 
     def call(
-        self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], single: ir.Value, last: ir.Value
+        self,
+        emitter: Emitter,
+        source: Source,
+        rows: ir.Value,
+        places: list[Place],
+        single: ir.Value,
+        last: ir.Value,
     ) -> None:
         """Computes ``rows`` rows and ``source.columns`` columns; runs the epilogue if the ``i1`` ``last`` holds.
 
         ``single`` (``i1``) says that this call computes the whole sum.
         """
         micro, builder = self.micro, emitter.builder
-        if self._fused is None:
-            self._tiled(emitter, source, rows, places, last)
-            return
-        full = builder.and_(
-            builder.icmp_signed("==", rows, I64(micro.tile.rows)), builder.icmp_signed("==", source.columns, I64(micro.tile.width))
-        )
-        with emitter.branch(builder.and_(full, single)) as (then, otherwise):
-            with then:
-                builder.call(self._fused, source.values + place_values(places))
-            with otherwise:
-                self._tiled(emitter, source, rows, places, last)
+        after = emitter.function.append_basic_block("product.end")
+        alone = builder.and_(single, builder.icmp_signed("==", rows, I64(micro.tile.rows)))
+        for vectors, core in self._fused.items():
+            width = I64(vectors * micro.lanes)
+            full = builder.and_(alone, builder.icmp_signed("==", source.columns, width))
+            with emitter.when(full):
+                builder.call(core, source.values + place_values(places))
+                builder.branch(after)
+        self._tiled(emitter, source, rows, places, last)
+        builder.branch(after)
+        builder.position_at_end(after)
 
     def _tiled(
         self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], last: ir.Value
@@ -133,7 +148,8 @@ class MicroKernels:
         after = emitter.function.append_basic_block("core.end")
         for (row_count, vector_count), core in self._cores.items():
             fits = builder.and_(
-                builder.icmp_signed("<=", rows, I64(row_count)), builder.icmp_signed("<=", vectors, I64(vector_count))
+                builder.icmp_signed("<=", rows, I64(row_count)),
+                builder.icmp_signed("<=", vectors, I64(vector_count)),
             )
             with emitter.when(fits):
                 builder.call(core, source.values)
@@ -152,7 +168,7 @@ def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fuse
     source = Source(*inner.function.args[: len(_SOURCE_TYPES)])
     if fused:
         output = places_of(list(inner.function.args[len(_SOURCE_TYPES) :]))[0]
-        _prefetch(inner, output, rows, micro.tile.width * micro.epilogue.dtypes[0].itemsize)
+        _prefetch(inner, output, rows, vectors * micro.lanes * micro.epilogue.dtypes[0].itemsize)
     sums = _sums(inner, micro, source, rows, vectors, accumulate=not fused)
     if fused:
         places = places_of(list(inner.function.args[len(_SOURCE_TYPES) :]))
@@ -189,7 +205,9 @@ def _sums(
     inner: Emitter, micro: MicroKernel, source: Source, rows: int, vectors: int, *, accumulate: bool
 ) -> Grid:
     """Emits the loops over taps and over the length; returns the accumulators after them."""
-    start = _initial(inner, micro, source, rows, vectors) if accumulate else _zeros(inner, micro, rows, vectors)
+    start = (
+        _initial(inner, micro, source, rows, vectors) if accumulate else _zeros(inner, micro, rows, vectors)
+    )
     limits: list[Mask | None] = [None] * vectors
     if micro.masked:
         limits = [inner.mask(inner.sub(source.columns, j * micro.lanes)) for j in range(vectors)]
@@ -254,9 +272,7 @@ def _initial(inner: Emitter, micro: MicroKernel, source: Source, rows: int, vect
 
 def _row_addresses(inner: Emitter, source: Source, table: ir.Value, rows: int) -> list[ir.Value]:
     return [
-        inner.offset(
-            inner.builder.load(inner.offset(table, 8 * row), align=8, typ=POINTER), source.a_offset
-        )
+        inner.offset(inner.builder.load(inner.offset(table, 8 * row), align=8, typ=POINTER), source.a_offset)
         for row in range(rows)
     ]
 

@@ -90,9 +90,7 @@ def _pack_group(
             inner.store_stored(inner.fill(0, element), _slot(inner, panel, element, depth, vector, vectors))
         with some:
             mask = inner.mask(count)
-            source = inner.offset(
-                panel.source, inner.mul(panel.column_step, inner.mul(vector, inner.lanes))
-            )
+            source = inner.offset(panel.source, inner.mul(panel.column_step, inner.mul(vector, inner.lanes)))
             done: ir.Value = I64(0)
             if transpose:
                 done = inner.builder.and_(panel.depth, I64(-inner.lanes))

@@ -34,6 +34,8 @@ INITIALIZE, FIRST_PHASE, SECOND_PHASE, FINISH = 1, 2, 4, 8
 # Weights of fewer bytes than this are read faster by one thread than shared.
 SHARED_BYTES = 1 << 18
 LONGEST_SHARED_SEQUENCE = 512
+# How many times faster than memory the caches that hold the weights are.
+CACHE_SPEED = 8
 ROW_BLOCKS = (1, 2, 4, 6)
 
 
@@ -129,6 +131,9 @@ def select_recurrent(operation: Operation, emit: StepEmitter, target: Target) ->
     gate_count = GATES[primitive.kind]
     flops = rows * (2 * gate_count * hidden * hidden + 60 * hidden)
     io_bytes = rows * hidden * (gate_count + 1) * dtype.itemsize
+    # Each row block reads the weights from the caches in each step.
+    cache_seconds = row_blocks * weight_bytes / (CACHE_SPEED * target.bandwidth)
+    step_seconds = max(flops / target.flops, cache_seconds)
 
     def step(work: int, first: int, last: int, panel_blocks: int, phases: int) -> None:
         per_tile = -(-geometry.panels // panel_blocks)
@@ -144,6 +149,8 @@ def select_recurrent(operation: Operation, emit: StepEmitter, target: Target) ->
             flops=flops * (last - first) // phases,
             bytes_moved=(weight_bytes + (last - first) * io_bytes) // phases,
             scratch=geometry.block * gate_count * geometry.pitch * sums.itemsize,
+            seconds=step_seconds * (last - first) / phases
+            + rows * hidden * dtype.itemsize / target.bandwidth,
         )
 
     shared = row_blocks < 4 and weight_bytes >= SHARED_BYTES and 0 < steps <= LONGEST_SHARED_SEQUENCE

@@ -1,7 +1,12 @@
-"""The command line: ``onnxplan run | plan | bench | check | doctor``."""
+"""The command line: ``onnxplan run | plan | bench | check | doctor``.
+
+Exit status: 0 for success, 1 for what fails (a model that cannot be read or run, a file that cannot be
+written, gaps that ``check`` found), 2 for arguments that make no sense.
+"""
 
 from __future__ import annotations
 
+import io
 import sys
 
 from onnxplan.compiler.errors import OnnxPlanError
@@ -9,14 +14,17 @@ from onnxplan.compiler.errors import OnnxPlanError
 
 def main() -> None:
     """Runs the command line; errors of the user's making end in one line and exit status 1."""
-    from rich.console import Console
+    from rich.text import Text
 
     from onnxplan.cli.commands import application
+    from onnxplan.cli.terminal import console
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names in a model may hold characters that the terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
     try:
         application()
     except (OnnxPlanError, OSError) as error:
-        Console(stderr=True).print(
-            f"[red]{type(error).__name__}[/red]: {error}", highlight=False, soft_wrap=True
-        )
+        console(stderr=True).print(Text.assemble((type(error).__name__, "red"), f": {error}"), soft_wrap=True)
         sys.exit(1)

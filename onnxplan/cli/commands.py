@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import numpy.typing as npt
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 import onnxplan
-from onnxplan.cli.doctor import diagnose
+from onnxplan.cli.doctor import MISSING, diagnose
 from onnxplan.cli.inputs import parse_dims, read_inputs, resolve_shapes
+from onnxplan.cli.outputs import first_elements, statistics, write_arrays
+from onnxplan.cli.terminal import add_row, compilation_bar, console, table
 from onnxplan.cli.timing import compare_latency
+from onnxplan.compiler.errors import UnsupportedOperatorError
 from onnxplan.feeds import describe
+from onnxplan.runtime.devices import open_device
+
+SHOWN_NODES = 3
 
 application = typer.Typer(
     name="onnxplan",
@@ -26,59 +32,82 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX file")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto")]
-Threads = Annotated[int | None, typer.Option(help="workers of one run; default: the cores available")]
+Threads = Annotated[int | None, typer.Option(min=1, help="workers of one run; default: the cores available")]
+Seed = Annotated[int, typer.Option(min=0, help="seed of random inputs")]
 Dims = Annotated[
-    list[str] | None, typer.Option("--dim", metavar="NAME=SIZE", help="size of a symbolic dimension")
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=SIZE", help="size of a symbolic dimension; 1 where left out"),
 ]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=FILE", help=".npy file of an input; random where left out"),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"onnxplan {onnxplan.__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    """Compiles ONNX models into static execution plans and runs them."""
+
+
+@contextmanager
+def open_session(model: Path, device: str, threads: int | None) -> Iterator[onnxplan.InferenceSession]:
+    """A session, with a progress bar on a terminal for as long as kernels are compiled."""
+    try:
+        open_device(device, threads=threads)
+    except onnxplan.DeviceUnavailableError:
+        raise
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    with (
+        compilation_bar(),
+        onnxplan.InferenceSession(model, device=device, threads=threads) as session,
+    ):
+        yield session
 
 
 @application.command()
 def run(
     model: Model,
-    input_: Annotated[
-        list[str] | None,
-        typer.Option("--input", metavar="NAME=FILE", help=".npy file of an input; random where left out"),
-    ] = None,
+    inputs: Inputs = None,
     output: Annotated[Path | None, typer.Option(help="folder for the outputs, as NAME.npy")] = None,
     dim: Dims = None,
     device: Device = "cpu",
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(help="seed of random inputs")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Run a model once and show (or save) its outputs."""
-    with onnxplan.InferenceSession(model, device=device, threads=threads) as session:
-        feeds = read_inputs(session, input_ or [], parse_dims(dim or []), seed)
+    sizes = parse_dims(dim or [])
+    with open_session(model, device, threads) as session:
+        feeds = read_inputs(session, inputs or [], sizes, seed)
         results = asyncio.run(_run_once(session, feeds))
-        table = Table("output", "type", "min", "max", "mean")
-        for name, tensor in results.items():
-            table.add_row(name, describe(tensor.type, tensor.dims), *_statistics(tensor.numpy()))
-        console.print(table)
-        if output is not None:
-            output.mkdir(parents=True, exist_ok=True)
-            for name, tensor in results.items():
-                np.save(output / f"{_file_name(name)}.npy", tensor.numpy())
-            console.print(f"{len(results)} outputs written to {output}")
+    found = table("output", "type", "min", "max", "mean", "first elements")
+    for name, tensor in results.items():
+        kind = describe(tensor.type, tensor.dims)
+        add_row(found, name, kind, *statistics(tensor), first_elements(tensor))
+    screen = console()
+    screen.print(found)
+    if output is not None:
+        write_arrays(output, results)
+        screen.print(f"{_count(len(results), 'output')} written to {output}")
 
 
 async def _run_once(
     session: onnxplan.InferenceSession, feeds: dict[str, npt.NDArray[Any]]
 ) -> dict[str, onnxplan.Tensor]:
     return await session.run(feeds)
-
-
-def _statistics(array: npt.NDArray[Any]) -> tuple[str, str, str]:
-    if array.size == 0 or array.dtype.kind not in "biufV":
-        return "", "", ""
-    wide = array.astype(np.float64)
-    return f"{wide.min():.6g}", f"{wide.max():.6g}", f"{wide.mean():.6g}"
-
-
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name) or "output"
 
 
 @application.command()
@@ -90,24 +119,32 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="the plan as JSON")] = False,
 ) -> None:
     """Show the execution plan of a model."""
-    with onnxplan.InferenceSession(model, device=device, threads=threads) as session:
-        found = session.plan(resolve_shapes(session, parse_dims(dim or [])))
-        print(found.to_json() if as_json else found)
+    sizes = parse_dims(dim or [])
+    with open_session(model, device, threads) as session:
+        found = session.plan(resolve_shapes(session, sizes))
+    print(found.to_json() if as_json else found)
 
 
 @application.command()
 def bench(
     model: Model,
+    inputs: Inputs = None,
     dim: Dims = None,
     device: Device = "cpu",
     threads: Threads = None,
-    seconds: Annotated[float, typer.Option(help="time for each engine")] = 5.0,
-    seed: Annotated[int, typer.Option(help="seed of the random inputs")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.01, help="time for each engine")] = 5.0,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="the latencies as JSON")] = False,
 ) -> None:
     """Time a model, beside onnxruntime where that is installed."""
-    with onnxplan.InferenceSession(model, device=device, threads=threads) as session:
-        feeds = read_inputs(session, [], parse_dims(dim or []), seed)
-        console.print(compare_latency(model, session, feeds, threads, seconds))
+    sizes = parse_dims(dim or [])
+    with open_session(model, device, threads) as session:
+        feeds = read_inputs(session, inputs or [], sizes, seed)
+        latencies = compare_latency(model, session, feeds, threads, seconds)
+    if as_json:
+        print(json.dumps({"unit": "ms", "engines": latencies.rows()}, indent=2))
+    else:
+        console().print(latencies.table())
 
 
 @application.command()
@@ -116,42 +153,58 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="the findings as JSON")] = False,
 ) -> None:
     """Tell whether every operator of a model runs here; lists all gaps at once."""
-    from onnxplan.compiler.importer import load_model, unsupported_operators
-
-    imported = load_model(model, check_operators=False)
-    missing = unsupported_operators(imported)
-    counts: dict[tuple[str, str, int], int] = {}
-    for node in imported.graph.walk():
-        key = (node.domain, node.op_type, node.version)
-        counts[key] = counts.get(key, 0) + 1
-    gaps = {entry[:3]: entry[3] for entry in missing}
+    counts, gaps = _operators(model)
     if as_json:
         rows = [
             {
                 "domain": domain or "ai.onnx",
                 "op_type": op_type,
                 "opset": version,
-                "nodes": count,
+                "nodes": counts.get((domain, op_type, version), 0),
                 "device": None if (domain, op_type, version) in gaps else "cpu",
                 "missing_in": list(gaps.get((domain, op_type, version), ())),
             }
-            for (domain, op_type, version), count in sorted(counts.items())
+            for domain, op_type, version in sorted({*counts, *gaps})
         ]
         print(json.dumps({"supported": not gaps, "operators": rows}, indent=2))
     else:
-        table = Table("operator", "opset", "nodes", "runs on", "first nodes of a gap")
-        for (domain, op_type, version), count in sorted(counts.items()):
-            nodes = gaps.get((domain, op_type, version))
-            label = f"{domain}::{op_type}" if domain else op_type
-            place = "[red]nothing[/red]" if nodes else "cpu"
-            table.add_row(label, str(version), str(count), place, ", ".join((nodes or ())[:3]))
-        console.print(table)
-        total = len(counts)
-        console.print(
-            f"{len(gaps)} of {total} operators are missing" if gaps else f"all {total} operators run here"
-        )
+        _show_operators(counts, gaps)
     if gaps:
         raise typer.Exit(1)
+
+
+Operator = tuple[str, str, int]
+
+
+def _operators(model: Path) -> tuple[dict[Operator, int], dict[Operator, Sequence[str]]]:
+    """How many nodes of each operator (domain, type, opset) a model has, and the nodes of missing ones."""
+    from onnxplan.compiler.importer import load_model
+
+    gaps: dict[Operator, Sequence[str]] = {}
+    try:
+        imported = load_model(model)
+    except UnsupportedOperatorError as error:
+        imported = load_model(model, check_operators=False)
+        gaps = {entry[:3]: entry[3] for entry in error.operators}
+    counts: dict[Operator, int] = {}
+    for node in imported.graph.walk():
+        key = (node.domain, node.op_type, node.version)
+        counts[key] = counts.get(key, 0) + 1
+    return counts, gaps
+
+
+def _show_operators(counts: dict[Operator, int], gaps: dict[Operator, Sequence[str]]) -> None:
+    found = table("operator", "opset", "nodes", "runs on", "first nodes of a gap")
+    for domain, op_type, version in sorted({*counts, *gaps}):
+        nodes = gaps.get((domain, op_type, version))
+        label = f"{domain}::{op_type}" if domain else op_type
+        place = Text("cpu") if nodes is None else Text("nothing", style="red")
+        count = counts.get((domain, op_type, version), 0)
+        add_row(found, label, str(version), str(count), place, ", ".join((nodes or ())[:SHOWN_NODES]))
+    screen = console()
+    screen.print(found)
+    total = _count(len({*counts, *gaps}), "operator")
+    screen.print(f"{len(gaps)} of {total} do not run here" if gaps else f"{total}: all run here")
 
 
 @application.command()
@@ -162,9 +215,17 @@ def doctor(
     sections = diagnose()
     if as_json:
         print(json.dumps(sections, indent=2))
-        return
-    for title, rows in sections.items():
-        table = Table(title=title, show_header=False, title_justify="left")
-        for name, value in rows.items():
-            table.add_row(name, value)
-        console.print(table)
+    else:
+        screen = console()
+        for title, rows in sections.items():
+            found = table("", "", title=title, header=False)
+            for name, value in rows.items():
+                add_row(found, name, Text(value, "red" if value.startswith(MISSING) else ""))
+            if rows:
+                screen.print(found)
+    if any(value.startswith(MISSING) for rows in sections.values() for value in rows.values()):
+        raise typer.Exit(1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

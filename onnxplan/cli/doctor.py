@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import onnxplan
 from onnxplan.compiler.errors import DeviceUnavailableError
@@ -12,13 +15,21 @@ from onnxplan.runtime.cpu.target import detect_target
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.store import store_directory
 
-REQUIRED = ("numpy", "ml_dtypes", "onnx", "onnx-ir", "numba", "llvmlite", "typer", "rich")
+REQUIRED = ("numpy", "ml-dtypes", "onnx", "onnx-ir", "numba", "llvmlite", "typer", "rich")
 OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "onnxruntime", "openvino", "torch")
+MISSING = "MISSING"
 
 
 def diagnose() -> dict[str, dict[str, str]]:
-    """Findings by section."""
-    return {"versions": _versions(), "devices": _devices(), "kernel store": _store()}
+    """Findings by section; what is needed and not there begins with ``MISSING``."""
+    return {
+        "versions": _versions(),
+        "devices": _devices(),
+        "kernel store": _store(),
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith("ONNXPLAN_")
+        },
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -28,7 +39,7 @@ def _versions() -> dict[str, str]:
         "platform": platform.platform(),
     }
     for name in REQUIRED:
-        rows[name] = _version(name) or "MISSING: pip install " + name
+        rows[name] = _version(name) or f"{MISSING}: pip install {name}"
     for name in OPTIONAL:
         rows[f"{name} (optional)"] = _version(name) or "not installed"
     return rows
@@ -42,12 +53,7 @@ def _version(name: str) -> str | None:
 
 
 def _devices() -> dict[str, str]:
-    target = detect_target(None, "strict")
-    caches = ", ".join(f"{size >> 10} KiB" for size in target.cache_bytes)
-    rows = {
-        "cpu": f"usable: {target.isa}, {target.threads} threads, vectors of {target.vector_bytes} bytes, "
-        f"caches {caches}"
-    }
+    rows = {"cpu": _cpu()}
     try:
         open_device("cuda")
         rows["cuda"] = "usable"
@@ -56,9 +62,26 @@ def _devices() -> dict[str, str]:
     return rows
 
 
+def _cpu() -> str:
+    try:
+        target = detect_target()
+    except ValueError as error:
+        return f"unavailable: {error}"
+    caches = ", ".join(f"{size >> 10} KiB" for size in target.cache_bytes)
+    threads = f"{target.threads} thread{'s' if target.threads > 1 else ''}"
+    return f"usable: {target.isa}, {threads}, vectors of {target.vector_bytes} bytes, caches {caches}"
+
+
 def _store() -> dict[str, str]:
     folder = store_directory()
-    if folder is None or not folder.is_dir():
-        return {"folder": f"{folder} (empty)"}
-    sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
-    return {"folder": str(folder), "entries": str(len(sizes)), "size": f"{sum(sizes) / 2**20:.1f} MiB"}
+    sizes = list(_sizes(folder))
+    return {"folder": str(folder), "kernels": str(len(sizes)), "size": f"{sum(sizes) / 2**20:.1f} MiB"}
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    """Bytes of each file; other processes may remove them meanwhile."""
+    for file in folder.rglob("*.kernel"):
+        try:
+            yield file.stat().st_size
+        except FileNotFoundError:
+            continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +21,135 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
     """``["batch=4"]`` to ``{"batch": 4}``; raises ``typer.BadParameter``."""
     sizes: dict[str, int] = {}
     for text in texts:
-        name, equals, size = text.partition("=")
-        if not equals or not size.isdigit():
+        name, _, size = text.rpartition("=")
+        if not name or not (size.isascii() and size.isdecimal()):
             raise typer.BadParameter(f"--dim {text}: expected NAME=SIZE, such as batch=4")
-        sizes[name] = int(size)
+        if sizes.setdefault(name, int(size)) != int(size):
+            raise typer.BadParameter(f"--dim {text}: {name!r} is {sizes[name]} already")
     return sizes
+
+
+def check_dim_names(session: InferenceSession, names: Iterable[str]) -> None:
+    """Raises ``typer.BadParameter`` for a dimension that no input of the session has."""
+    infos = [*session.inputs, *session.optional_inputs]
+    known = sorted({dim for info in infos for dim in info.dims or () if isinstance(dim, str)})
+    for name in names:
+        if not known:
+            raise typer.BadParameter(f"--dim {name}: the inputs of the model have no symbolic dimensions")
+        if name not in known:
+            raise typer.BadParameter(f"no input has a dimension called {name!r}{suggest(name, known)}")
+
+
+def resolve_shapes(session: InferenceSession, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """A shape for each input that must be fed; symbolic dimensions that ``sizes`` lacks are 1."""
+    check_dim_names(session, sizes)
+    return {info.name: resolve_shape(info, sizes) for info in session.inputs}
 
 
 def resolve_shape(info: TensorInfo, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape of an input with its symbolic dimensions replaced; those not in ``sizes`` are 1."""
     if info.dims is None:
-        raise typer.BadParameter(f"input {info} has no known rank: give it with --input")
+        raise typer.BadParameter(
+            f"the model does not tell the rank of input {info.name!r}; run it with --input"
+        )
     return tuple(dim if isinstance(dim, int) else sizes.get(dim or "", 1) for dim in info.dims)
-
-
-def resolve_shapes(session: InferenceSession, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """A shape for each input of the session; a size for an unknown dimension is an error."""
-    known = {dim for info in session.inputs for dim in info.dims or () if isinstance(dim, str)}
-    for name in sizes:
-        if name not in known:
-            raise typer.BadParameter(f"no input has a dimension called {name!r}{suggest(name, known)}")
-    return {info.name: resolve_shape(info, sizes) for info in session.inputs}
 
 
 def read_inputs(
     session: InferenceSession, files: Sequence[str], sizes: Mapping[str, int], seed: int
 ) -> dict[str, Array]:
-    """Feeds for all inputs: ``NAME=FILE.npy`` where given, random elsewhere."""
-    given: dict[str, Array] = {}
-    for text in files:
-        name, equals, file = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--input {text}: expected NAME=FILE.npy")
-        if name not in session.input_names:
-            raise typer.BadParameter(f"the model has no input {name!r}{suggest(name, session.input_names)}")
-        try:
-            given[name] = np.load(Path(file), allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise typer.BadParameter(f"--input {text}: {error}") from error
-    taken = dict(sizes)
-    for info in session.inputs:
-        array = given.get(info.name)
-        if array is not None and info.dims is not None and len(info.dims) == array.ndim:
-            taken.update({d: n for d, n in zip(info.dims, array.shape, strict=True) if isinstance(d, str)})
-    shapes = resolve_shapes(session, taken)
+    """Feeds for the session: ``NAME=FILE.npy`` where given, random elsewhere.
+
+    Inputs with a default are fed only from files. Symbolic dimensions have the sizes of ``sizes``, else those
+    of the files, else 1. Raises ``typer.BadParameter``.
+    """
+    check_dim_names(session, sizes)
+    infos = {info.name: info for info in [*session.inputs, *session.optional_inputs]}
+    given = _read_files(infos, files)
+    known = dict(sizes)
+    for name, array in given.items():
+        _learn_sizes(known, infos[name], array, sizes)
     generator = np.random.default_rng(seed)
-    return {
-        info.name: given[info.name]
-        if info.name in given
-        else random_array(generator, DType.from_label(info.type or "float32"), shapes[info.name])
+    random = {
+        info.name: random_input(generator, info, resolve_shape(info, known))
         for info in session.inputs
+        if info.name not in given
+    }
+    return {
+        name: given[name] if name in given else random[name] for name in infos if name in {**given, **random}
     }
 
 
+def _read_files(infos: Mapping[str, TensorInfo], texts: Sequence[str]) -> dict[str, Array]:
+    given: dict[str, Array] = {}
+    for text in texts:
+        name, file = _split_input(text, infos)
+        if name in given:
+            raise typer.BadParameter(f"--input {text}: {name!r} is given twice")
+        given[name] = read_array(file, infos[name], f"--input {text}")
+    return given
+
+
+def _split_input(text: str, known: Mapping[str, TensorInfo]) -> tuple[str, Path]:
+    """Name and file of ``NAME=FILE``, where both may hold equals signs: the longest name that exists."""
+    head, equals, _ = text.partition("=")
+    if not equals or text.endswith("="):
+        raise typer.BadParameter(f"--input {text}: expected NAME=FILE.npy")
+    names = [name for name in known if text.startswith(f"{name}=")]
+    if not names:
+        inputs = suggest(head, known) if known else ": it has none"
+        raise typer.BadParameter(f"--input {text}: the model has no input {head!r}{inputs}")
+    name = max(names, key=len)
+    return name, Path(text[len(name) + 1 :])
+
+
+def read_array(file: Path, info: TensorInfo, option: str) -> Array:
+    """The array of an ``.npy`` file for an input.
+
+    NumPy stores types that it lacks (bfloat16) as raw bytes, which are taken as the input's type.
+    """
+    try:
+        array = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise typer.BadParameter(f"{option}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise typer.BadParameter(f"{option}: it is not an .npy file of numbers or texts: {error}") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise typer.BadParameter(
+            f"{option}: it is an archive of several arrays; expected an .npy file of one"
+        )
+    expected = DType.from_label(info.type).numpy if info.type else array.dtype
+    if array.dtype.kind == "V" and array.dtype.names is None and array.dtype.itemsize == expected.itemsize:
+        return array.view(expected)
+    return array.astype(object) if array.dtype.kind == "U" else array
+
+
+def _learn_sizes(known: dict[str, int], info: TensorInfo, array: Array, asked: Mapping[str, int]) -> None:
+    """Enters the symbolic dimensions of an array from a file; the session checks ranks and fixed ones."""
+    if info.dims is None or len(info.dims) != array.ndim:
+        return
+    for dim, size in zip(info.dims, array.shape, strict=True):
+        if isinstance(dim, str):
+            if asked.get(dim, size) != size:
+                raise typer.BadParameter(
+                    f"--dim {dim}={asked[dim]}, but {dim!r} is {size} in the file of {info}"
+                )
+            known.setdefault(dim, size)
+
+
+def random_input(generator: np.random.Generator, info: TensorInfo, shape: tuple[int, ...]) -> Array:
+    """Random elements for an input; raises ``typer.BadParameter`` where there can be none."""
+    if info.type is None:
+        raise typer.BadParameter(f"input {info.name!r} is not a tensor; such inputs are not supported")
+    try:
+        return random_array(generator, DType.from_label(info.type), shape)
+    except (MemoryError, ValueError) as error:
+        raise typer.BadParameter(f"input {info} of shape {list(shape)} is too large: {error}") from error
+
+
 def random_array(generator: np.random.Generator, dtype: DType, shape: tuple[int, ...]) -> Array:
-    """Standard normal floats, small non-negative integers, fair booleans."""
+    """Standard normal floats, integers 0 and 1 (which are valid indices nearly everywhere), fair booleans."""
     if dtype is DType.STRING:
         return np.full(shape, "text", object)
     if dtype is DType.BOOL:
@@ -85,4 +159,4 @@ def random_array(generator: np.random.Generator, dtype: DType, shape: tuple[int,
     values = generator.standard_normal(shape)
     if dtype.kind == "c":
         return (values + 1j * generator.standard_normal(shape)).astype(dtype.numpy)
-    return values.astype(np.float32).astype(dtype.numpy)
+    return values.astype(np.float32).astype(dtype.numpy) if dtype.itemsize < 8 else values.astype(dtype.numpy)

@@ -12,7 +12,7 @@ import pytest
 from importer_models import constants, graph, linear_model, model, node, value
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from onnxplan.compiler.importer import load_model, portable, sources
+from onnxplan.compiler.importer import load_model, sources
 
 # Sources
 
@@ -90,13 +90,16 @@ def test_large_files_are_mapped_and_small_ones_read(tmp_path, monkeypatch):
         assert array[2, 4095] == 3 * 4096 - 1
 
 
-def test_portable_sources_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert portable("model.onnx") == str(tmp_path / "model.onnx")
-    assert portable(pathlib.Path("model.onnx")) == str(tmp_path / "model.onnx")
-    assert portable(bytearray(b"abc")) == b"abc"
+def test_a_model_tells_what_it_can_be_loaded_from_again(tmp_path, monkeypatch):
     proto = linear_model()
-    assert portable(proto) == proto.SerializeToString()
+    path = source_file(proto, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert load_model("model.onnx").source == str(path)
+    assert load_model(pathlib.Path("model.onnx")).source == str(path)
+    data = proto.SerializeToString()
+    assert load_model(data).source is data
+    assert load_model(bytearray(data)).source == data
+    assert load_model(proto).source == data
 
 
 def test_metadata(tmp_path):

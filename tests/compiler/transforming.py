@@ -3,6 +3,7 @@
 import textwrap
 
 import numpy as np
+
 from onnxplan.compiler.builder import Builder, ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate_program

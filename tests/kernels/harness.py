@@ -125,10 +125,11 @@ def array_of(view, elements):
     """The elements of a view in the one-dimensional ``elements`` of its storage."""
     if view.size == 0:
         return np.empty(view.shape, elements.dtype)
+    # NumPy cannot stride over some of the types of ml_dtypes themselves.
     size = elements.dtype.itemsize
-    return np.lib.stride_tricks.as_strided(
-        elements[view.offset :], view.shape, [stride * size for stride in view.strides]
-    )
+    raw = elements[view.offset :].view(f"V{size}")
+    strided = np.lib.stride_tricks.as_strided(raw, view.shape, [stride * size for stride in view.strides])
+    return strided.view(elements.dtype)
 
 
 def run_steps(steps, memories, isa, rng=None):

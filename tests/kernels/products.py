@@ -87,7 +87,9 @@ def assert_close(got, want, magnitude, dtype):
         return
     error = np.abs(got.astype(np.float64) - want)
     limit = TOLERANCE[dtype] * (magnitude + 1e-30)
-    assert (error <= limit).all(), f"error {np.nanmax(error / limit)} times the limit, {np.isnan(error).sum()} NaN"
+    assert (error <= limit).all(), (
+        f"error {np.nanmax(error / limit)} times the limit, {np.isnan(error).sum()} NaN"
+    )
 
 
 def arrays(views, values):

@@ -86,11 +86,10 @@ def random_extra(rng, shape, dtype):
 
 
 @pytest.mark.parametrize("types", TYPES, ids=lambda types: "-".join(t.label for t in types))
-@pytest.mark.parametrize("seed", range(2))
-def test_random_operands(isa, types, seed):
+def test_random_operands(isa, types):
     a_type, b_type, accumulator, output_type = types
-    rng = np.random.default_rng(seed)
-    for _ in range(25 if a_type is F32 else 8):
+    rng = np.random.default_rng(0)
+    for _ in range(30 if a_type is F32 else 6):
         batch = tuple(rng.integers(1, 4, rng.integers(0, 3)).tolist())
         rows, depth, columns = (random_extent(rng) for _ in range(3))
         if rng.random() < 0.1:
@@ -110,7 +109,9 @@ def broadcast_batch(rng, batch, matrix, dtype):
 
 def test_every_tail_of_the_register_tile(isa):
     rng = np.random.default_rng(0)
-    for rows, columns in itertools.product((1, 2, 3, 4, 5, 6, 7, 11), (1, 2, 15, 16, 17, 31, 33, 48, 63, 64, 65)):
+    for rows, columns in itertools.product(
+        (1, 2, 3, 4, 5, 6, 7, 11), (1, 2, 15, 16, 17, 31, 33, 48, 63, 64, 65)
+    ):
         a, b = dense(F32, (rows, 9)), dense(F32, (9, columns))
         check(isa, rng, a, b, place(rng, (rows, columns), F32, "gaps"), (), F32, constant=True)
 
@@ -270,5 +271,3 @@ def test_an_expensive_epilogue(isa):
     left, right = arrays((a, b), values)
     total = left.astype(np.float64) @ right.astype(np.float64)
     np.testing.assert_allclose(got, total / (1 + np.exp(-total)), rtol=1e-4, atol=1e-5)
-
-
