@@ -10,8 +10,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from onnxplan.cli.terminal import add_row, console, table
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("onnxplan", "numpy", "numba", "llvmlite", "onnx", "onnxruntime", "openvino", "torch")
@@ -68,12 +67,12 @@ def write(suite: str, rows: list[Row]) -> Path:
 
 def show(title: str, rows: list[Row]) -> None:
     """The rows as a table."""
-    table = Table("figure", "onnxplan", "unit", "peer", "peer's", "ratio", title=title)
+    found = table("figure", "onnxplan", "unit", "peer", "peer's", "ratio", title=title)
     for row in rows:
         peer_value = "" if row.peer_value is None else f"{row.peer_value:.4g}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        table.add_row(row.name, f"{row.value:.4g}", row.unit, row.peer, peer_value, ratio)
-    Console().print(table)
+        add_row(found, row.name, f"{row.value:.4g}", row.unit, row.peer, peer_value, ratio)
+    console().print(found)
 
 
 def _versions() -> dict[str, str]:

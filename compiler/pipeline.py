@@ -20,6 +20,7 @@ from onnxplan.compiler.passes.fuse_maps import fuse_maps
 from onnxplan.compiler.passes.fuse_norms import fuse_norms
 from onnxplan.compiler.passes.inline_scalars import inline_scalars
 from onnxplan.compiler.passes.merge_common import merge_common
+from onnxplan.compiler.passes.merge_products import merge_products
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.schedule import schedule
 from onnxplan.compiler.selection import KernelSelector
@@ -42,6 +43,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("fuse_epilogues", _plain(fuse_epilogues)),
     ("fuse_norms", _plain(fuse_norms)),
     ("elide_copies", _plain(elide_copies)),
+    ("merge_products", merge_products),
     ("eliminate_dead", _plain(eliminate_dead)),
 )
 """All passes in order; a name may occur more than once."""

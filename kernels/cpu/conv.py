@@ -289,7 +289,7 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
 def _fold(conv: Convolution, depth: int) -> Matrices:
     """Positions of the output as rows, as many as strides allow, the rest and the groups as batch axes.
 
-    A's strides count positions; the first of the extras says how far a group moves along the channels of ``x``.
+    A's strides count positions; the first of the extras says how far a group moves along ``x``'s channels.
     """
     output = _grouped(conv, conv.output)
     extras = tuple(_grouped(conv, extra) for extra in conv.extras)

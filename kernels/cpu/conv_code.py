@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
@@ -237,19 +235,11 @@ class CopiedTaps:
                 _inside(emitter, emitter.add(first["x"], reach), word["in_x"]),
             )
             with emitter.branch(within) as (whole, part):
-                with (
-                    whole,
-                    self._lines(lines, start_z, start_y, base, first, target, run) as (valid, line, at),
-                ):
-                    with emitter.branch(valid) as (read, skip):
-                        with read:
-                            self._copy_taps(at, line, I64(0), word["kernel_x"], run)
-                        with skip:
-                            self._zero(at, run.count)
+                with whole:
+                    self._copy_lines(lines, start_z, start_y, base, first, target, run, None)
                 with part:
                     inside = self._taps_inside(first["x"])
-                    with self._lines(lines, start_z, start_y, base, first, target, run) as (valid, line, at):
-                        self._copy_line(valid, line, at, inside)
+                    self._copy_lines(lines, start_z, start_y, base, first, target, run, inside)
         return Block(
             start=emitter.mul(first_tap, word["channels"]),
             length=emitter.mul(taps, word["channels"]),
@@ -258,8 +248,7 @@ class CopiedTaps:
             a_offset=I64(0),
         )
 
-    @contextmanager
-    def _lines(
+    def _copy_lines(
         self,
         count: ir.Value,
         start_z: ir.Value,
@@ -268,8 +257,9 @@ class CopiedTaps:
         first: dict[str, ir.Value],
         target: ir.Value,
         run: _Run,
-    ) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
-        """Runs the body for each line of taps: does it lie inside, where it reads and where its copy goes."""
+        inside: tuple[ir.Value, ir.Value] | None,
+    ) -> None:
+        """Copies ``count`` lines of taps; ``inside`` is the range of taps along x to read, or all of them."""
         emitter, word, builder = self._emitter, self._word, self._emitter.builder
         tap_z, tap_y = emitter.variable(start_z), emitter.variable(start_y)
         at = emitter.variable(target)
@@ -281,7 +271,15 @@ class CopiedTaps:
                 _inside(emitter, emitter.add(first["y"], moved_y), word["in_y"]),
             )
             moved = emitter.add(emitter.mul(moved_z, word["step_z"]), emitter.mul(moved_y, word["step_y"]))
-            yield valid, emitter.offset(base, moved), at.value
+            line = emitter.offset(base, moved)
+            if inside is not None:
+                self._copy_line(valid, line, at.value, inside)
+            else:
+                with emitter.branch(valid) as (read, skip):
+                    with read:
+                        self._copy_taps(at.value, line, I64(0), word["kernel_x"], run)
+                    with skip:
+                        self._zero(at.value, run.count)
             at.value = self._at(at.value, run.count)
             next_y = emitter.add(tap_y.value, 1)
             wraps = builder.icmp_signed("==", next_y, word["kernel_y"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import Conv, MapReduce

@@ -1,86 +1,29 @@
-"""Code of depthwise convolution: sums of some positions by some channel vectors in registers, no copies.
+"""Code of depthwise convolution: no copies, no zeros around the input.
 
-Lines of taps outside of the input are left out of a list that the register kernel walks. Along x the positions
-whose taps all lie inside are computed several at once, those at the borders one by one with fewer taps.
+Lines of taps outside of the input are left out of a list that the register kernel walks. Along x the
+positions whose taps all lie inside are computed several at once, those at the borders one by one with
+fewer taps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
-from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.depthwise import WORDS
-from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.depthwise_registers import Choices, Window, register_kernel
+from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import (
-    PLACE_TYPES,
     Place,
-    emit_epilogue,
     place_values,
-    places_of,
     tile_finisher,
 )
-from onnxplan.kernels.cpu.llvm_types import I64, POINTER
-from onnxplan.kernels.cpu.local import local_function
+from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
-from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """What is compiled in.
-
-    ``tile.rows`` is the number of positions computed at once; ``taps`` and ``stride`` those along x if they are
-    unrolled, else 0.
-    """
-
-    x_dtype: DType
-    w_dtype: DType
-    tile: RegisterTile
-    taps: int
-    stride: int
-    epilogue: Epilogue
-
-    @property
-    def sums(self) -> DType:
-        return sum_dtype(self.epilogue.accumulator)
-
-    @property
-    def row_bytes(self) -> int:
-        return self.tile.width * self.sums.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Arguments of a register kernel.
-
-    ``lines`` points at ``count`` pairs of offsets into ``x`` and ``w``, each the start of a line of ``taps``
-    taps, ``x_tap`` and ``w_tap`` bytes apart. Neighbouring positions read ``position`` bytes apart. ``columns``
-    is how many channels there are, ``tile`` memory for sums.
-    """
-
-    lines: ir.Value
-    count: ir.Value
-    x: ir.Value
-    w: ir.Value
-    taps: ir.Value
-    x_tap: ir.Value
-    w_tap: ir.Value
-    position: ir.Value
-    columns: ir.Value
-    tile: ir.Value
-
-    @property
-    def values(self) -> list[ir.Value]:
-        return [getattr(self, name) for name in self.__slots__]
-
-
-_WINDOW_TYPES = [POINTER, I64, POINTER, POINTER, I64, I64, I64, I64, I64, POINTER]
+from onnxplan.kernels.cpu.tiling import RegisterTile
 
 
 def build_depthwise(variant: Variant, target: Target) -> ObjectCode:
@@ -124,7 +67,7 @@ class _Kernel:
         tile = choices.tile
         self._finish = tile_finisher(emitter, choices.epilogue, tile.lanes, choices.row_bytes)
         self._cores = {
-            (positions, vectors, masked): _core(
+            (positions, vectors, masked): register_kernel(
                 emitter, choices, positions, vectors, self._finish, masked=masked
             )
             for positions in _position_counts(tile.rows)
@@ -280,7 +223,7 @@ class _Kernel:
         w: ir.Value,
         taps: ir.Value,
     ) -> None:
-        """Computes ``positions`` positions from ``at`` on: whole vectors in pieces, then what is left over."""
+        """Computes ``positions`` positions from ``at`` on: whole vectors, then what is left over."""
         emitter, tile = self._emitter, self._choices.tile
         done: ir.Value = I64(0)
         places = [place.row(emitter, at) for place in places]
@@ -310,150 +253,3 @@ class _Kernel:
             done = stop
         with emitter.when(emitter.less(done, window.columns)):
             piece(self._cores[positions, 1, True], done)
-
-
-def _core(
-    emitter: Emitter, choices: Choices, positions: int, vectors: int, finish: ir.Function, *, masked: bool
-) -> ir.Function:
-    """The register kernel for ``positions`` positions and ``vectors`` vectors of channels."""
-    operands = len(choices.epilogue.dtypes)
-    name = f"core_{positions}x{vectors}{'_masked' if masked else ''}"
-    inner = local_function(emitter, name, _WINDOW_TYPES + PLACE_TYPES * operands, choices.tile.lanes)
-    window = Window(*inner.function.args[: len(_WINDOW_TYPES)])
-    place_arguments = list(inner.function.args[len(_WINDOW_TYPES) :])
-    mask = inner.mask(window.columns) if masked else None
-    sums = _sums(inner, choices, window, positions, vectors, mask)
-    if choices.epilogue.is_cheap:
-        places = places_of(place_arguments)
-        for i in range(positions):
-            here = [place.row(inner, I64(i)) for place in places]
-            for j in range(vectors):
-                emit_epilogue(inner, choices.epilogue, sums[i][j], here, I64(j * choices.tile.lanes), mask)
-    else:
-        for i in range(positions):
-            for j in range(vectors):
-                offset = i * choices.row_bytes + j * choices.tile.lanes * choices.sums.itemsize
-                inner.store(sums[i][j], inner.offset(window.tile, offset), choices.sums)
-        columns = window.columns if masked else I64(vectors * choices.tile.lanes)
-        inner.builder.call(finish, [window.tile, I64(positions), columns, *place_arguments])
-    inner.builder.ret_void()
-    return inner.function
-
-
-Grid = list[list[ir.Value]]
-
-
-def _sums(
-    inner: Emitter, choices: Choices, window: Window, positions: int, vectors: int, mask: Mask | None
-) -> Grid:
-    """The sums over all listed lines and their taps."""
-    zero = inner.constant(0, choices.sums)
-    start = [[zero] * vectors for _ in range(positions)]
-
-    def line(number: ir.Value, carried: Grid) -> Grid:
-        entry = inner.offset(window.lines, inner.mul(number, 16))
-        x_offset, w_offset = (
-            inner.builder.load(inner.offset(entry, word), align=8, typ=I64) for word in (0, 8)
-        )
-        x, w = inner.offset(window.x, x_offset), inner.offset(window.w, w_offset)
-        if choices.taps and positions > 1:
-            return _unrolled_line(inner, choices, window, x, w, carried, mask)
-
-        def tap(number: ir.Value, sums: Grid) -> Grid:
-            return _tap(
-                inner,
-                choices,
-                inner.offset(x, inner.mul(number, window.x_tap)),
-                inner.offset(w, inner.mul(number, window.w_tap)),
-                window.position,
-                sums,
-                mask,
-            )
-
-        return _carry_loop(inner, window.taps, carried, tap)
-
-    return _carry_loop(inner, window.count, start, line)
-
-
-def _load(
-    inner: Emitter, choices: Choices, pointer: ir.Value, vector: int, dtype: DType, mask: Mask | None
-) -> ir.Value:
-    """A vector of channels in the type of the sums."""
-    value = inner.load(inner.offset(pointer, vector * choices.tile.lanes * dtype.itemsize), dtype, mask)
-    return convert.cast(inner, dtype, choices.sums, value)
-
-
-def _unrolled_line(
-    inner: Emitter,
-    choices: Choices,
-    window: Window,
-    x: ir.Value,
-    w: ir.Value,
-    sums: Grid,
-    mask: Mask | None,
-) -> Grid:
-    """All taps of a line; what several positions read is loaded once."""
-    result = [list(row) for row in sums]
-    pointers = [inner.offset(w, inner.mul(window.w_tap, tap)) for tap in range(choices.taps)]
-    for vector in range(len(sums[0])):
-        weights = [_load(inner, choices, at, vector, choices.w_dtype, mask) for at in pointers]
-        for place in range((len(sums) - 1) * choices.stride + choices.taps):
-            at = inner.offset(x, inner.mul(window.x_tap, place))
-            value = _load(inner, choices, at, vector, choices.x_dtype, mask)
-            for position, row in enumerate(result):
-                tap = place - position * choices.stride
-                if 0 <= tap < choices.taps:
-                    row[vector] = _multiply_add(inner, choices.sums, value, weights[tap], row[vector])
-    return result
-
-
-def _tap(
-    inner: Emitter,
-    choices: Choices,
-    x: ir.Value,
-    w: ir.Value,
-    position: ir.Value,
-    sums: Grid,
-    mask: Mask | None,
-) -> Grid:
-    weights = [_load(inner, choices, w, vector, choices.w_dtype, mask) for vector in range(len(sums[0]))]
-    result: Grid = []
-    for number, row in enumerate(sums):
-        at = inner.offset(x, inner.mul(position, number))
-        values = [_load(inner, choices, at, vector, choices.x_dtype, mask) for vector in range(len(row))]
-        result.append(
-            [
-                _multiply_add(inner, choices.sums, value, weight, old)
-                for value, weight, old in zip(values, weights, row, strict=True)
-            ]
-        )
-    return result
-
-
-def _carry_loop(inner: Emitter, count: ir.Value, start: Grid, body: Any) -> Grid:
-    """Runs ``body(index, sums) -> sums`` for ``count`` indices; the sums stay in registers."""
-    builder = inner.builder
-    head, inside, after = (inner.function.append_basic_block(name) for name in ("sum", "sum.body", "sum.end"))
-    before = builder.block
-    builder.branch(head)
-    builder.position_at_end(head)
-    index = builder.phi(I64)
-    index.add_incoming(I64(0), before)
-    carried = [[builder.phi(value.type) for value in row] for row in start]
-    builder.cbranch(inner.less(index, count), inside, after)
-    builder.position_at_end(inside)
-    result = body(index, carried)
-    index.add_incoming(inner.add(index, 1), builder.block)
-    for phis, first, next_ in zip(carried, start, result, strict=True):
-        for phi, a, b in zip(phis, first, next_, strict=True):
-            phi.add_incoming(a, before)
-            phi.add_incoming(b, builder.block)
-    builder.branch(head)
-    builder.position_at_end(after)
-    return carried
-
-
-def _multiply_add(inner: Emitter, dtype: DType, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    if dtype.is_float:
-        return inner.fma(a, b, c)
-    return inner.builder.add(c, inner.builder.mul(a, b))

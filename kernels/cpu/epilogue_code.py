@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llvmlite import ir
+
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask, emit_expression
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
-from onnxplan.kernels.cpu.local import local_function
+from onnxplan.kernels.cpu.registers import local_function
 from onnxplan.kernels.cpu.tiling import sum_dtype
 
 PLACE_TYPES = [POINTER, I64, I64]

@@ -11,7 +11,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask, evaluate
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.operand_code import Access, Place, read_operands
-from onnxplan.kernels.cpu.vector_shape import lane_count, unroll_factor
+from onnxplan.kernels.cpu.vector_shape import lane_count, map_unroll
 from onnxplan.kernels.cpu.walk_code import Reader, vector_loop, walk_rows
 
 
@@ -26,7 +26,7 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
     expression, labels, kinds, numbers, rank = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
     lanes = lane_count(expression, labels, target)
-    unroll = unroll_factor(expression.cost, kinds)
+    unroll = map_unroll(expression, kinds)
     emitter = Emitter.kernel(kernel_symbol("map", variant), target, lanes)
     reader = Reader(emitter)
     with walk_rows(emitter, reader, rank, len(accesses)) as (offsets, chunk):

@@ -12,7 +12,7 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.epilogue import Epilogue, describe_epilogue, shared_with_output
+from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.matrices import Matrices, batch_records, distinct_bytes, fold_batch, transposed
 from onnxplan.kernels.cpu.pack import access_kind, pack, panel_count
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words
@@ -37,7 +37,7 @@ IN_PLACE_BYTES = 16384
 
 
 def select_matmul(operation: Operation, emit: StepEmitter, target: Target) -> None:
-    """Emits the steps of a MatMul: packing of B where it pays and is not done at compile time, the product."""
+    """Emits the steps of a MatMul: packing of B where it pays at run time, and the product."""
     primitive = operation.primitive
     assert isinstance(primitive, MatMul)
     a, b, *extras = operation.inputs
@@ -131,7 +131,7 @@ def _better_transposed(matrices: Matrices) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _RightOperand:
-    """``view`` is the step's operand; ``axes`` has the batch axes' strides in it; ``words`` as the step wants."""
+    """``view`` is the operand, ``axes`` has the batch axes' strides in it, ``words`` are parameters."""
 
     view: View
     axes: View

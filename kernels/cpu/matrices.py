@@ -96,7 +96,7 @@ def transposed(matrices: Matrices) -> Matrices:
 
 
 def batch_records(views: Sequence[View], trailing: int = 2) -> tuple[int, list[int]]:
-    """The batch axes as a kernel reads them: their number; for each its extent and each view's step in bytes."""
+    """The batch axes as a kernel reads them: their number; the extent and each view's step in bytes."""
     words: list[int] = []
     count = views[0].rank - trailing
     for axis in range(count):

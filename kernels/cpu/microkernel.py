@@ -5,16 +5,17 @@ addresses, one set of rows a tap, so the same code serves matrices in place, pac
 convolution; it reads B row by row, packed or in place. Accumulators go to a tile in memory; the epilogue runs
 over that tile, or in registers where the tile is full and the expression cheap.
 
-Source of the scheme: K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS
-34(3), 2008; the row addresses of taps are M. Dukhan's indirect convolution, https://arxiv.org/abs/1907.02129.
+Source of the scheme: K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
+ACM TOMS 34(3), 2008; the row addresses of taps are M. Dukhan's indirect convolution,
+https://arxiv.org/abs/1907.02129.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
@@ -29,7 +30,7 @@ from onnxplan.kernels.cpu.epilogue_code import (
     tile_finisher,
 )
 from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER, compute_type
-from onnxplan.kernels.cpu.local import local_function
+from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
 from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, sum_dtype
 
 
@@ -67,9 +68,9 @@ class MicroKernel:
 class Source:
     """Operands of a micro-kernel call, in the order of its arguments.
 
-    ``table`` holds the addresses of A's rows, ``tap_step`` bytes from one tap's to the next; element ``k`` of a
-    row stands at its address plus ``a_offset + k * a_step`` bytes. ``b`` is the first row of B, whose rows are
-    ``b_step`` bytes apart and number ``taps * length``. ``accumulate`` (i64) is 0 if the sum starts here.
+    ``table`` holds the addresses of A's rows, ``tap_step`` bytes from one tap's to the next; element ``k`` of
+    a row stands at its address plus ``a_offset + k * a_step`` bytes. ``b`` is the first row of B, whose rows
+    are ``b_step`` bytes apart and number ``taps * length``. ``accumulate`` (i64) is 0 if the sum starts here.
     ``columns`` is how many columns of B may be read.
     """
 
@@ -96,8 +97,8 @@ _SOURCE_TYPES = [POINTER, I64, I64, I64, I64, POINTER, I64, I64, POINTER, I64, I
 class MicroKernels:
     """The micro-kernels of a module and the code that picks one of them.
 
-    There are full, half and single rows and vectors; what is between them computes some more than it needs, so
-    the row table has valid addresses for a whole tile, and packed B is filled up with zeros.
+    There are full, half and single rows and vectors; what is between them computes some more than it needs,
+    so the row table has valid addresses for a whole tile, and packed B is filled up with zeros.
     """
 
     def __init__(self, emitter: Emitter, micro: MicroKernel) -> None:
@@ -123,7 +124,7 @@ class MicroKernels:
         single: ir.Value,
         last: ir.Value,
     ) -> None:
-        """Computes ``rows`` rows and ``source.columns`` columns; runs the epilogue if the ``i1`` ``last`` holds.
+        """Computes ``rows`` rows and ``source.columns`` columns; runs the epilogue if ``last`` holds.
 
         ``single`` (``i1``) says that this call computes the whole sum.
         """
@@ -185,7 +186,7 @@ def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fuse
 
 
 def _prefetch(inner: Emitter, output: Place, rows: int, row_bytes: int) -> None:
-    """Asks for the lines that the tile will be written to, so that they arrive while the sums are computed."""
+    """Asks for the lines that the tile will be written to: they arrive while the sums are computed."""
     for row in range(rows):
         pointer = output.row(inner, I64(row)).pointer
         for offset in range(0, row_bytes, 64):
@@ -198,83 +199,55 @@ def _tile_slot(inner: Emitter, micro: MicroKernel, tile: ir.Value, row: int, vec
     return inner.offset(tile, row * micro.row_bytes + vector * micro.target.vector_bytes)
 
 
-Grid = list[list[ir.Value]]
-
-
 def _sums(
     inner: Emitter, micro: MicroKernel, source: Source, rows: int, vectors: int, *, accumulate: bool
 ) -> Grid:
     """Emits the loops over taps and over the length; returns the accumulators after them."""
-    start = (
-        _initial(inner, micro, source, rows, vectors) if accumulate else _zeros(inner, micro, rows, vectors)
-    )
+    start = zeros(inner, micro.dtype, rows, vectors)
+    if accumulate:
+        start = _resume(inner, micro, source, start)
     limits: list[Mask | None] = [None] * vectors
     if micro.masked:
         limits = [inner.mask(inner.sub(source.columns, j * micro.lanes)) for j in range(vectors)]
-    if not micro.taps:
-        addresses = _row_addresses(inner, source, source.table, rows)
-        return _dot(inner, micro, source, addresses, source.b, start, limits)[0]
-    builder, function = inner.builder, inner.function
-    head, body, after = (function.append_basic_block(name) for name in ("taps", "taps.body", "taps.end"))
-    before = builder.block
-    builder.branch(head)
-    builder.position_at_end(head)
-    tap, b = builder.phi(I64), builder.phi(POINTER)
-    tap.add_incoming(I64(0), before)
-    b.add_incoming(source.b, before)
-    carried = [[_phi(inner, value, before) for value in row] for row in start]
-    builder.cbranch(inner.less(tap, source.taps), body, after)
-    builder.position_at_end(body)
-    table = inner.offset(source.table, inner.mul(tap, source.tap_step))
-    addresses = _row_addresses(inner, source, table, rows)
-    sums, next_b = _dot(inner, micro, source, addresses, b, carried, limits)
-    tap.add_incoming(inner.add(tap, 1), builder.block)
-    b.add_incoming(next_b, builder.block)
-    for phis, values in zip(carried, sums, strict=True):
-        for phi, value in zip(phis, values, strict=True):
-            phi.add_incoming(value, builder.block)
-    builder.branch(head)
-    builder.position_at_end(after)
-    return carried
+
+    def tap(number: ir.Value, values: list[ir.Value], sums: Grid) -> tuple[list[ir.Value], Grid]:
+        table = inner.offset(source.table, inner.mul(number, source.tap_step))
+        addresses = [
+            inner.offset(
+                inner.builder.load(inner.offset(table, 8 * row), align=8, typ=POINTER), source.a_offset
+            )
+            for row in range(rows)
+        ]
+        b, result = _dot(inner, micro, source, addresses, values[0], sums, limits)
+        return [b], result
+
+    if micro.taps:
+        return carry_loop(inner, source.taps, [source.b], start, tap)[1]
+    return tap(I64(0), [source.b], start)[1]
 
 
-def _phi(inner: Emitter, value: ir.Value, block: Any) -> Any:
-    phi = inner.builder.phi(value.type)
-    phi.add_incoming(value, block)
-    return phi
-
-
-def _zeros(inner: Emitter, micro: MicroKernel, rows: int, vectors: int) -> Grid:
-    zero = inner.constant(0, micro.dtype)
-    return [[zero] * vectors for _ in range(rows)]
-
-
-def _initial(inner: Emitter, micro: MicroKernel, source: Source, rows: int, vectors: int) -> Grid:
-    """Zeros, or what an earlier call left in the tile."""
+def _resume(inner: Emitter, micro: MicroKernel, source: Source, start: Grid) -> Grid:
+    """``start``, or what an earlier call left in the tile."""
     builder = inner.builder
-    zeros = _zeros(inner, micro, rows, vectors)
     before = builder.block
-    load, start = (inner.function.append_basic_block(name) for name in ("resume", "start"))
-    builder.cbranch(builder.icmp_signed("!=", source.accumulate, I64(0)), load, start)
+    load, after = (inner.function.append_basic_block(name) for name in ("resume", "start"))
+    builder.cbranch(builder.icmp_signed("!=", source.accumulate, I64(0)), load, after)
     builder.position_at_end(load)
     loaded = [
-        [inner.load(_tile_slot(inner, micro, source.tile, i, j), micro.dtype) for j in range(vectors)]
-        for i in range(rows)
+        [inner.load(_tile_slot(inner, micro, source.tile, i, j), micro.dtype) for j in range(len(row))]
+        for i, row in enumerate(start)
     ]
-    builder.branch(start)
-    builder.position_at_end(start)
-    grid = [[_phi(inner, value, before) for value in row] for row in zeros]
-    for phis, values in zip(grid, loaded, strict=True):
-        for phi, value in zip(phis, values, strict=True):
+    builder.branch(after)
+    builder.position_at_end(after)
+    grid: Grid = []
+    for row, loaded_row in zip(start, loaded, strict=True):
+        grid.append([])
+        for zero, value in zip(row, loaded_row, strict=True):
+            phi = builder.phi(value.type)
+            phi.add_incoming(zero, before)
             phi.add_incoming(value, load)
+            grid[-1].append(phi)
     return grid
-
-
-def _row_addresses(inner: Emitter, source: Source, table: ir.Value, rows: int) -> list[ir.Value]:
-    return [
-        inner.offset(inner.builder.load(inner.offset(table, 8 * row), align=8, typ=POINTER), source.a_offset)
-        for row in range(rows)
-    ]
 
 
 def _dot(
@@ -285,48 +258,28 @@ def _dot(
     b_start: ir.Value,
     start: Grid,
     limits: list[Mask | None],
-) -> tuple[Grid, ir.Value]:
-    """The loop over the length of one tap; returns the accumulators and where B goes on."""
-    builder, function = inner.builder, inner.function
-    vectors = len(start[0])
-    head, body, after = (function.append_basic_block(name) for name in ("k", "k.body", "k.end"))
-    before = builder.block
-    builder.branch(head)
-    builder.position_at_end(head)
-    k, a_at, b = builder.phi(I64), builder.phi(I64), builder.phi(POINTER)
-    k.add_incoming(I64(0), before)
-    a_at.add_incoming(I64(0), before)
-    b.add_incoming(b_start, before)
-    carried = [[_phi(inner, value, before) for value in row] for row in start]
-    builder.cbranch(inner.less(k, source.length), body, after)
-    builder.position_at_end(body)
+) -> tuple[ir.Value, Grid]:
+    """The loop over the length of one tap; returns where B goes on, and the accumulators."""
     row_bytes = micro.lanes * micro.b_dtype.itemsize
-    columns = [
-        convert.cast(
-            inner,
-            micro.b_dtype,
-            micro.dtype,
-            inner.load(inner.offset(b, j * row_bytes), micro.b_dtype, limits[j]),
-        )
-        for j in range(vectors)
-    ]
     element = compute_type(micro.dtype)
-    for address, row in zip(addresses, carried, strict=True):
-        scalar = builder.load(inner.offset(address, a_at), align=micro.dtype.itemsize, typ=element)
-        value = inner.splat(scalar)
-        for phi, column in zip(row, columns, strict=True):
-            phi.add_incoming(_multiply_add(inner, micro.dtype, value, column, phi), builder.block)
-    # An emulated masked load ends in another block than it began.
-    end = builder.block
-    k.add_incoming(builder.add(k, I64(1), flags=["nsw"]), end)
-    a_at.add_incoming(inner.add(a_at, source.a_step), end)
-    b.add_incoming(inner.offset(b, source.b_step), end)
-    builder.branch(head)
-    builder.position_at_end(after)
-    return carried, b
 
+    def step(_: ir.Value, values: list[ir.Value], sums: Grid) -> tuple[list[ir.Value], Grid]:
+        a_at, b = values
+        columns = []
+        for j, limit in enumerate(limits):
+            value = inner.load(inner.offset(b, j * row_bytes), micro.b_dtype, limit)
+            columns.append(convert.cast(inner, micro.b_dtype, micro.dtype, value))
+        result: Grid = []
+        for address, row in zip(addresses, sums, strict=True):
+            at = inner.offset(address, a_at)
+            a = inner.splat(inner.builder.load(at, align=micro.dtype.itemsize, typ=element))
+            result.append(
+                [
+                    multiply_add(inner, micro.dtype, a, column, total)
+                    for column, total in zip(columns, row, strict=True)
+                ]
+            )
+        return [inner.add(a_at, source.a_step), inner.offset(b, source.b_step)], result
 
-def _multiply_add(inner: Emitter, dtype: DType, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    if dtype.is_float:
-        return inner.fma(a, b, c)
-    return inner.builder.add(c, inner.builder.mul(a, b))
+    (_, b), sums = carry_loop(inner, source.length, [I64(0), b_start], start, step)
+    return b, sums

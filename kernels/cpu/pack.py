@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.view import View, normal_strides

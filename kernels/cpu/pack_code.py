@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llvmlite import ir
+
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Number
 from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER
-from onnxplan.kernels.cpu.local import local_function
 from onnxplan.kernels.cpu.objects import ObjectCode
+from onnxplan.kernels.cpu.registers import local_function
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Code of a blocked matrix product: tiles, blocks of the depth, register tiles. MatMul and Conv differ in A only."""
+"""Code of a blocked matrix product: tiles, blocks of the depth, register tiles.
+
+MatMul and Conv differ in where the rows of A come from only.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter

@@ -14,7 +14,6 @@ from onnxplan.kernels.cpu.columns import Lane
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Number
 from onnxplan.kernels.cpu.llvm_types import FLOAT, I1, I32, I64, POINTER
-from onnxplan.kernels.cpu.local import local_function
 from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.recurrent import (
     FINISH,
@@ -27,6 +26,7 @@ from onnxplan.kernels.cpu.recurrent import (
     operand_names,
 )
 from onnxplan.kernels.cpu.recurrent_cells import CELLS, Cell, Row
+from onnxplan.kernels.cpu.registers import local_function
 
 # Sums in flight, so that the latency of additions is hidden where a tile has few of its own.
 CHAINS = 8

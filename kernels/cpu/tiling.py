@@ -57,7 +57,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a problem is cut: ``rows`` and ``panels`` of a tile, ``batch`` problems in it, ``depth`` of a block.
+    """How a problem is cut: ``rows`` and ``panels`` of a tile, ``batch`` problems in it, a block's ``depth``.
 
     ``row_tiles``, ``column_tiles``, ``batch_tiles`` and ``depth_blocks`` are the counts.
     """

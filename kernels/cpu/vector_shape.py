@@ -25,13 +25,18 @@ def lane_count(expression: Expression, labels: Sequence[str], target: Target) ->
 
 
 def unroll_factor(cost: int, kinds: str) -> int:
-    """Vectors taken at once: few operations leave the processor idle between loads; many fill the registers.
+    """Vectors that a reduction takes at once: as many accumulators as hide the latency of an addition.
 
-    ``kinds`` are the operands' access classes along the axis of the vectors.
+    Many operations would fill the registers. ``kinds`` are the operands' access classes along the vectors.
     """
     if "s" in kinds or cost > 12:
         return 1
     return 4 if cost <= 3 else 2
+
+
+def map_unroll(expression: Expression, kinds: str) -> int:
+    """Vectors that a map takes at once; more than two lower the bandwidth of several streams."""
+    return min(2, unroll_factor(expression.cost, kinds))
 
 
 def column_unroll(expression: Expression, kinds: str) -> int:

@@ -32,10 +32,10 @@ plan for fake generic, 1 threads, math=strict
   constants  1, 4.7 KiB
   scratch    64 B a thread
 
-step    time  FLOPs     bytes  tiles  kernel     operands                                                                      nodes
-   0  1.0 us    800  10.2 KiB    800  matmul[0]  arena[0:3200] f32[20x40] <- in0 f32[20x30] const0 f32[30x40]                  Gemm_0
+step    time  FLOPs     bytes  tiles  kernel     operands                                                                            nodes
+   0  1.0 us    800  10.2 KiB    800  matmul[0]  arena[0:3200] f32[20x40] <- in0 f32[20x30] const0 f32[30x40]                        Gemm_0
    1  648 ns    820   6.3 KiB    820  norm[1]    arena[3200:6400] f32[20x40] arena[6400:6480] f32[20x1] <- arena[0:3200] f32[20x40]  Softmax_1
-   2  480 ns    400   4.7 KiB    400  map[2]     out0 f32[10x40] <- arena[3200:4800] f32[10x40] arena[6400:6440] f32[10x40]    Softmax_1
+   2  480 ns    400   4.7 KiB    400  map[2]     out0 f32[10x40] <- arena[3200:4800] f32[10x40] arena[6400:6440] f32[10x40]          Softmax_1
 
 total: 3 steps, 3 kernels, 2.0 kFLOP, 21.2 KiB moved, 2.2 us on one thread
 """  # noqa: E501

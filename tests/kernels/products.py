@@ -1,4 +1,4 @@
-"""Random operands and references for products: views with gaps, permuted axes and broadcasts, and epilogues."""
+"""Random operands and references for products: views with gaps, permuted axes, broadcasts; epilogues."""
 
 import numpy as np
 from harness import array_of

@@ -49,7 +49,20 @@ def reference(x, w, output_shape, primitive):
     return total
 
 
-def check(isa, x, w, output, extras=(), *, strides=None, dilations=None, pads=None, groups=1, constant=True, accumulator=F32, values=None):  # fmt: skip
+def check(
+    isa,
+    x,
+    w,
+    output,
+    extras=(),
+    *,
+    strides=None,
+    dilations=None,
+    pads=None,
+    groups=1,
+    constant=True,
+    accumulator=F32,
+):
     rng = np.random.default_rng(0)
     spatial = x.rank - 2
     primitive = Conv(
@@ -60,7 +73,7 @@ def check(isa, x, w, output, extras=(), *, strides=None, dilations=None, pads=No
         accumulator,
         epilogue(accumulator, output.dtype, len(extras)) if extras else None,
     )
-    values = values or fill(rng, (x, w, *extras))
+    values = fill(rng, (x, w, *extras))
     x_array, w_array = arrays((x, w), values)
     if accumulator.is_float:
         x_array, w_array = x_array.astype(np.float64), w_array.astype(np.float64)

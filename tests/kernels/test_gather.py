@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from harness import available_isas
-from layouts import LAYOUTS, laid_out, run
+from layouts import LAYOUTS, laid_out, run, select
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Gather
@@ -62,4 +62,4 @@ def test_long_runs_are_cut_into_tiles(isa):
 def test_strings_are_refused(isa):
     data, indices = laid_out(DType.STRING, (3,)), laid_out(DType.INT64, (2,))
     with pytest.raises(NotImplementedError, match="gather of string"):
-        run(Gather(0), [data, indices], [laid_out(DType.STRING, (2,))], [0, 0], isa, None)
+        select(Gather(0), [data, indices], [laid_out(DType.STRING, (2,))], isa)

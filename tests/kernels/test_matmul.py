@@ -48,9 +48,9 @@ def reference(a, b, accumulator):
         return a.astype(accumulator.numpy) @ b.astype(accumulator.numpy), None
 
 
-def check(isa, rng, a, b, output, extras, accumulator, *, constant=False, values=None, always_cast=False):
-    values = values or fill(rng, (a, b, *extras))
-    expression = epilogue(accumulator, output.dtype, len(extras)) if extras or always_cast else None
+def check(isa, rng, a, b, output, extras, accumulator, *, constant=False):
+    values = fill(rng, (a, b, *extras))
+    expression = epilogue(accumulator, output.dtype, len(extras)) if extras else None
     operand = as_constant(b, values) if constant else b
     total, magnitude = reference(*arrays((a, b), values), accumulator)
     extra_arrays = arrays(extras, values)

@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
-from harness import Recorder, available_isas, make_target
-from layouts import assert_close, laid_out, run
+from harness import available_isas
+from layouts import assert_close, laid_out, run, select
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Recurrent
-from onnxplan.compiler.program import Operation
 from onnxplan.compiler.view import Storage, View
-from onnxplan.kernels.cpu import registry
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 DEFAULTS = {"lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh"), "rnn": ("Tanh",)}
@@ -128,12 +126,10 @@ def test_large_weights_are_shared_step_by_step(isa, kind, linear):
         reverse = recurrent(kind, reverse=True, linear=linear)
         check(isa, rng, reverse, DType.FLOAT32, (5, rows, hidden), lengths=np.arange(3, 3 - rows, -1))
     inputs, outputs, _ = operands(rng, primitive, DType.FLOAT32, (5, 1, hidden))
-    recorder = Recorder()
-    operation = Operation(primitive, tuple(inputs), tuple(outputs))
-    registry.CpuKernels(make_target(isa)).select(operation, recorder)
-    assert len(recorder.steps) > 5
-    assert max(step.tiles for step in recorder.steps) > 1
-    assert len({step.kernel for step in recorder.steps}) == 1
+    steps = select(primitive, inputs, outputs, isa)
+    assert len(steps) > 5
+    assert max(step.tiles for step in steps) > 1
+    assert len({step.kernel for step in steps}) == 1
 
 
 def test_not_a_number_stays_in_its_row(isa):
@@ -152,4 +148,4 @@ def test_integers_are_refused(isa):
     views = [laid_out(DType.INT32, shape) for shape in [(1, 1, 1), (1, 1), (1, 1), (1,)]]
     results = [laid_out(DType.INT32, shape) for shape in [(1, 1, 1), (1, 1)]]
     with pytest.raises(NotImplementedError, match="recurrent rnn of int32"):
-        run(recurrent("rnn"), views, results, [0, 0, 0, 0], isa, None)
+        select(recurrent("rnn"), views, results, isa)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from harness import available_isas
-from layouts import assert_close, laid_out, run
+from layouts import assert_close, laid_out, run, select
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Resample
@@ -91,4 +91,4 @@ def test_large_tensors_are_cut_into_tiles(isa):
 def test_booleans_are_refused(isa):
     views = [laid_out(DType.BOOL, (3,)), laid_out(DType.INT32, (3, 1)), laid_out(DType.FLOAT32, (3, 1))]
     with pytest.raises(NotImplementedError, match="resample of bool"):
-        run(Resample(0), views, [laid_out(DType.BOOL, (3,))], [0, 0, 0], isa, None)
+        select(Resample(0), views, [laid_out(DType.BOOL, (3,))], isa)

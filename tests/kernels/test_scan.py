@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
-from harness import Recorder, available_isas, make_target
-from layouts import assert_close, laid_out, run
+from harness import available_isas
+from layouts import assert_close, laid_out, run, select
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Scan
-from onnxplan.compiler.program import Operation
-from onnxplan.kernels.cpu import registry
 
 CASES = [
     ((5, 7, 3), 1),
@@ -66,14 +64,11 @@ def test_many_rows_are_cut_into_tiles(isa):
     rng = np.random.default_rng(3)
     check(isa, rng, Scan("sum", 1), DType.INT32, (300, 1000), "dense", "dense")
     check(isa, rng, Scan("sum", 0), DType.INT32, (100, 3000), "dense", "dense")
-    recorder = Recorder()
     views = laid_out(DType.INT32, (300, 1000)), laid_out(DType.INT32, (300, 1000))
-    operation = Operation(Scan("sum", 1), views[:1], views[1:])
-    registry.CpuKernels(make_target(isa)).select(operation, recorder)
-    assert recorder.steps[0].tiles > 4
+    assert select(Scan("sum", 1), views[:1], views[1:], isa)[0].tiles > 4
 
 
 def test_booleans_are_refused(isa):
     views = laid_out(DType.BOOL, (3,)), laid_out(DType.BOOL, (3,))
     with pytest.raises(NotImplementedError, match="scan of bool"):
-        run(Scan("sum", 0), views[:1], views[1:], [np.zeros(3, bool)], isa, None)
+        select(Scan("sum", 0), views[:1], views[1:], isa)

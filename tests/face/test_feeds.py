@@ -1,0 +1,489 @@
+"""Feeds: what is taken, without a copy where that is possible, and what is refused with which words."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+from collections import UserDict
+from types import MappingProxyType
+
+import ml_dtypes
+import numpy as np
+import pytest
+from face_models import A, B, C, copy_model, model, node, product_model, sums_model, value
+from onnx import TensorProto
+
+import onnxplan
+from onnxplan.compiler.dtypes import DType
+from onnxplan.feeds import TensorInfo, check_feeds
+
+
+@pytest.fixture(scope="module")
+def product():
+    with onnxplan.InferenceSession(product_model()) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def dynamic():
+    with onnxplan.InferenceSession(product_model("rows", "inner", "columns")) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def sums():
+    with onnxplan.InferenceSession(sums_model()) as session:
+        yield session
+
+
+def refuse(session, feeds, *parts):
+    """Runs, which must fail with all ``parts`` in the text; afterwards the session still works."""
+    with pytest.raises(onnxplan.InvalidFeedsError) as caught:
+        session.run_sync(feeds)
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
+    assert isinstance(caught.value, ValueError)
+    if session.output_names == ("c",):
+        np.testing.assert_array_equal(session.run_sync({"a": A, "b": B})["c"], C)
+
+
+def info(kind: str = "float32", dims=("n",)) -> TensorInfo:
+    return TensorInfo("x", kind, dims)
+
+
+def taken(given, kind: str = "float32", dims=None) -> np.ndarray:
+    """What a kernel would be handed."""
+    (found,) = check_feeds({"x": given}, [info(kind, dims)], []).values()
+    assert found.flags.c_contiguous
+    assert found.flags.aligned
+    assert found.dtype == DType.from_label(kind).numpy
+    return found
+
+
+# Names
+
+
+def test_missing_inputs(product):
+    refuse(product, {"a": A}, "missing", "b: float32[4, 3]")
+    refuse(product, {}, "missing", "a: float32[3, 4]", "b: float32[4, 3]")
+
+
+def test_unknown_inputs_with_close_names():
+    nodes = [node("Add", "input_ids input_mask", "y")]
+    inputs = [value("input_ids", [2]), value("input_mask", [2])]
+    with onnxplan.InferenceSession(model(nodes, inputs, ["y"])) as session:
+        two = np.ones(2, np.float32)
+        with pytest.raises(onnxplan.InvalidFeedsError, match=r"'input_id'; did you mean 'input_ids'"):
+            session.run_sync({"input_id": two, "input_mask": two})
+        with pytest.raises(onnxplan.InvalidFeedsError, match=r"'zzz' \(known: 'input_ids', 'input_mask'\)"):
+            session.run_sync({"zzz": two, "input_ids": two, "input_mask": two})
+        with pytest.raises(onnxplan.InvalidFeedsError, match="no input 3"):
+            session.run_sync({3: two, "input_ids": two, "input_mask": two})
+
+
+@pytest.mark.parametrize("feeds", [None, [A, B], (A, B), "ab", A])
+def test_feeds_that_are_no_mapping(product, feeds):
+    refuse(product, feeds, "must be a mapping", type(feeds).__name__)
+
+
+def test_other_mappings(product):
+    for kind in (UserDict, MappingProxyType):
+        np.testing.assert_array_equal(product.run_sync(kind({"b": B, "a": A}))["c"], C)
+
+
+# Types and shapes
+
+
+def test_wrong_types(product):
+    refuse(product, {"a": A.astype(np.float64), "b": B}, "a: float32[3, 4]", "expected float32, got float64")
+    refuse(product, {"a": A.astype(np.int32), "b": B}, "got int32[3, 4]", "astype")
+    refuse(product, {"a": A.astype(ml_dtypes.bfloat16), "b": B}, "got bfloat16")
+    refuse(product, {"a": A.astype("datetime64[s]"), "b": B}, "NumPy dtype datetime64[s]")
+    refuse(product, {"a": A.astype(str), "b": B}, "got string")
+    refuse(product, {"a": A.astype(object), "b": B}, "expected float32, got string")
+
+
+def test_wrong_ranks(product):
+    refuse(product, {"a": A.reshape(-1), "b": B}, "a: float32[3, 4]", "rank 2", "shape [12] (rank 1)")
+    refuse(product, {"a": A[None], "b": B}, "[1, 3, 4] (rank 3)")
+    refuse(product, {"a": np.float32(1), "b": B}, "[] (rank 0)")
+
+
+def test_wrong_dimensions(product):
+    refuse(product, {"a": A[:, :3], "b": B}, "a: float32[3, 4]", "dimension 1 is 3", "expected 4")
+    refuse(product, {"a": np.zeros((0, 4), np.float32), "b": B}, "dimension 0 is 0", "expected 3")
+
+
+def test_symbolic_dimensions_that_disagree(dynamic, sums):
+    refuse(dynamic, {"a": A, "b": A}, "b: float32[inner, columns]", "'inner' is 3", "but 4 in input 'a'")
+    square = model([node("Neg", "x", "y")], [value("x", ["n", "n"])], ["y"])
+    with onnxplan.InferenceSession(square) as session:
+        refuse(session, {"x": A}, "'n' is 4", "but 3 in the same input")
+    x = np.zeros((2, 3), np.float32)
+    refuse(sums, {"x": x, "y": np.zeros((4, 3), np.float32)}, "'n' is 4", "but 2 in input 'x'")
+
+
+def test_dimensions_of_which_nothing_is_known():
+    anything = model([node("Neg", "x", "y")], [value("x", None)], ["y"])
+    with onnxplan.InferenceSession(anything) as session:
+        for shape in [(), (3,), (2, 0, 3), (1, 2, 3, 4)]:
+            x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+            found = session.run_sync({"x": x})["y"]
+            assert found.dims == shape
+            np.testing.assert_array_equal(found, -x)
+    unknown = model([node("Neg", "x", "y")], [value("x", [None, 3])], ["y"])
+    with onnxplan.InferenceSession(unknown) as session:
+        assert session.run_sync({"x": np.ones((5, 3), np.float32)})["y"].dims == (5, 3)
+        with pytest.raises(onnxplan.InvalidFeedsError, match="dimension 1 is 4"):
+            session.run_sync({"x": np.ones((5, 4), np.float32)})
+
+
+def test_inputs_that_are_no_tensors():
+    from onnx import helper
+
+    sequence = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
+    nodes = [node("Neg", "t", "y"), node("SequenceAt", "x i", "t")]
+    proto = model(nodes, [sequence, value("i", [], TensorProto.INT64)], ["y"])
+    with pytest.raises(onnxplan.OnnxPlanError):
+        onnxplan.InferenceSession(proto).run_sync({"x": [A], "i": 0})
+
+
+# Layouts
+
+
+@pytest.mark.parametrize(
+    ("make", "copied"),
+    [
+        (lambda x: x, False),
+        (lambda x: x[::2], True),
+        (lambda x: x.T.copy().T, True),
+        (lambda x: x[::-1, ::-1], True),
+        (lambda x: np.broadcast_to(x[:1], x.shape), True),
+        (lambda x: x.astype(x.dtype.newbyteorder()), True),
+        (lambda x: np.frombuffer(b"?" + x.tobytes(), x.dtype, offset=1).reshape(x.shape), True),
+        (lambda x: x.view(np.recarray), False),
+        (lambda x: read_only(x), False),
+        (lambda x: x[:0], False),
+        (lambda x: x[1:], False),
+    ],
+    ids=[
+        "plain",
+        "step",
+        "transposed",
+        "reversed",
+        "broadcast",
+        "swapped",
+        "misaligned",
+        "subclass",
+        "read-only",
+        "empty",
+        "rows",
+    ],
+)
+def test_layouts(make, copied):
+    x = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    given = make(x)
+    found = taken(given)
+    assert type(found) is np.ndarray
+    np.testing.assert_array_equal(found, np.asarray(given))
+    if given.size:
+        assert np.shares_memory(found, given) != copied
+    with onnxplan.InferenceSession(model([node("Neg", "x", "y")], [value("x", ["n", 5])], ["y"])) as session:
+        for _ in range(3):
+            np.testing.assert_array_equal(session.run_sync({"x": given})["y"], -np.asarray(given))
+
+
+def read_only(x):
+    found = x.copy()
+    found.flags.writeable = False
+    return found
+
+
+def test_running_on_inputs_does_not_change_them():
+    with onnxplan.InferenceSession(sums_model([6])) as session:
+        x, y = read_only(np.arange(6, dtype=np.float32)), read_only(np.ones(6, np.float32))
+        results = session.run_sync({"x": x, "y": y})
+        np.testing.assert_array_equal(x, np.arange(6))
+        np.testing.assert_array_equal(results["s"], np.arange(6) + 1)
+
+
+def test_zero_sized(dynamic, sums):
+    empty = np.zeros((0, 3), np.float32)
+    assert sums.run_sync({"x": empty, "y": empty})["s"].dims == (0, 3)
+    found = dynamic.run_sync({"a": np.zeros((2, 0), np.float32), "b": np.zeros((0, 3), np.float32)})["c"]
+    np.testing.assert_array_equal(found, np.zeros((2, 3)))
+
+
+def test_the_same_array_twice(sums):
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    results = sums.run_sync({"x": x, "y": x})
+    np.testing.assert_array_equal(results["s"], x + x)
+    np.testing.assert_array_equal(results["d"], x - x)
+
+
+# Python values
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "expected"),
+    [
+        ([1, 2, 3], "float32", [1, 2, 3]),
+        ([1, 2.5], "float32", [1, 2.5]),
+        ((1, 2), "int64", [1, 2]),
+        ([[1], [2]], "int8", [[1], [2]]),
+        ([True, False], "bool", [True, False]),
+        ([True, 2], "int32", [1, 2]),
+        ([], "float32", []),
+        ([[], []], "int64", [[], []]),
+        (3, "int64", 3),
+        (2.5, "float64", 2.5),
+        (True, "bool", True),
+        (1 + 2j, "complex64", 1 + 2j),
+        ([1, 2], "bfloat16", [1, 2]),
+        ([0.5, -1], "float8e4m3fn", [0.5, -1]),
+        ([-8, 7], "int4", [-8, 7]),
+        ([2**64 - 1], "uint64", [2**64 - 1]),
+        (["a", "ü"], "string", ["a", "ü"]),
+        ("text", "string", "text"),
+        (b"text", "string", "text"),
+        ([b"a", "b"], "string", ["a", "b"]),
+        ([1e300], "float32", [np.inf]),
+        ([float("nan")], "float16", [np.nan]),
+        ([np.float32(1), np.float32(2)], "float32", [1, 2]),
+        ([np.ones(2, np.float32)] * 3, "float32", np.ones((3, 2))),
+    ],
+    ids=str,
+)
+def test_python_values(given, kind, expected):
+    found = taken(given, kind)
+    right = np.asarray(expected, object if kind == "string" else None)
+    assert found.shape == right.shape
+    if kind == "string":
+        assert found.tolist() == right.tolist()
+    else:
+        np.testing.assert_array_equal(found, right.astype(found.dtype))
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "part"),
+    [
+        ([[1, 2], [3]], "float32", "do not form a tensor"),
+        ([1, [2]], "float32", "do not form a tensor"),
+        ([1, None], "float32", "something that is no number"),
+        ([{}], "float32", "something that is no number"),
+        (["a"], "float32", "do not convert to float32"),
+        ([1.5], "int64", "float64 do not convert to int64 without loss"),
+        ([1], "bool", "int64 do not convert to bool without loss"),
+        ([1j], "float32", "do not convert to float32"),
+        ([300], "uint8", "300 is outside of the range of uint8, 0 to 255"),
+        ([5, -1], "uint8", "-1 is outside of the range of uint8"),
+        ([8], "int4", "8 is outside of the range of int4, -8 to 7"),
+        ([2**63], "int64", f"{2**63} is outside"),
+        ([2**70], "int64", "no number"),
+        ([1], "string", "expected strings, got 1"),
+        (1.0, "string", "expected strings, got 1.0"),
+        (b"1", "float32", "no number"),
+    ],
+    ids=str,
+)
+def test_python_values_that_do_not_fit(given, kind, part):
+    with pytest.raises(onnxplan.InvalidFeedsError) as caught:
+        taken(given, kind)
+    assert part in str(caught.value)
+    assert f"x: {kind}" in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, {}, {1}, object(), range(3), iter([1]), np, len], ids=str)
+def test_things_that_are_no_tensors(given, product):
+    refuse(product, {"a": given, "b": B}, "a: float32[3, 4]", "expected an array", type(given).__name__)
+
+
+def test_numpy_scalars():
+    found = taken(np.float32(2))
+    assert found.shape == ()
+    assert found == 2
+    with pytest.raises(onnxplan.InvalidFeedsError, match="expected float32, got float16"):
+        taken(np.float16(2))
+    # It is a Python float as well.
+    assert taken(np.float64(2)) == 2
+    scalars = model([node("Add", "x y", "z")], [value("x", []), value("y", [])], ["z"])
+    with onnxplan.InferenceSession(scalars) as session:
+        for x in (np.float32(1.5), np.array(1.5, np.float32), 1.5):
+            found = session.run_sync({"x": x, "y": 2})["z"]
+            assert found.dims == ()
+            assert float(found.numpy()) == 3.5
+
+
+def test_buffers():
+    for given in (array.array("f", [1, 2, 3]), memoryview(np.float32([1, 2, 3]))):
+        found = taken(given)
+        np.testing.assert_array_equal(found, [1, 2, 3])
+        assert np.shares_memory(found, np.asarray(given))
+    np.testing.assert_array_equal(taken(bytearray(b"ab"), "uint8"), [97, 98])
+
+
+def test_strings():
+    for given in (np.array(["a", "b"]), np.array([b"a", b"b"]), np.array(["a", "b"], object)):
+        assert taken(given, "string").tolist() == ["a", "b"]
+    assert taken(np.array("a"), "string").shape == ()
+    with pytest.raises(onnxplan.InvalidFeedsError, match="expected strings, got 3"):
+        taken(np.array(["a", 3], object), "string")
+
+
+def test_masked_arrays():
+    with pytest.raises(onnxplan.InvalidFeedsError, match="mask"):
+        taken(np.ma.masked_less(A, 3))
+
+
+# Other libraries
+
+
+class Exporter:
+    """An object of another library: it has DLPack and nothing else."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __dlpack__(self, **options):
+        return self._source.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self._source.__dlpack_device__()
+
+
+class ElsewhereExporter(Exporter):
+    """The same on a GPU."""
+
+    def __dlpack__(self, **options):
+        raise BufferError("the data is on a GPU")
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+class Convertible:
+    """An object that becomes an array when asked."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __array__(self, dtype=None, copy=None):
+        return self._source
+
+
+class Both(ElsewhereExporter, Convertible):
+    pass
+
+
+class Broken:
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("the tensor was deleted")
+
+
+@pytest.mark.parametrize("make", [Exporter, Convertible, Both, onnxplan.Tensor.from_numpy])
+def test_protocols(make, product):
+    found = taken(make(A))
+    np.testing.assert_array_equal(found, A)
+    assert np.shares_memory(found, A)
+    np.testing.assert_array_equal(product.run_sync({"a": make(A), "b": make(B)})["c"], C)
+    with pytest.raises(onnxplan.InvalidFeedsError, match="expected float32, got float64"):
+        taken(make(A.astype(np.float64)))
+
+
+def test_protocols_that_fail(product):
+    refuse(product, {"a": ElsewhereExporter(A), "b": B}, "ElsewhereExporter cannot be read", "on a GPU")
+    refuse(product, {"a": Broken(), "b": B}, "Broken cannot be read", "the tensor was deleted")
+
+
+def test_non_contiguous_exports():
+    np.testing.assert_array_equal(taken(Exporter(A.T)), A.T)
+
+
+def test_torch():
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    found = taken(tensor)
+    np.testing.assert_array_equal(found, tensor.numpy())
+    assert np.shares_memory(found, tensor.numpy())
+    np.testing.assert_array_equal(taken(tensor.T), tensor.numpy().T)
+    with pytest.raises(onnxplan.InvalidFeedsError, match="grad"):
+        taken(torch.ones(3, requires_grad=True))
+    with pytest.raises(onnxplan.InvalidFeedsError, match="expected float32, got int64"):
+        taken(torch.ones(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [d for d in DType if d is not DType.STRING], ids=str)
+def test_every_element_type(dtype):
+    x = np.arange(8).astype(np.uint8 if dtype.kind == "u" else np.int8) % 2
+    with onnxplan.InferenceSession(copy_model(dtype.code)) as session:
+        given = x.astype(dtype.numpy)
+        found = session.run_sync({"x": given})["y"]
+        assert found.type == dtype.label
+        assert found.numpy().dtype == dtype.numpy
+        assert found.numpy().tobytes() == given.tobytes()
+        assert not np.shares_memory(found.numpy(), given)
+
+
+# Defaults and errors that depend on shapes
+
+
+def test_inputs_with_a_default():
+    inputs = [value("x", ["n", 3]), value("scale", [3])]
+    proto = model([node("Mul", "x scale", "y")], inputs, ["y"], scale=np.float32([1, 2, 3]))
+    with onnxplan.InferenceSession(proto) as session:
+        assert session.input_names == ("x",)
+        assert [info.name for info in session.optional_inputs] == ["scale"]
+        x = np.ones((2, 3), np.float32)
+        for _ in range(2):
+            np.testing.assert_array_equal(session.run_sync({"x": x})["y"], x * [1, 2, 3])
+            other = np.float32([4, 5, 6])
+            np.testing.assert_array_equal(session.run_sync({"scale": other, "x": x})["y"], x * other)
+        refuse(session, {"x": x, "scale": np.float32([1])}, "scale: float32[3]")
+        refuse(session, {"scale": np.float32([4, 5, 6])}, "missing", "x: float32[n, 3]")
+
+
+def test_shapes_that_fail_inside_of_the_model():
+    nodes = [node("Relu", "x", "r"), node("Add", "r y", "z", name="the sum")]
+    proto = model(nodes, [value("x", ["n"]), value("y", ["m"])], ["z"])
+    with onnxplan.InferenceSession(proto) as session:
+        two, three = np.ones(2, np.float32), np.ones(3, np.float32)
+        for _ in range(2):
+            with pytest.raises(onnxplan.InvalidFeedsError) as caught:
+                session.run_sync({"x": two, "y": three})
+            for part in ("'the sum'", "Add", "[2] and [3]", "x float32[2]", "y float32[3]"):
+                assert part in str(caught.value)
+            np.testing.assert_array_equal(session.run_sync({"x": two, "y": two})["z"], [2, 2])
+        with pytest.raises(onnxplan.InvalidFeedsError, match="the sum"):
+            session.plan({"x": [2], "y": [3]})
+
+
+def test_shapes_that_are_fixed_and_fail_make_the_model_invalid():
+    nodes = [node("Add", "x y", "z", name="the sum")]
+    with pytest.raises(onnxplan.InvalidModelError, match="the sum") as caught:
+        onnxplan.InferenceSession(model(nodes, [value("x", [2]), value("y", [3])], ["z"]))
+    assert not isinstance(caught.value, onnxplan.InvalidFeedsError)
+
+
+def test_values_that_fail_inside_of_the_model():
+    nodes = [node("Reshape", "x shape", "y", name="the reshape")]
+    proto = model(nodes, [value("x", [6]), value("shape", [2], TensorProto.INT64)], ["y"])
+    with onnxplan.InferenceSession(proto) as session:
+        x = np.arange(6, dtype=np.float32)
+        for _ in range(2):
+            with pytest.raises(onnxplan.InvalidFeedsError) as caught:
+                session.run_sync({"x": x, "shape": np.int64([4, 2])})
+            assert "the reshape" in str(caught.value)
+            assert session.run_sync({"x": x, "shape": np.int64([3, 2])})["y"].dims == (3, 2)
+            assert session.run_sync({"x": x, "shape": np.int64([2, -1])})["y"].dims == (2, 3)
+
+
+@pytest.mark.parametrize("bad", [{"a": A}, {"a": A, "b": B, "c": B}, {"a": A, "b": A}, {"a": "x", "b": B}])
+def test_the_coroutine_raises_the_same(bad, product):
+    async def both():
+        with pytest.raises(onnxplan.InvalidFeedsError) as caught:
+            await product.run(bad)
+        return str(caught.value), await product.run({"a": A, "b": B})
+
+    text, results = asyncio.run(both())
+    np.testing.assert_array_equal(results["c"], C)
+    refuse(product, bad, text)
