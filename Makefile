@@ -4,13 +4,15 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-models lint types format bench bench-overhead clean
+.PHONY: demo test test-models lint types format bench clean
+.NOTPARALLEL:
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
+# Dependency groups need pip 25.1.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable . --group $*
 	@touch $@
 
@@ -31,15 +33,18 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# mypy follows folders, not package-dir: give it the installed layout.
+# mypy follows folders, not package-dir: give it the installed layout, without what was removed since.
 types: $(VENV)/.installed-test
+	@rm -rf build/types
 	@mkdir -p build/types/onnxplan
-	@for path in onnxplan/*; do ln -sfn "../../../$$path" "build/types/$$path"; done
-	@for room in compiler kernels runtime; do ln -sfn "../../../$$room" "build/types/onnxplan/$$room"; done
-	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml -p onnxplan
+	@for path in onnxplan/*; do ln -s "../../../$$path" "build/types/$$path"; done
+	@for room in compiler kernels runtime; do ln -s "../../../$$room" "build/types/onnxplan/$$room"; done
+	@for folder in bench examples; do ln -s "../../$$folder" "build/types/$$folder"; done
+	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml -p onnxplan -p bench -p examples
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.concurrency
 	$(BIN)/python -m bench.model_times
 
 clean:

@@ -102,24 +102,28 @@ async def sample_rows() -> list[record.Row]:
     ]
 
 
-async def chain_rows() -> list[record.Row]:
+async def time_chain(length: int) -> tuple[int, float, float]:
+    """Steps of the plan of a chain, and the time of a run in seconds: ours and onnxruntime's."""
     import onnxruntime
 
+    model = product_chain(length)
+    generator = np.random.default_rng(0)
+    feeds = {
+        "x0": generator.standard_normal((4, 4)).astype(np.float32),
+        "m": np.eye(4, dtype=np.float32),
+    }
+    peer = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with onnxplan.InferenceSession(model) as session:
+        times = await measure(
+            {"ours": lambda: session.run_sync(feeds), "onnxruntime": lambda: peer.run(None, feeds)}
+        )
+        return len(session.plan().steps), times["ours"], times["onnxruntime"]
+
+
+async def chain_rows() -> list[record.Row]:
     rows, previous = [], (0, 0.0)
     for length in LENGTHS:
-        model = product_chain(length)
-        generator = np.random.default_rng(0)
-        feeds = {
-            "x0": generator.standard_normal((4, 4)).astype(np.float32),
-            "m": np.eye(4, dtype=np.float32),
-        }
-        peer = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        with onnxplan.InferenceSession(model) as session:
-            times = await measure(
-                {"ours": lambda: session.run_sync(feeds), "onnxruntime": lambda: peer.run(None, feeds)}
-            )
-            steps = len(session.plan().steps)
-        ours, theirs = times["ours"], times["onnxruntime"]
+        steps, ours, theirs = await time_chain(length)
         rows.append(
             record.Row(
                 f"chain of {steps} steps", 1e6 * ours, "us", "onnxruntime", 1e6 * theirs, theirs / ours

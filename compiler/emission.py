@@ -110,8 +110,8 @@ def _node_list(operation: Operation) -> str:
 
 
 def aligned(array: npt.NDArray[Any], alignment: int) -> npt.NDArray[Any]:
-    """``array`` in C order at an address divisible by ``alignment``; itself where it is so already."""
-    if array.flags.c_contiguous and array.ctypes.data % alignment == 0:
+    """``array`` in C order at an address divisible by ``alignment``; itself if it is so already, or empty."""
+    if array.size == 0 or (array.flags.c_contiguous and array.ctypes.data % alignment == 0):
         return array
     if array.dtype.hasobject:
         return np.ascontiguousarray(array)

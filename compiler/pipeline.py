@@ -15,6 +15,7 @@ from onnxplan.compiler.passes.bind_outputs import bind_outputs
 from onnxplan.compiler.passes.elide_copies import elide_copies
 from onnxplan.compiler.passes.eliminate_dead import eliminate_dead
 from onnxplan.compiler.passes.fold_affine import fold_affine
+from onnxplan.compiler.passes.fold_padding import fold_padding
 from onnxplan.compiler.passes.fuse_epilogues import fuse_epilogues
 from onnxplan.compiler.passes.fuse_maps import fuse_maps
 from onnxplan.compiler.passes.fuse_norms import fuse_norms
@@ -39,6 +40,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("merge_common", _plain(merge_common)),
     ("bind_outputs", _plain(bind_outputs)),
     ("fold_affine", fold_affine),
+    ("fold_padding", _plain(fold_padding)),
     ("fuse_maps", _plain(fuse_maps)),
     ("fuse_epilogues", _plain(fuse_epilogues)),
     ("fuse_norms", _plain(fuse_norms)),

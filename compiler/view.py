@@ -173,6 +173,8 @@ def normal_strides(shape: Shape, strides: Shape) -> Shape:
     """Strides with those of axes of extent 1 set to 0: they never matter. All 0 for an empty shape."""
     if 0 in shape:
         return (0,) * len(shape)
+    if 1 not in shape:
+        return strides
     return tuple(0 if extent == 1 else stride for extent, stride in zip(shape, strides, strict=True))
 
 

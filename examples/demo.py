@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
-from rich.console import Console
 
 import onnxplan
+from onnxplan.cli.inputs import read_inputs
+from onnxplan.cli.terminal import compilation_bar, console
 from onnxplan.cli.timing import compare_latency
 
-console = Console()
+SHOWN_LINES = 20
+SECONDS = 3.0
 
 
 def reference_model() -> onnx.ModelProto:
@@ -42,15 +44,12 @@ async def run_sample() -> None:
 
 def run_network() -> None:
     file = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_resnet50.onnx"
-    console.rule("light ResNet-50")
-    with console.status("compiling"):
-        session = onnxplan.InferenceSession(file)
-    with session:
-        print(session.plan())
-        (info,) = session.inputs
-        generator = np.random.default_rng(0)
-        image = generator.standard_normal(info.dims or ()).astype(np.float32)
-        console.print(compare_latency(file, session, {info.name: image}, None, 3.0).table())
+    print("\nA ResNet-50 (onnxplan plan FILE prints all of its plan):\n")
+    with compilation_bar(), onnxplan.InferenceSession(file) as session:
+        lines = str(session.plan()).splitlines()
+        print("\n".join([*lines[:SHOWN_LINES], "...", lines[-1], ""]))
+        latencies = compare_latency(file, session, read_inputs(session), None, SECONDS)
+    console().print(latencies.table())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ OPSET, IR_VERSION = 20, 10
 
 def load_weights() -> dict[str, np.ndarray]:
     """The encoder's weights by name, all float32 but for the position ids."""
-    return load_file(_package_folder() / "model.safetensors")
+    weights: dict[str, np.ndarray] = load_file(_package_folder() / "model.safetensors")
+    return weights
 
 
 def load_tokenizer() -> Tokenizer:

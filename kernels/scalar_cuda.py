@@ -8,6 +8,7 @@ like the CPU's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.scalar import WIDE_FLOATS
@@ -85,7 +86,8 @@ def cast(operand: DType, result: DType, a: str) -> str:
     if result is DType.BOOL:
         return f"({a} != 0)"
     if operand.is_float and result.is_integer:
-        return _narrow(result, f"(({compute_type(result)})onnxplan_to_{'uint64' if result is DType.UINT64 else 'int64'}({a}))")
+        wide = "uint64" if result is DType.UINT64 else "int64"
+        return _narrow(result, f"(({compute_type(result)})onnxplan_to_{wide}({a}))")
     if result not in WIDE_FLOATS:
         return _narrow(result, f"(({compute_type(result)}){a})")
     single = f"onnxplan_round_to_odd({a})" if operand is DType.FLOAT64 else f"((float){a})"
@@ -98,10 +100,11 @@ def cast_saturate(operand: DType, result: DType, a: str) -> str:
         return cast(operand, result, a)
     single = f"onnxplan_round_to_odd({a})" if operand is DType.FLOAT64 else f"((float){a})"
     if result is DType.FLOAT8E8M0:
-        return f"onnxplan_decode_float8e8m0(onnxplan_encode_float8e8m0({single}, 254u))"
+        return f"onnxplan_decode_float8e8m0(onnxplan_convert_float8e8m0({single}, 254u))"
     import ml_dtypes
 
-    largest = float(ml_dtypes.finfo(result.numpy).max)
+    finfo: Any = ml_dtypes.finfo
+    largest = float(finfo(result.numpy).max)
     return f"onnxplan_round_{result.label}(onnxplan_clamp({single}, {largest!r}f))"
 
 
@@ -112,114 +115,129 @@ def _narrow(result: DType, text: str) -> str:
     return f"(({compute_type(result)})(({compute_type(result)})({text} << {8 - bits}) >> {8 - bits}))"
 
 
-def _small_float(name: str, exponent: int, mantissa: int, bias: int, largest: int, overflow: int, nan: int, flags: str) -> str:
-    sign = 1 << (exponent + mantissa)
-    infinities, unsigned_zero = ("1" if flag in flags else "0" for flag in "iz")
-    numbers = f"{mantissa}, {bias}, 0x{sign:x}u, 0x{largest:x}u, 0x{overflow:x}u, 0x{nan:x}u, {infinities}, {unsigned_zero}"
+def _small_float(
+    name: str, exponent: int, mantissa: int, bias: int, largest: int, overflow: int, nan: int, flags: str
+) -> str:
+    """Functions of one format of :data:`onnxplan.kernels.cpu.convert.SMALL_FLOATS`; flags ``i`` and ``z``."""
+    codes = ", ".join(f"0x{code:x}u" for code in (1 << (exponent + mantissa), largest, overflow, nan))
+    numbers = f"{mantissa}, {bias}, {codes}, {int('i' in flags)}, {int('z' in flags)}"
+    encode, decode = f"onnxplan_encode_{name}", f"onnxplan_decode_{name}"
     return f"""
-__device__ __forceinline__ unsigned onnxplan_encode_{name}(float a) {{ return onnxplan_encode<{numbers}>(a); }}
-__device__ __forceinline__ float onnxplan_decode_{name}(unsigned a) {{ return onnxplan_decode<{numbers}>(a); }}
-__device__ __forceinline__ float onnxplan_round_{name}(float a) {{ return onnxplan_decode_{name}(onnxplan_encode_{name}(a)); }}
+ONNXPLAN_INLINE unsigned {encode}(float a) {{ return onnxplan_encode<{numbers}>(a); }}
+ONNXPLAN_INLINE float {decode}(unsigned a) {{ return onnxplan_decode<{numbers}>(a); }}
+ONNXPLAN_INLINE float onnxplan_round_{name}(float a) {{ return {decode}({encode}(a)); }}
 """
 
 
 _GENERIC = r"""
-template <typename T> __device__ __forceinline__ T onnxplan_min(T a, T b) { return a != a ? a : (b != b ? b : (a < b ? a : b)); }
-template <typename T> __device__ __forceinline__ T onnxplan_max(T a, T b) { return a != a ? a : (b != b ? b : (a > b ? a : b)); }
+#define ONNXPLAN_INLINE __device__ __forceinline__
+template <typename T> ONNXPLAN_INLINE T onnxplan_min(T a, T b) { return a != a || a < b ? a : b; }
+template <typename T> ONNXPLAN_INLINE T onnxplan_max(T a, T b) { return a != a || a > b ? a : b; }
 template <typename T> struct onnxplan_unsigned { typedef T type; };
 template <> struct onnxplan_unsigned<signed char> { typedef unsigned char type; };
 template <> struct onnxplan_unsigned<short> { typedef unsigned short type; };
 template <> struct onnxplan_unsigned<int> { typedef unsigned int type; };
 template <> struct onnxplan_unsigned<long long> { typedef unsigned long long type; };
-template <typename T> __device__ __forceinline__ T onnxplan_negated(T a) {
+template <typename T> ONNXPLAN_INLINE T onnxplan_negated(T a) {
     typedef typename onnxplan_unsigned<T>::type U;
     return (T)(U)((U)0 - (U)a);
 }
-template <typename T> __device__ __forceinline__ T onnxplan_abs(T a) { return a < (T)0 ? onnxplan_negated(a) : a; }
-__device__ __forceinline__ float onnxplan_abs(float a) { return fabsf(a); }
-__device__ __forceinline__ double onnxplan_abs(double a) { return fabs(a); }
-template <typename T> __device__ __forceinline__ T onnxplan_sign(T a) { return (T)((a > (T)0) - (a < (T)0)); }
-__device__ __forceinline__ float onnxplan_sign(float a) { return a != a ? a : (float)((a > 0.0f) - (a < 0.0f)); }
-__device__ __forceinline__ double onnxplan_sign(double a) { return a != a ? a : (double)((a > 0.0) - (a < 0.0)); }
-template <typename T> __device__ __forceinline__ T onnxplan_div(T a, T b) {
+template <typename T> ONNXPLAN_INLINE T onnxplan_abs(T a) { return a < (T)0 ? onnxplan_negated(a) : a; }
+ONNXPLAN_INLINE float onnxplan_abs(float a) { return fabsf(a); }
+ONNXPLAN_INLINE double onnxplan_abs(double a) { return fabs(a); }
+template <typename T> ONNXPLAN_INLINE T onnxplan_sign(T a) { return (T)((a > (T)0) - (a < (T)0)); }
+ONNXPLAN_INLINE float onnxplan_sign(float a) { return a != a ? a : (float)((a > 0.0f) - (a < 0.0f)); }
+ONNXPLAN_INLINE double onnxplan_sign(double a) { return a != a ? a : (double)((a > 0.0) - (a < 0.0)); }
+template <typename T> ONNXPLAN_INLINE T onnxplan_div(T a, T b) {
     if (b == (T)0) return a;
     if ((T)-1 < (T)0 && b == (T)-1) return onnxplan_negated(a);
     return (T)(a / b);
 }
-template <typename T> __device__ __forceinline__ T onnxplan_remainder(T a, T b) {
+template <typename T> ONNXPLAN_INLINE T onnxplan_remainder(T a, T b) {
     if (b == (T)0 || ((T)-1 < (T)0 && b == (T)-1)) return (T)0;
     return (T)(a % b);
 }
-__device__ __forceinline__ float onnxplan_remainder(float a, float b) { return fmodf(a, b); }
-__device__ __forceinline__ double onnxplan_remainder(double a, double b) { return fmod(a, b); }
-template <typename T> __device__ __forceinline__ T onnxplan_mod(T a, T b) {
+ONNXPLAN_INLINE float onnxplan_remainder(float a, float b) { return fmodf(a, b); }
+ONNXPLAN_INLINE double onnxplan_remainder(double a, double b) { return fmod(a, b); }
+template <typename T> ONNXPLAN_INLINE T onnxplan_mod(T a, T b) {
     T rest = onnxplan_remainder(a, b);
     if (rest == (T)0) return rest;
     return (rest < (T)0) != (b < (T)0) ? (T)(rest + b) : rest;
 }
-__device__ __forceinline__ float onnxplan_mod(float a, float b) {
+ONNXPLAN_INLINE float onnxplan_mod(float a, float b) {
     float rest = fmodf(a, b);
     if (rest == 0.0f) return copysignf(0.0f, b);
     return rest == rest && (rest < 0.0f) != (b < 0.0f) ? rest + b : rest;
 }
-__device__ __forceinline__ double onnxplan_mod(double a, double b) {
+ONNXPLAN_INLINE double onnxplan_mod(double a, double b) {
     double rest = fmod(a, b);
     if (rest == 0.0) return copysign(0.0, b);
     return rest == rest && (rest < 0.0) != (b < 0.0) ? rest + b : rest;
 }
-template <typename T> __device__ __forceinline__ T onnxplan_pow(T a, T b) {
+template <typename T> ONNXPLAN_INLINE T onnxplan_pow(T a, T b) {
     if (b < (T)0) return a == (T)1 ? (T)1 : (a == (T)-1 ? ((b & (T)1) ? (T)-1 : (T)1) : (T)0);
     unsigned long long power = 1, square = (unsigned long long)a, exponent = (unsigned long long)b;
     for (; exponent; exponent >>= 1, square *= square)
         if (exponent & 1) power *= square;
     return (T)power;
 }
-__device__ __forceinline__ float onnxplan_pow(float a, float b) { return (float)pow((double)a, (double)b); }
-__device__ __forceinline__ double onnxplan_pow(double a, double b) { return pow(a, b); }
-__device__ __forceinline__ float onnxplan_sigmoid(float a) {
+ONNXPLAN_INLINE float onnxplan_pow(float a, float b) { return (float)pow((double)a, (double)b); }
+ONNXPLAN_INLINE double onnxplan_pow(double a, double b) { return pow(a, b); }
+ONNXPLAN_INLINE float onnxplan_sigmoid(float a) {
     float e = expf(-fabsf(a));
     return (a < 0.0f ? e : 1.0f) / (1.0f + e);
 }
-__device__ __forceinline__ double onnxplan_sigmoid(double a) {
+ONNXPLAN_INLINE double onnxplan_sigmoid(double a) {
     double e = exp(-fabs(a));
     return (a < 0.0 ? e : 1.0) / (1.0 + e);
 }
-template <typename T> __device__ __forceinline__ T onnxplan_shift_left(T a, T b) {
+template <typename T> ONNXPLAN_INLINE T onnxplan_shift_left(T a, T b) {
     return b >= (T)(8 * sizeof(T)) ? (T)0 : (T)((unsigned long long)a << b);
 }
-template <typename T> __device__ __forceinline__ T onnxplan_shift_right(T a, T b) {
+template <typename T> ONNXPLAN_INLINE T onnxplan_shift_right(T a, T b) {
     return b >= (T)(8 * sizeof(T)) ? (T)0 : (T)(a >> b);
 }
-__device__ __forceinline__ long long onnxplan_to_int64(double a) {
+ONNXPLAN_INLINE long long onnxplan_to_int64(double a) {
     return fabs(a) < 9223372036854775808.0 ? (long long)a : (long long)0x8000000000000000ull;
 }
-__device__ __forceinline__ unsigned long long onnxplan_to_uint64(double a) {
-    return a >= 9223372036854775808.0 ? (unsigned long long)onnxplan_to_int64(a - 9223372036854775808.0) ^ 0x8000000000000000ull
-                                      : (unsigned long long)onnxplan_to_int64(a);
+ONNXPLAN_INLINE unsigned long long onnxplan_to_uint64(double a) {
+    bool high = a >= 9223372036854775808.0;
+    unsigned long long low = (unsigned long long)onnxplan_to_int64(high ? a - 9223372036854775808.0 : a);
+    return high ? low ^ 0x8000000000000000ull : low;
 }
-__device__ __forceinline__ float onnxplan_clamp(float a, float limit) { return a > limit ? limit : (a < -limit ? -limit : a); }
-__device__ __forceinline__ float onnxplan_round_to_odd(double a) {
+ONNXPLAN_INLINE float onnxplan_clamp(float a, float limit) {
+    return a > limit ? limit : (a < -limit ? -limit : a);
+}
+ONNXPLAN_INLINE float onnxplan_round_to_odd(double a) {
     float single = __double2float_rn(a);
     unsigned bits = __float_as_uint(single);
     bits -= fabs((double)single) > fabs(a);
     return __uint_as_float(a == a ? bits | ((double)single != a) : bits);
 }
-__device__ __forceinline__ unsigned onnxplan_encode_bfloat16(float a) {
+ONNXPLAN_INLINE unsigned onnxplan_encode_bfloat16(float a) {
     unsigned bits = __float_as_uint(a);
     return (a != a ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
-__device__ __forceinline__ float onnxplan_decode_bfloat16(unsigned a) { return __uint_as_float(a << 16); }
-__device__ __forceinline__ float onnxplan_round_bfloat16(float a) { return onnxplan_decode_bfloat16(onnxplan_encode_bfloat16(a)); }
-__device__ __forceinline__ unsigned onnxplan_encode_float8e8m0(float a, unsigned largest = 255u) {
+ONNXPLAN_INLINE float onnxplan_decode_bfloat16(unsigned a) { return __uint_as_float(a << 16); }
+ONNXPLAN_INLINE float onnxplan_round_bfloat16(float a) {
+    return onnxplan_decode_bfloat16(onnxplan_encode_bfloat16(a));
+}
+ONNXPLAN_INLINE unsigned onnxplan_convert_float8e8m0(float a, unsigned largest) {
     unsigned size = __float_as_uint(a) & 0x7fffffffu, code = (size >> 23) + ((size & 0x7fffffu) != 0u);
     return size >= 0x7f800000u ? 255u : (code > largest ? largest : code);
 }
-__device__ __forceinline__ float onnxplan_decode_float8e8m0(unsigned a) {
+ONNXPLAN_INLINE unsigned onnxplan_encode_float8e8m0(float a) {
+    return __float_as_uint(a) == 0x400000u ? 0u : onnxplan_convert_float8e8m0(a, 255u);
+}
+ONNXPLAN_INLINE float onnxplan_decode_float8e8m0(unsigned a) {
     return __uint_as_float(a == 0u ? 0x400000u : (a == 255u ? 0x7fc00000u : a << 23));
 }
-__device__ __forceinline__ float onnxplan_round_float8e8m0(float a) { return onnxplan_decode_float8e8m0(onnxplan_encode_float8e8m0(a)); }
-template <int MANTISSA, int BIAS, unsigned SIGN, unsigned LARGEST, unsigned OVERFLOWED, unsigned NOT_A_NUMBER, int INFINITIES, int UNSIGNED_ZERO>
-__device__ __forceinline__ unsigned onnxplan_encode(float a) {
+ONNXPLAN_INLINE float onnxplan_round_float8e8m0(float a) {
+    return onnxplan_decode_float8e8m0(onnxplan_convert_float8e8m0(a, 255u));
+}
+template <int MANTISSA, int BIAS, unsigned SIGN, unsigned LARGEST, unsigned OVERFLOWED, unsigned NOT_A_NUMBER,
+          int INFINITIES, int UNSIGNED_ZERO>
+ONNXPLAN_INLINE unsigned onnxplan_encode(float a) {
     unsigned bits = __float_as_uint(a), size = bits & 0x7fffffffu, sign = bits >> 31 ? SIGN : 0u, code;
     const int shift = 23 - MANTISSA;
     if (size < (unsigned)(128 - BIAS) << 23) {
@@ -234,12 +252,14 @@ __device__ __forceinline__ unsigned onnxplan_encode(float a) {
     if (UNSIGNED_ZERO) return code ? code | sign : 0u;
     return code ^ sign;
 }
-template <int MANTISSA, int BIAS, unsigned SIGN, unsigned LARGEST, unsigned OVERFLOWED, unsigned NOT_A_NUMBER, int INFINITIES, int UNSIGNED_ZERO>
-__device__ __forceinline__ float onnxplan_decode(unsigned a) {
+template <int MANTISSA, int BIAS, unsigned SIGN, unsigned LARGEST, unsigned OVERFLOWED, unsigned NOT_A_NUMBER,
+          int INFINITIES, int UNSIGNED_ZERO>
+ONNXPLAN_INLINE float onnxplan_decode(unsigned a) {
     unsigned size = a & (SIGN - 1u), bits = size << (23 - MANTISSA), result;
     result = __float_as_uint(__fmul_rn(__uint_as_float(bits), __uint_as_float((unsigned)(254 - BIAS) << 23)));
     if (INFINITIES && size > LARGEST) result = bits | 0x7f800000u;
-    if (!INFINITIES && NOT_A_NUMBER < SIGN && NOT_A_NUMBER > LARGEST && size == NOT_A_NUMBER) result = 0x7fc00000u;
+    const bool nan_of_both_signs = !INFINITIES && NOT_A_NUMBER < SIGN && NOT_A_NUMBER > LARGEST;
+    if (nan_of_both_signs && size == NOT_A_NUMBER) result = 0x7fc00000u;
     if (UNSIGNED_ZERO && a == NOT_A_NUMBER) result = 0x7fc00000u;
     return __uint_as_float(result | (a & SIGN ? 0x80000000u : 0u));
 }

@@ -23,7 +23,8 @@ def randomise(module: Module) -> Module:
     with torch.no_grad():
         for layer in module.modules():
             _randomise_layer(layer, generator)
-    return module.eval()
+    module.eval()
+    return module
 
 
 def calibrate_batch_norms(module: Module, example: torch.Tensor) -> Module:

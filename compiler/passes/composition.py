@@ -29,7 +29,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Composition:
     """``axes`` lists for each axis of the view its parts, outermost first; ``start`` are the source's
-    coordinates at the view's origin. ``rank`` is the number of parts."""
+    coordinates at the view's origin."""
 
     axes: tuple[tuple[Part, ...], ...]
     start: Shape
@@ -41,11 +41,6 @@ class Composition:
     @property
     def is_split(self) -> bool:
         return any(len(axis) != 1 for axis in self.axes)
-
-    @property
-    def repetition(self) -> int:
-        """How often the view shows each element, as far as it is by broadcasting."""
-        return math.prod(part.extent for axis in self.axes for part in axis if part.axis < 0)
 
     def pull(self, view: View) -> View:
         """``view``, given in the source's coordinates, in those of the parts."""

@@ -7,14 +7,16 @@ result, and vectors in their compute types. Meaning: ``onnxplan.compiler.scalar`
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I1
 
-Value = ir.Value
+Value: TypeAlias = ir.Value
 Function = Callable[..., Value]
 
 
@@ -112,7 +114,9 @@ def float_remainder(emitter: Core, a: Value, b: Value) -> Value:
         small = builder.fcmp_ordered("<", value, emitter.like(value, 2.0 ** (1 - bias)))
         scaled = builder.select(small, builder.fmul(value, emitter.like(value, 2.0**fraction)), value)
         bits = builder.lshr(builder.bitcast(scaled, integers), emitter.fill(fraction, integers.element))
-        shift = builder.select(small, emitter.fill(fraction, bits.type.element), emitter.fill(0, bits.type.element))
+        shift = builder.select(
+            small, emitter.fill(fraction, bits.type.element), emitter.fill(0, bits.type.element)
+        )
         return builder.sub(bits, shift)
 
     def power_of_two(power: Value) -> Value:
@@ -226,7 +230,9 @@ def sign(emitter: Core, operand: DType, result: DType, a: Value) -> Value:
     if operand.is_float:
         zero = emitter.like(a, 0.0)
         one = emitter.like(a, 1.0)
-        signed = builder.select(builder.fcmp_unordered("!=", a, zero), emitter.elementwise("llvm.copysign", one, a), zero)
+        signed = builder.select(
+            builder.fcmp_unordered("!=", a, zero), emitter.elementwise("llvm.copysign", one, a), zero
+        )
         return builder.select(builder.fcmp_unordered("uno", a, a), a, signed)
     zero, one = emitter.like(a, 0), emitter.like(a, 1)
     nonzero = builder.select(builder.icmp_signed("!=", a, zero), one, zero)

@@ -8,9 +8,10 @@ Microscaling Formats specification.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, HALF, I8, I16, I32, I64
@@ -103,7 +104,10 @@ def narrow(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
     if dtype is DType.BFLOAT16:
         return _encode_bfloat16(emitter, value)
     if dtype is DType.FLOAT8E8M0:
-        return _encode_e8m0(emitter, value)
+        # A value of the type keeps its code; only a conversion rounds float's subnormals up.
+        smallest = emitter.builder.fcmp_ordered("==", value, emitter.like(value, 2.0**-127))
+        code = _encode_e8m0(emitter, value)
+        return emitter.builder.select(smallest, emitter.like(code, 0), code)
     if dtype is DType.FLOAT16 and _has_half(emitter):
         half = builder.fptrunc(value, emitter.vector(HALF))
         return builder.bitcast(half, emitter.vector(I16))
@@ -111,7 +115,9 @@ def narrow(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
 
 
 def round_to(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
-    """A ``float`` vector rounded to what small float ``dtype`` can hold."""
+    """A ``float`` vector converted to small float ``dtype``."""
+    if dtype is DType.FLOAT8E8M0:
+        return _remember(emitter, _encode_e8m0(emitter, value), dtype)
     return _remember(emitter, narrow(emitter, value, dtype), dtype)
 
 
@@ -129,7 +135,11 @@ def cast(emitter: Core, source: DType, result: DType, value: ir.Value) -> ir.Val
     builder = emitter.builder
     if result is DType.BOOL:
         zero = emitter.like(value, 0)
-        return builder.fcmp_unordered("!=", value, zero) if source.is_float else builder.icmp_signed("!=", value, zero)
+        return (
+            builder.fcmp_unordered("!=", value, zero)
+            if source.is_float
+            else builder.icmp_signed("!=", value, zero)
+        )
     if source is DType.BOOL or not source.is_float:
         return _from_integer(emitter, source, result, value)
     if not result.is_float:
@@ -156,7 +166,8 @@ def cast_saturate(emitter: Core, source: DType, result: DType, value: ir.Value) 
     import ml_dtypes
 
     builder = emitter.builder
-    largest = float(ml_dtypes.finfo(result.numpy).max)
+    finfo: Any = ml_dtypes.finfo
+    largest = float(finfo(result.numpy).max)
     for limit, relation in ((largest, ">"), (-largest, "<")):
         bound = emitter.like(value, limit)
         value = builder.select(builder.fcmp_ordered(relation, value, bound), bound, value)
@@ -261,7 +272,7 @@ def _decode_e8m0(emitter: Core, stored: ir.Value) -> ir.Value:
 
 
 def _encode_e8m0(emitter: Core, value: ir.Value, *, saturate: bool = False) -> ir.Value:
-    """The next power of two from the absolute value up; NaN for infinities and, unless ``saturate``, beyond."""
+    """The absolute value's next power of two; NaN for infinities and, unless ``saturate``, beyond."""
     builder = emitter.builder
     bits = builder.bitcast(value, emitter.vector(I32))
     size = builder.and_(bits, emitter.like(bits, 0x7FFFFFFF))
@@ -296,9 +307,7 @@ def _decode(emitter: Core, stored: ir.Value, form: SmallFloat) -> ir.Value:
         special = builder.icmp_unsigned("==", code, emitter.like(code, form.nan))
         result = builder.select(special, emitter.like(bits, 0x7FC00000), result)
     position = form.exponent + form.mantissa
-    sign = builder.shl(
-        builder.and_(code, emitter.like(code, form.sign)), emitter.like(code, 31 - position)
-    )
+    sign = builder.shl(builder.and_(code, emitter.like(code, form.sign)), emitter.like(code, 31 - position))
     return builder.bitcast(builder.or_(result, sign), emitter.vector(FLOAT))
 
 
@@ -324,9 +333,7 @@ def _encode(emitter: Core, value: ir.Value, form: SmallFloat, itemsize: int) -> 
     too_large = builder.icmp_signed(">", code, like(form.largest))
     code = builder.select(too_large, like(form.overflow), code)
     code = builder.select(builder.icmp_unsigned(">", size, like(0x7F800000)), like(form.nan), code)
-    sign = builder.and_(
-        builder.lshr(bits, like(31 - form.exponent - form.mantissa)), like(form.sign)
-    )
+    sign = builder.and_(builder.lshr(bits, like(31 - form.exponent - form.mantissa)), like(form.sign))
     if form.unsigned_zero:
         nonzero = builder.icmp_unsigned("!=", code, like(0))
         sign = builder.select(nonzero, sign, like(0))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert, objects
@@ -23,7 +24,7 @@ from onnxplan.kernels.cpu.llvm_types import (
     type_suffix,
 )
 
-Number = int | ir.Value
+Number: TypeAlias = int | ir.Value
 
 
 class Variable:
@@ -183,7 +184,7 @@ class Core:
         return variable
 
     def stack(self, type_: ir.Type, count: int = 1) -> ir.Value:
-        """Address of ``count`` values of ``type_`` on the stack, allocated once a call and not initialised."""
+        """Address of ``count`` values of ``type_`` on the stack, not initialised; one place a call."""
         entry = ir.IRBuilder(self._entry)
         entry.position_at_start(self._entry)
         slot = entry.alloca(type_, size=None if count == 1 else I32(count))
@@ -249,7 +250,7 @@ class Core:
         return self.builder.call(function, arguments)
 
     def elementwise(self, name: str, *arguments: ir.Value) -> ir.Value:
-        """Calls an intrinsic whose operands and result are of one type: ``elementwise("llvm.fma", a, b, c)``."""
+        """Calls an intrinsic on operands of the result's type: ``elementwise("llvm.fma", a, b, c)``."""
         type_ = arguments[0].type
         return self.intrinsic(f"{name}.{type_suffix(type_)}", type_, arguments)
 
@@ -275,7 +276,9 @@ class Core:
 
     def join(self, low: ir.Value, high: ir.Value) -> ir.Value:
         """The lanes of ``low``, then those of ``high``, which are as many."""
-        order = ir.Constant(ir.VectorType(I32, 2 * low.type.count), [I32(i) for i in range(2 * low.type.count)])
+        order = ir.Constant(
+            ir.VectorType(I32, 2 * low.type.count), [I32(i) for i in range(2 * low.type.count)]
+        )
         return self.builder.shuffle_vector(low, high, order)
 
     def horizontal(

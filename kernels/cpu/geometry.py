@@ -20,7 +20,9 @@ class Axis:
     reduced: bool = False
 
 
-def axes_of(shape: Sequence[int], strides: Sequence[Sequence[int]], reduced: Iterable[int] = ()) -> list[Axis]:
+def axes_of(
+    shape: Sequence[int], strides: Sequence[Sequence[int]], reduced: Iterable[int] = ()
+) -> list[Axis]:
     """The axes of ``shape``; ``strides[operand][axis]`` in elements."""
     marked = set(reduced)
     return [
@@ -133,9 +135,7 @@ def axis_parameters(axes: Sequence[Axis], sizes: Sequence[int]) -> list[int]:
 def inner_parameters(inner: Axis, sizes: Sequence[int], kinds: str) -> list[int]:
     """The strides in bytes of the operands that are strided along the innermost axis."""
     return [
-        stride * size
-        for stride, size, kind in zip(inner.strides, sizes, kinds, strict=True)
-        if kind == "s"
+        stride * size for stride, size, kind in zip(inner.strides, sizes, kinds, strict=True) if kind == "s"
     ]
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -34,7 +33,8 @@ def compute_type(dtype: DType) -> ir.Type:
 def size_of(element: ir.Type) -> int:
     """Bytes of a scalar LLVM type in memory."""
     if isinstance(element, ir.IntType):
-        return math.ceil(element.width / 8)
+        bits: int = element.width
+        return -(-bits // 8)
     return {"half": 2, "float": 4, "double": 8}[str(element)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.target import Target
@@ -32,9 +33,7 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
     with walk_rows(emitter, reader, rank, len(accesses)) as (offsets, chunk):
         extent, length = reader.next(), reader.next()
         operands = read_operands(emitter, reader, accesses)
-        places = [
-            operand.at(emitter, offset) for operand, offset in zip(operands, offsets, strict=True)
-        ]
+        places = [operand.at(emitter, offset) for operand, offset in zip(operands, offsets, strict=True)]
         for place in places[: len(numbers)]:
             place.hoist(emitter)
         start = emitter.mul(chunk, length)

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from llvmlite import ir
+
 from onnxplan.kernels.cpu import math_coefficients as coefficients
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.math_support import (
@@ -22,7 +25,7 @@ from onnxplan.kernels.cpu.math_support import (
     with_sign,
 )
 
-Value = ir.Value
+Value: TypeAlias = ir.Value
 
 
 def reduce(emitter: Core, x: Value) -> tuple[Value, Value]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from llvmlite import ir
+
 from onnxplan.kernels.cpu import math_coefficients as coefficients
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.math_support import magnitude, polynomial, through_double, with_sign
 
-Value = ir.Value
+Value: TypeAlias = ir.Value
 HALF_PI = (1.5707963267948966, 6.123233995736766e-17)
 QUARTER_PI = (0.7853981633974483, 3.061616997868383e-17)
 

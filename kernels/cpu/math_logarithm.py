@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from llvmlite import ir
+
 from onnxplan.kernels.cpu import math_coefficients as coefficients
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.math_support import (
@@ -16,7 +19,7 @@ from onnxplan.kernels.cpu.math_support import (
     with_sign,
 )
 
-Value = ir.Value
+Value: TypeAlias = ir.Value
 LOG_2 = 0.6931471805599453
 # From here on 1 / x is lost beside log(x), and below no square overflows.
 LARGE = 2.0**54
@@ -68,7 +71,7 @@ def log_finite(emitter: Core, x: Value, correction: Value | None = None) -> Valu
 
 
 def _specials(emitter: Core, x: Value, value: Value, zero: float) -> Value:
-    """Repairs log-like ``value`` of ``x``: minus infinity at ``zero``, NaN below it, infinity and NaN stay."""
+    """Repairs log-like ``value``: minus infinity at ``zero``, NaN below it, infinity and NaN stay."""
     builder = emitter.builder
     infinity = emitter.like(x, float("inf"))
     pole = emitter.like(x, zero)

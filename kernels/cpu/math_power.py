@@ -5,18 +5,21 @@ Special cases as in C99, annex F.9.4.4. float32 is computed in double, where a p
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.kernels.cpu import math_coefficients as coefficients
 from onnxplan.kernels.cpu.arithmetic import integer_power
 from onnxplan.kernels.cpu.emitter_core import Core
-from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT
+from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I1
 from onnxplan.kernels.cpu.math_exponential import expm1_reduced, reduce
 from onnxplan.kernels.cpu.math_logarithm import log_finite, split
 from onnxplan.kernels.cpu.math_support import PAIRED, at_least, at_most, magnitude, polynomial, scale
 
-Value = ir.Value
-Pair = tuple[Value, Value]
+Value: TypeAlias = ir.Value
+Pair: TypeAlias = tuple[Value, Value]
 TWO_THIRDS = (0.6666666666666666, 3.700743415417188e-17)
 
 
@@ -136,7 +139,7 @@ def _repair(emitter: Core, x: Value, y: Value, value: Value) -> Value:
     whole = builder.fcmp_ordered("==", emitter.elementwise("llvm.trunc", y), y)
     half = builder.fmul(y, emitter.like(y, 0.5))
     even = builder.fcmp_ordered("==", emitter.elementwise("llvm.trunc", half), half)
-    odd = builder.and_(whole, emitter.builder.xor(even, ir.Constant(even.type, [ir.Constant(even.type.element, 1)] * even.type.count)))
+    odd = builder.select(even, emitter.fill(0, I1), whole)
     signed = emitter.elementwise("llvm.copysign", value, x)
     value = builder.select(odd, signed, value)
     undefined = builder.and_(builder.fcmp_ordered("<", x, zero), builder.fcmp_ordered("<", size, infinity))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from llvmlite import ir
+
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I8, I16, I32, I64, size_of
 
-Value = ir.Value
+Value: TypeAlias = ir.Value
 LOG2_E = 1.4426950408889634
 
 

@@ -6,13 +6,16 @@ The argument is reduced to ``[-pi/4, pi/4]`` with pi/2 as a sum of three doubles
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from llvmlite import ir
+
 from onnxplan.kernels.cpu import math_coefficients as coefficients
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.llvm_types import DOUBLE, I32, I64
 from onnxplan.kernels.cpu.math_support import magnitude, polynomial, through_double
 
-Value = ir.Value
+Value: TypeAlias = ir.Value
 HALF_PI = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33)
 TWO_OVER_PI = 0.6366197723675814
 LARGE = 2.0**30
@@ -23,7 +26,7 @@ TWO_OVER_PI_BITS = (
     0xE99C7026B45F7E41, 0x3991D639835339F4, 0x9C845F8BBDF9283B, 0x1FF897FFDE05980F,
     0xEF2F118B5A0A6D1F, 0x6D367ECF27CB09B7, 0x4F463F669E5FEA2D, 0x7527BAC7EBE5F17B,
     0x3D0739F78A5292EA, 0x6BFB5FB11F8D5D08, 0x56033046FC7B6BAB, 0xF0CFBC209AF4361D,
-)
+)  # fmt: skip
 
 
 def _reduce(emitter: Core, size: Value) -> tuple[Value, Value]:

@@ -12,6 +12,7 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.dot import emit_dot, prefers_dot
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.matrices import Matrices, batch_records, distinct_bytes, fold_batch, transposed
 from onnxplan.kernels.cpu.pack import access_kind, pack, panel_count
@@ -52,6 +53,9 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     matrices = fold_batch(matrices)
     if _better_transposed(matrices):
         matrices = transposed(matrices)
+    if prefers_dot(matrices):
+        emit_dot(emit, target, matrices, primitive)
+        return
     output, extras = matrices.output, matrices.extras
     rank = output.rank
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, rank - 1)
@@ -125,7 +129,7 @@ def _better_transposed(matrices: Matrices) -> bool:
     output = matrices.output
     row_stride, column_stride = output.strides[-2:]
     if matrices.columns == 1 and matrices.rows > 1:
-        return row_stride == 1 and (matrices.a.is_constant or matrices.a.strides[-2] == 1)
+        return row_stride == 1
     return column_stride != 1 and (row_stride == 1 or matrices.rows == 1) and matrices.columns > 1
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+
 from onnxplan.compiler.errors import CompilerError
 from onnxplan.compiler.plan import KernelSpec, Variant
 from onnxplan.compiler.target import Target
@@ -85,8 +86,8 @@ def compile_module(
 ) -> ObjectCode:
     """Optimises ``module`` and emits its object code; ``symbol`` is the function that it exports.
 
-    ``vectorize`` turns on LLVM's loop and SLP vectorisers, for modules that do not spell out vectors. ``light``
-    runs few passes and unrolls no loops, for modules that are written as they should run. Raises
+    ``vectorize`` turns on LLVM's loop and SLP vectorisers, for modules that do not spell out vectors.
+    ``light`` runs few passes and unrolls no loops, for modules that are written as they should run. Raises
     :class:`CompilerError` if the IR is invalid or the object would need symbols of other libraries.
     """
     for function in module.functions:
@@ -108,11 +109,13 @@ def compile_numba(
     optimised IR for the host is lowered again for ``target``. ``fastmath`` is numba's option of that name.
     Raises :class:`CompilerError` if the object would need symbols of other libraries (the NRT, libm).
     """
-    from numba import cfunc, types
+    import numba
+    from numba import types
 
     signature = types.void(types.intp, types.intp, types.intp, types.intp, types.intp)
     flags = fastmath if isinstance(fastmath, bool) else set(fastmath)
-    compiled: Any = cfunc(signature, error_model="numpy", boundscheck=False, fastmath=flags)(function)
+    cfunc: Any = numba.cfunc
+    compiled = cfunc(signature, error_model="numpy", boundscheck=False, fastmath=flags)(function)
     parsed = _parse(compiled._library.get_llvm_str(), symbol)
     for definition in parsed.functions:
         if definition.name == compiled._wrapper_name:

@@ -48,9 +48,7 @@ def schedule(expression: Expression, *, cache: bool) -> Schedule:
     for level in range(1, max((levels[p] for p in reductions), default=0) + 1):
         members = tuple(p for p in reductions if levels[p] == level)
         groups.append((members, ()))
-    varying = tuple(
-        number for number, output in enumerate(expression.outputs) if not reduced[output]
-    )
+    varying = tuple(number for number, output in enumerate(expression.outputs) if not reduced[output])
     if varying:
         groups.append(((), varying))
     roots = [

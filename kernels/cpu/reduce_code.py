@@ -1,8 +1,8 @@
 """Kernels of reductions and of what mixes them with elementwise work (softmax, normalisations).
 
-Two modes. ``row``: vectors run along the innermost reduced axis, lanes are combined at the end of each pass.
-``column``: vectors run along a kept axis, each lane is a reduction of its own. Sums are formed in blocks whose
-totals are added up, so that the rounding error grows with the logarithm of the length rather than with it.
+Two modes. ``row``: vectors run along the innermost reduced axis, lanes are combined after each pass.
+``column``: vectors run along a kept axis, each lane is a reduction of its own. Sums are formed in blocks
+whose totals are added up, so that the rounding error grows far more slowly than the length.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import REDUCTIONS, Expression
 from onnxplan.compiler.target import Target
@@ -41,9 +42,7 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
     """
     mode, expression, labels, kinds, numbers, outer_rank, region_rank, cache = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
-    emitter = Emitter.kernel(
-        kernel_symbol("reduce", variant), target, lane_count(expression, labels, target)
-    )
+    emitter = Emitter.kernel(kernel_symbol("reduce", variant), target, lane_count(expression, labels, target))
     reader = Reader(emitter)
     with walk_rows(emitter, reader, outer_rank, len(accesses)) as (offsets, chunk):
         region = read_axes(reader, region_rank, len(accesses))
@@ -159,9 +158,7 @@ class _Kernel:
                     results = []
                     for number, index in enumerate(indices):
                         slot = emitter.add(emitter.mul(point, width), number * emitter.lanes)
-                        results.append(
-                            self._compute(phase, places, dict(reduced[number]), index, mask, slot)
-                        )
+                        results.append(self._compute(phase, places, dict(reduced[number]), index, mask, slot))
                     for number, (index, values) in enumerate(zip(indices, results, strict=True)):
                         for p in phase.reductions:
                             value = values[self._expression.instructions[p].arguments[0]]
@@ -203,7 +200,7 @@ class _Kernel:
         mask: Mask | None,
         slot: ir.Value,
     ) -> Values:
-        """Adds the values of a pass at ``index`` to ``values``; cached ones live at ``slot`` of the scratch."""
+        """Adds a pass's values at ``index`` to ``values``; cached ones are at ``slot`` of the scratch."""
         emitter, expression = self._emitter, self._expression
         inputs = {
             (operand.access.label == "index", number): place

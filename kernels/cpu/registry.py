@@ -51,6 +51,7 @@ FAMILIES: dict[str, str] = {
     "reduce": "reduce_code:build_reduce",
     "pack": "pack_code:build_pack",
     "matmul": "matmul_code:build_matmul",
+    "dot": "dot_code:build_dot",
     "conv": "conv_code:build_conv",
     "depthwise": "depthwise_code:build_depthwise",
     "pool": "pool_code:build_pool",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import identity
@@ -67,7 +68,9 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     sizes = [1 if label == "index" else DType.from_label(label).itemsize for label in labels]
     variant = (expression, tuple(labels), kinds, (*used, *indexed), len(outer))
     weight = expression.cost + sum(
-        size for size, kind, label in zip(sizes, kinds, labels, strict=True) if kind != "b" and label != "index"
+        size
+        for size, kind, label in zip(sizes, kinds, labels, strict=True)
+        if kind != "b" and label != "index"
     )
     length = _chunk_length(inner.extent, weight, target)
     chunks = ceil_div(inner.extent, length)
@@ -86,18 +89,21 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     )
 
 
-def in_place_pairs(inputs: list[View], outputs: list[View]) -> tuple[tuple[int, int], ...]:
+def in_place_pairs(inputs: Sequence[View], outputs: Sequence[View]) -> tuple[tuple[int, int], ...]:
     """Operand pairs (output, input) of equal geometry and element size; inputs are the first operands."""
-    pairs: list[tuple[int, int]] = []
-    for number, output in enumerate(outputs):
-        for position, source in enumerate(inputs):
-            alone = sum(view.storage is source.storage for view in inputs) == 1
-            same = source.strides == output.strides and source.shape == output.shape
-            if alone and same and source.dtype.itemsize == output.dtype.itemsize and 0 not in [
-                stride for stride, extent in zip(source.strides, source.shape, strict=True) if extent > 1
-            ]:
-                pairs.append((len(inputs) + number, position))
-    return tuple(pairs)
+    return tuple(
+        (len(inputs) + number, position)
+        for number, output in enumerate(outputs)
+        for position, source in enumerate(inputs)
+        if _same_places(source, output) and sum(view.storage is source.storage for view in inputs) == 1
+    )
+
+
+def _same_places(source: View, output: View) -> bool:
+    """Does each point have an element of its own, at the same distance from the first one in both views?"""
+    repeated = any(n > 1 and s == 0 for n, s in zip(source.shape, source.strides, strict=True))
+    same = source.shape == output.shape and source.strides == output.strides
+    return same and not repeated and source.dtype.itemsize == output.dtype.itemsize
 
 
 def _carrier(dtype: DType) -> tuple[DType, int]:

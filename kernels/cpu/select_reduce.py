@@ -72,9 +72,7 @@ class Space:
     @property
     def weight(self) -> int:
         """Bytes that one point's work is worth."""
-        moved = sum(
-            view.dtype.itemsize for view in self.views if any(s for s in view.strides)
-        )
+        moved = sum(view.dtype.itemsize for view in self.views if any(s for s in view.strides))
         return moved + self.expression.cost
 
 
@@ -196,7 +194,7 @@ def emit_reduce(space: Space, emit: StepEmitter, target: Target) -> None:
         flops=space.region * space.results * space.expression.cost,
         bytes_moved=sum(map(unique_bytes, space.views)),
         scratch=scratch,
-        in_place=in_place_pairs(list(inputs), list(outputs)),
+        in_place=in_place_pairs(inputs, outputs),
     )
 
 

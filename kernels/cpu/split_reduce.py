@@ -17,7 +17,7 @@ from onnxplan.kernels.cpu.select_reduce import Space, emit_reduce, make_space, s
 
 
 def split(space: Space, emit: StepEmitter, target: Target, parts: int) -> None:
-    """A space of reductions of depth 1: partial results of parts of the largest reduced axis, then the rest."""
+    """Reductions of depth 1: partial results for parts of the largest reduced axis, then the rest."""
     extents = [axis.extent for axis in space.reduced]
     axis = extents.index(max(extents))
     length = max(-(-extents[axis] // parts), min(extents[axis], 64))
@@ -50,9 +50,7 @@ def split(space: Space, emit: StepEmitter, target: Target, parts: int) -> None:
         ]
         iteration = inputs[0].shape if inputs else ()
         ones = (1,) * len(extents)
-        outputs = [
-            _append_ones(view.slice(position, start, pieces), ones) for view in views
-        ]
+        outputs = [_append_ones(view.slice(position, start, pieces), ones) for view in views]
         reduced = tuple(range(len(results) + 1, len(results) + 1 + len(extents)))
         operation = Operation(
             MapReduce(partial, iteration, reduced), _placed(inputs, space.inputs), tuple(outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter
@@ -40,9 +41,8 @@ def build_transpose(variant: Any, target: Target) -> ObjectCode:
             emitter.add(start, emitter.mul(emitter.divide(emitter.sub(stop, start), block), block))
             for start, stop in ((start_a, stop_a), (start_b, stop_b))
         )
-        with emitter.loop(start_b, whole_b, block) as b:
-            with emitter.loop(start_a, whole_a, block) as a:
-                copy.block(a, b)
+        with emitter.loop(start_b, whole_b, block) as b, emitter.loop(start_a, whole_a, block) as a:
+            copy.block(a, b)
         copy.elements(whole_a, stop_a, start_b, stop_b)
         copy.elements(start_a, whole_a, whole_b, stop_b)
     return emitter.finish()

@@ -19,7 +19,7 @@ def lane_count(expression: Expression, labels: Sequence[str], target: Target) ->
 
     ``labels`` name the operands' element types; ``index`` stands for a coordinate.
     """
-    types = [i.dtype for i in expression.instructions if i.op != "index" and i.dtype is not DType.BOOL]
+    types: list[DType] = [i.dtype for i in expression.instructions if i.op != "index"]
     types += [DType.from_label(label) for label in labels if label != "index"]
     return max(2, target.vector_bytes // max(map(compute_bytes, types), default=1))
 

@@ -1,7 +1,8 @@
 """Loops over the outer axes of an iteration space: an odometer that keeps each operand's byte offset.
 
-The parameters of a walk are, in this order (``geometry.walk_parameters`` makes them): number of rows, rows per tile, chunks per row, then for each outer axis from the outermost its extent and the
-operands' strides in bytes. A row is one combination of outer coordinates and one chunk of the inner axis.
+The parameters of a walk are, in this order (``geometry.walk_parameters`` makes them): number of rows, rows
+per tile, chunks per row, then for each outer axis from the outermost its extent and the operands' strides in
+bytes. A row is one combination of outer coordinates and one chunk of the inner axis.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llvmlite import ir
+
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Variable
 
@@ -34,9 +36,7 @@ class OuterAxis:
 
 
 def read_axes(reader: Reader, rank: int, operands: int) -> list[OuterAxis]:
-    return [
-        OuterAxis(reader.next(), tuple(reader.next() for _ in range(operands))) for _ in range(rank)
-    ]
+    return [OuterAxis(reader.next(), tuple(reader.next() for _ in range(operands))) for _ in range(rank)]
 
 
 class Odometer:

@@ -56,13 +56,17 @@ def resolve_shape(info: TensorInfo, sizes: Mapping[str, int]) -> tuple[int, ...]
 
 
 def read_inputs(
-    session: InferenceSession, files: Sequence[str], sizes: Mapping[str, int], seed: int
+    session: InferenceSession,
+    files: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
+    seed: int = 0,
 ) -> dict[str, Array]:
     """Feeds for the session: ``NAME=FILE.npy`` where given, random elsewhere.
 
     Inputs with a default are fed only from files. Symbolic dimensions have the sizes of ``sizes``, else those
     of the files, else 1. Raises ``typer.BadParameter``.
     """
+    sizes = sizes or {}
     check_dim_names(session, sizes)
     infos = {info.name: info for info in [*session.inputs, *session.optional_inputs]}
     given = _read_files(infos, files)

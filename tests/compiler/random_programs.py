@@ -169,6 +169,21 @@ class ProgramMaker:
         )[0]
         return result.transpose((0, 3, 1, 2)) if self.draw(st.booleans()) else result
 
+    def padded_conv(self):
+        x = self.pick()
+        if x.rank != 4 or 0 in x.shape:
+            return x
+        b, (n, h, w, c) = self.builder, x.shape
+        top, left, bottom, right = (self.draw(st.integers(0, 2)) for _ in range(4))
+        shape = (n, h + top + bottom, w + left + right, c)
+        order = self.draw(st.sampled_from([None, (0, 3, 1, 2)]))
+        padded = b.new(DType.FLOAT32, shape, order)
+        b.fill_into(0.0, padded)
+        b.copy_into(x, padded.slice(1, top, h).slice(2, left, w))
+        primitive = Conv((1, 1), (1, 1), (1, 0), 1, DType.FLOAT32)
+        result = b.new(DType.FLOAT32, (n, shape[1] + 1, shape[2], 2))
+        return b.emit(primitive, [padded, self.weights(2, 1, c, 2)], [result])[0]
+
     def pool(self):
         x = self.pick()
         if x.rank != 4 or 0 in x.shape:
@@ -208,7 +223,7 @@ def _broadcasts(shape, target):
 KINDS = (
     "unary", "unary", "unary", "binary", "binary", "channels", "transpose", "slice", "reshape", "copy",
     "expand", "reduce", "center", "normalize", "softmax", "positions", "matmul", "conv", "pool", "concat",
-    "gather",
+    "gather", "padded_conv",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ elements of the output views may have changed. Tiles run one by one in random or
 
 import ctypes
 import functools
+import itertools
 from dataclasses import dataclass, field
 
 import llvmlite.binding as llvm
@@ -26,7 +27,9 @@ SIGNATURE = ctypes.CFUNCTYPE(
 def make_target(isa):
     """The test machine's target for an instruction set."""
     wide = isa == "avx512"
-    return Target("cpu", isa, {"avx512": 64, "avx2": 32}.get(isa, 16), 32 if wide else 16, (32 << 10, 1 << 20), 2)
+    return Target(
+        "cpu", isa, {"avx512": 64, "avx2": 32}.get(isa, 16), 32 if wide else 16, (32 << 10, 1 << 20), 2
+    )
 
 
 @functools.cache
@@ -72,7 +75,10 @@ class Recorder:
 
         return Storage(DType.from_numpy(array.dtype), array.size, layout, constant=array.reshape(-1))
 
-    def step(self, kernel, operands, outputs, parameters, *, tiles, flops, bytes_moved, scratch=0, in_place=(), seconds=None):  # fmt: skip
+    def step(
+        self, kernel, operands, outputs, parameters, *,
+        tiles, flops, bytes_moved, scratch=0, in_place=(), seconds=None,
+    ):  # fmt: skip
         assert all(isinstance(value, int) for value in parameters), parameters
         assert tiles >= 1
         assert KernelSpec.from_json(kernel.to_json()) == kernel
@@ -145,14 +151,18 @@ def run_steps(steps, memories, isa, rng=None):
         if rng is not None:
             inner = rng.integers(0, step.tiles + 1, min(step.tiles, 6))
             cuts = sorted({0, step.tiles, *inner.tolist()})
-        ranges = list(zip(cuts, cuts[1:]))
+        ranges = list(itertools.pairwise(cuts))
         if rng is not None:
             rng.shuffle(ranges)
         for first, last in ranges:
             scratch = np.full(step.scratch + 2 * GUARD + 64, POISON, np.uint8)
             start = GUARD + (-(scratch.ctypes.data + GUARD)) % 64
             function(
-                operands.ctypes.data, parameters.ctypes.data, int(first), int(last), scratch.ctypes.data + start
+                operands.ctypes.data,
+                parameters.ctypes.data,
+                int(first),
+                int(last),
+                scratch.ctypes.data + start,
             )
             assert (scratch[:start] == POISON).all()
             assert (scratch[start + step.scratch :] == POISON).all()
@@ -204,5 +214,5 @@ def apply_op(op, arguments, result, isa):
     instructions.append(Instruction(op, tuple(range(len(types))), result))
     expression = Expression(tuple(instructions), (len(types),))
     operation = Operation(MapReduce(expression, shape), tuple(views), (dense(result, shape),))
-    values = {view.storage: array for view, array in zip(views, arguments)}
+    values = {view.storage: array for view, array in zip(views, arguments, strict=True)}
     return run_operation(operation, values, isa)[0]

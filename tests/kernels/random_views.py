@@ -29,17 +29,18 @@ def views(draw, dtype, shape, broadcast=True):
     """A view of ``shape``: any order of axes in memory, steps, reversed axes, gaps, and stride 0."""
     order = draw(st.permutations(range(len(shape))))
     steps = [draw(st.sampled_from([1, 1, 1, 1, 2, 3, -1, -2])) for _ in shape]
-    if broadcast:
-        repeated = [draw(st.integers(0, 4)) == 0 for _ in shape]
-    else:
-        repeated = [False] * len(shape)
+    repeated = [broadcast and draw(st.integers(0, 4)) == 0 for _ in shape]
     strides, size = [0] * len(shape), 1
     for axis in reversed(order):
         if not repeated[axis]:
             strides[axis] = size * steps[axis]
             size *= max(shape[axis], 1) * abs(steps[axis])
     start = draw(st.integers(0, 3))
-    lowest = sum(min(0, stride * (extent - 1)) for stride, extent in zip(strides, shape)) if 0 not in shape else 0
+    lowest = (
+        sum(min(0, stride * (extent - 1)) for stride, extent in zip(strides, shape, strict=True))
+        if 0 not in shape
+        else 0
+    )
     storage = Storage(dtype, size + start + draw(st.integers(0, 2)), "x")
     return View(storage, start - lowest, shape, tuple(strides))
 
@@ -68,7 +69,9 @@ def reference(expression, axes, inputs, shape):
         values.append(value)
     reduced = expression.reduced()
     small = tuple(1 if axis in axes else extent for axis, extent in enumerate(shape))
-    return [np.broadcast_to(values[output], small if reduced[output] else shape) for output in expression.outputs]
+    return [
+        np.broadcast_to(values[output], small if reduced[output] else shape) for output in expression.outputs
+    ]
 
 
 def _reduce(op, array, axes, dtype):
@@ -80,7 +83,9 @@ def _reduce(op, array, axes, dtype):
         return function.reduce(array, axis=axes, keepdims=True)
     initial = None
     if op in ("reduce_max", "reduce_min"):
-        low, high = (-np.inf, np.inf) if dtype.is_float else (np.iinfo(dtype.numpy).min, np.iinfo(dtype.numpy).max)
+        low, high = (
+            (-np.inf, np.inf) if dtype.is_float else (np.iinfo(dtype.numpy).min, np.iinfo(dtype.numpy).max)
+        )
         initial = low if op == "reduce_max" else high
         return function.reduce(array, axis=axes, keepdims=True, initial=initial)
     with np.errstate(all="ignore"):

@@ -73,7 +73,7 @@ def test_binary_maps(data, isa, dtype, seed):
     total = t("add", t.input(0), t.input(1))
     expression = t.build(total, t("max", t("mul", total, t.constant(2)), t.input(0)))
     got, want = run(expression, shape, (), inputs, outputs, isa, np.random.default_rng(seed))
-    for result, expected in zip(got, want):
+    for result, expected in zip(got, want, strict=True):
         assert_close(result, expected, dtype, 3, 4.0)
 
 
@@ -92,7 +92,7 @@ def test_mixed_types_and_booleans(data, isa, seed):
     flag = t("and", t.input(2, DType.BOOL), t("less", a, b, dtype=DType.BOOL), dtype=DType.BOOL)
     expression = t.build(chosen, flag, t("cast", t.input(1, DType.INT64), dtype=DType.INT8))
     got, want = run(expression, shape, (), inputs, outputs, isa, np.random.default_rng(seed))
-    for result, expected, dtype in zip(got, want, results):
+    for result, expected, dtype in zip(got, want, results, strict=True):
         assert_close(result, expected, dtype, 2)
 
 
@@ -110,7 +110,9 @@ def test_copies(data, isa, dtype, seed):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", [DType.UINT8, DType.FLOAT16, DType.FLOAT32, DType.FLOAT64, DType.COMPLEX128])
+@pytest.mark.parametrize(
+    "dtype", [DType.UINT8, DType.FLOAT16, DType.FLOAT32, DType.FLOAT64, DType.COMPLEX128]
+)
 def test_transpositions(dtype, isa):
     rng = np.random.default_rng(0)
     for shape in [(64, 64), (33, 130), (5, 70, 66), (3, 17, 4, 90), (128, 3, 5)]:
@@ -118,7 +120,9 @@ def test_transpositions(dtype, isa):
         contents = {source.storage: rng.integers(0, 100, source.storage.size).astype(dtype.numpy)}
         for permutation in [tuple(reversed(range(len(shape)))), (*range(1, len(shape)), 0)]:
             moved = source.transpose(permutation)
-            operation = Operation(MapReduce(identity(dtype), moved.shape), (moved,), (dense(dtype, moved.shape),))
+            operation = Operation(
+                MapReduce(identity(dtype), moved.shape), (moved,), (dense(dtype, moved.shape),)
+            )
             (got,) = run_operation(operation, contents, isa, rng)
             np.testing.assert_array_equal(got, array_of(moved, contents[source.storage]))
 
@@ -159,7 +163,7 @@ def test_reductions(data, isa, dtype, op, seed):
     got, want = run(expression, shape, axes, [source], outputs, isa, np.random.default_rng(seed), contents)
     region = math.prod(shape[axis] for axis in axes)
     units = 4 + (region if op == "reduce_prod" else math.sqrt(region) if op == "reduce_sum" else 0)
-    for result, expected in zip(got, want):
+    for result, expected in zip(got, want, strict=True):
         assert_close(result, expected, dtype, units, 8.0)
 
 
@@ -173,7 +177,8 @@ def test_norms(data, isa, dtype, seed, kind):
     count = math.prod(shape[axis] for axis in axes)
     expression = {
         "softmax": softmax, "log_sum_exp": log_sum_exp,
-        "layer_norm": lambda dtype: layer_norm(dtype, count), "rms_norm": lambda dtype: rms_norm(dtype, count),
+        "layer_norm": lambda dtype: layer_norm(dtype, count),
+        "rms_norm": lambda dtype: rms_norm(dtype, count),
     }[kind](dtype)  # fmt: skip
     inputs = [data.draw(views(dtype, shape)) for _ in range(expression.input_count)]
     flags = expression.reduced()
@@ -182,7 +187,7 @@ def test_norms(data, isa, dtype, seed, kind):
         for output in expression.outputs
     ]
     got, want = run(expression, shape, axes, inputs, outputs, isa, np.random.default_rng(seed))
-    for result, expected in zip(got, want):
+    for result, expected in zip(got, want, strict=True):
         # A variance near zero amplifies what its rounding leaves by 1 / sqrt(1e-5).
         assert_close(result, expected, dtype, 40 if kind != "layer_norm" else 400, 8.0)
 
@@ -207,14 +212,19 @@ def test_large_reductions_are_split(shape, isa):
 @pytest.mark.parametrize("isa", ISAS)
 def test_large_norms(isa):
     rng = np.random.default_rng(8)
-    for shape, axes in [((1, 600000), (1,)), ((2, 32, 90, 90), (1, 2, 3)), ((4, 1000, 64), (1,)), ((3, 50257), (1,))]:
+    for shape, axes in [
+        ((1, 600000), (1,)),
+        ((2, 32, 90, 90), (1, 2, 3)),
+        ((4, 1000, 64), (1,)),
+        ((3, 50257), (1,)),
+    ]:
         inputs = [dense(DType.FLOAT32, shape) for _ in range(3)]
         count = math.prod(shape[axis] for axis in axes)
         small = reduced_shape(shape, axes)
         expression = layer_norm(DType.FLOAT32, count)
         outputs = [dense(DType.FLOAT32, wanted) for wanted in (shape, small, small)]
         got, want = run(expression, shape, axes, inputs, outputs, isa, rng)
-        for result, expected in zip(got, want):
+        for result, expected in zip(got, want, strict=True):
             np.testing.assert_allclose(result, expected, rtol=2e-5, atol=2e-5)
         got, want = run(softmax(DType.FLOAT32), shape, axes, inputs[:1], outputs[:1], isa, rng)
         np.testing.assert_allclose(got[0], want[0], rtol=3e-6)
@@ -234,7 +244,7 @@ def test_not_a_number_and_infinity_pass(axes, isa):
     outputs = [dense(DType.FLOAT32, small) for _ in range(3)]
     contents = {source.storage: values.ravel()}
     got, want = run(expression, shape, axes, [source], outputs, isa, rng, contents)
-    for result, expected in zip(got, want):
+    for result, expected in zip(got, want, strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -259,7 +269,7 @@ def test_boolean_reductions(isa):
         values = rng.random(source.size) < rng.random(source.size) ** 8
         outputs = [dense(DType.BOOL, reduced_shape(shape, axes)) for _ in range(2)]
         got, want = run(expression, shape, axes, [source], outputs, isa, rng, {source.storage: values})
-        for result, expected in zip(got, want):
+        for result, expected in zip(got, want, strict=True):
             np.testing.assert_array_equal(result, expected)
 
 
@@ -270,7 +280,10 @@ def test_results_do_not_depend_on_tiles(isa):
     source = dense(DType.FLOAT32, shape)
     values = {source.storage: rng.normal(size=source.size).astype(np.float32)}
     t = Tracer(DType.FLOAT32)
-    for expression, extents in [(t.build(t("reduce_sum", t.input(0))), (9, 1)), (softmax(DType.FLOAT32), shape)]:
+    for expression, extents in [
+        (t.build(t("reduce_sum", t.input(0))), (9, 1)),
+        (softmax(DType.FLOAT32), shape),
+    ]:
         operation = Operation(MapReduce(expression, shape, (1,)), (source,), (dense(DType.FLOAT32, extents),))
         whole = run_operation(operation, values, isa)[0]
         for _ in range(3):
@@ -302,11 +315,15 @@ def test_in_place_pairs():
     out = dense(DType.FLOAT32, shape)
     (step,) = select(Operation(MapReduce(expression, shape), (x, y.expand(shape)), (out,)))
     assert step.in_place == ((2, 0),)
-    (step,) = select(Operation(MapReduce(expression, shape), (x, x.transpose((1, 0)).reshape(shape) or x), (out,)))
+    (step,) = select(
+        Operation(MapReduce(expression, shape), (x, x.transpose((1, 0)).reshape(shape) or x), (out,))
+    )
     assert step.in_place == ()
     wide = View.dense(Storage(DType.FLOAT64, 48, "wide"), shape)
     t = Tracer(DType.FLOAT64)
-    (step,) = select(Operation(MapReduce(t.build(t("cast", t.input(0, DType.FLOAT32))), shape), (x,), (wide,)))
+    (step,) = select(
+        Operation(MapReduce(t.build(t("cast", t.input(0, DType.FLOAT32))), shape), (x,), (wide,))
+    )
     assert step.in_place == ()
 
 

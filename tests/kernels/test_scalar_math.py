@@ -27,8 +27,10 @@ REFERENCES = {
     "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "asinh": np.arcsinh,
     "acosh": np.arccosh, "atanh": np.arctanh,
 }  # fmt: skip
-SPECIAL = [0.0, -0.0, INFINITY, -INFINITY, NAN, 1.0, -1.0, 0.5, -0.5, 88.72283, 88.72284, -103.97, -87.34, 709.78,
-           709.79, -745.13, -745.14, 2.0**30, -(2.0**31), 1e22, 1e-300, 1e-30, -1e-40, 5e-324, 1e38, 1e308]  # fmt: skip
+SPECIAL = [
+    0.0, -0.0, INFINITY, -INFINITY, NAN, 1.0, -1.0, 0.5, -0.5, 88.72283, 88.72284, -103.97, -87.34,
+    709.78, 709.79, -745.13, -745.14, 2.0**30, -(2.0**31), 1e22, 1e-300, 1e-30, -1e-40, 5e-324, 1e38, 1e308,
+]  # fmt: skip
 
 
 def grid_distance(got, want):
@@ -57,7 +59,9 @@ def float64_inputs(rng):
     patterns = rng.integers(0, 2**64, 20000, dtype=np.uint64).view(np.float64)
     # The double closest to a multiple of pi/2, relative to its size.
     hardest = [6381956970095103 * 2.0**797]
-    return np.concatenate([patterns, np.linspace(-3, 3, 20001), np.linspace(-760, 760, 5001), SPECIAL, hardest])
+    return np.concatenate(
+        [patterns, np.linspace(-3, 3, 20001), np.linspace(-760, 760, 5001), SPECIAL, hardest]
+    )
 
 
 def test_the_table_covers_all_operations():
@@ -106,7 +110,9 @@ def test_float64_erf_within_four_ulp(isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("dtype", "wide", "bound"), [(DType.FLOAT32, np.float64, 2), (DType.FLOAT64, LONG, 4)])
+@pytest.mark.parametrize(
+    ("dtype", "wide", "bound"), [(DType.FLOAT32, np.float64, 2), (DType.FLOAT64, LONG, 4)]
+)
 def test_power(dtype, wide, bound, isa):
     rng = np.random.default_rng(3)
     special = np.array([*SPECIAL, 2.0, -2.0, 3.0, -3.0, 2.5, -2.5, 2.0**53, -(2.0**60), 1 + 1e-6, 1 - 1e-6])
@@ -140,7 +146,9 @@ def interesting(dtype, rng, count=3001):
             return rng.permutation(values).astype(dtype.numpy)
     limits = np.iinfo(dtype.numpy)
     values = rng.integers(limits.min, limits.max, count, dtype=dtype.numpy, endpoint=True)
-    values[: count // 2] = (rng.integers(0, 12, count // 2) - (5 if dtype.kind == "i" else 0)).astype(dtype.numpy)
+    values[: count // 2] = (rng.integers(0, 12, count // 2) - (5 if dtype.kind == "i" else 0)).astype(
+        dtype.numpy
+    )
     values[:2] = limits.min, limits.max
     return rng.permutation(values)
 
@@ -227,7 +235,11 @@ def test_rounding_to_small_floats(dtype, op, isa):
 def test_casts_between_all_types(isa):
     rng = np.random.default_rng(6)
     for source in [*TYPES, DType.FLOAT8E4M3FN]:
-        values = interesting(source, rng, 1001) if source in TYPES else rng.integers(0, 256, 1001).astype(np.uint8).view(source.numpy)
+        values = (
+            interesting(source, rng, 1001)
+            if source in TYPES
+            else rng.integers(0, 256, 1001).astype(np.uint8).view(source.numpy)
+        )
         for result in [*TYPES, *NARROW]:
             chosen = values
             if source.is_float and result.is_integer:
@@ -248,5 +260,3 @@ def test_integers_of_four_and_two_bits_widen(isa):
         np.testing.assert_array_equal(apply_op("cast", [codes], DType.INT32, isa), codes.astype(np.int32))
         got = apply_op("cast", [codes], DType.FLOAT32, isa)
         np.testing.assert_array_equal(got, codes.astype(np.float32))
-
-

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from fake_selector import TARGET
+
+from onnxplan.compiler.builder import Builder, ConstantPool
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.emission import Emission, aligned
+from onnxplan.compiler.errors import CompilerError
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.view import Storage, View
+
+
+def test_packed_constants_are_made_once_for_all_plans_of_a_model():
+    pool = ConstantPool()
+    storage = pool.get("initializer:w", lambda: np.arange(12, dtype=np.float32), "w")
+    view = View.dense(storage, (3, 4))
+    calls = []
+
+    def make():
+        calls.append(1)
+        return np.ascontiguousarray(view.numpy().T)
+
+    first, second = (Emission(TARGET, pool).constant((view,), "transposed", make) for _ in range(2))
+    assert first is second
+    assert len(calls) == 1
+    assert first.name == "w:transposed"
+    assert first.constant.ctypes.data % TARGET.alignment == 0
+    np.testing.assert_array_equal(first.constant, view.numpy().T.reshape(-1))
+    assert Emission(TARGET, pool).constant((view,), "plain", view.numpy) is not first
+    assert Emission(TARGET, pool).constant((view.transpose((1, 0)),), "transposed", make) is not first
+
+
+def test_constants_are_not_written():
+    view = Builder().constant(np.zeros(4, np.float32))
+    with pytest.raises(CompilerError, match="writes the constant"):
+        Emission(TARGET, ConstantPool()).step(
+            KernelSpec("k"), (view,), (0,), (), tiles=1, flops=0, bytes_moved=0
+        )
+
+
+def test_times_follow_the_slower_of_arithmetic_and_memory():
+    emission = Emission(TARGET, ConstantPool())
+    view = View.dense(Storage(DType.FLOAT32, 4, "s"), (4,))
+
+    def seconds(**work):
+        emission.step(KernelSpec("k"), (view,), (0,), (), tiles=1, **work)
+        return emission.steps[-1].seconds
+
+    assert seconds(flops=int(TARGET.flops), bytes_moved=0) == pytest.approx(1)
+    assert seconds(flops=0, bytes_moved=int(2 * TARGET.bandwidth)) == pytest.approx(2)
+    assert seconds(flops=10**12, bytes_moved=10**12, seconds=0.5) == 0.5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.bool_])
+@pytest.mark.parametrize("shape", [(0,), (3, 5), (1000,)])
+def test_alignment(dtype, shape):
+    for offset in (0, 1, 3):
+        block = np.zeros(int(np.prod(shape)) + offset, dtype)
+        array = aligned(block[offset:].reshape(shape), 64)
+        assert array.ctypes.data % 64 == 0 or array.size == 0
+        assert array.shape == shape
+        assert array.dtype == dtype
+        assert aligned(array, 64) is array

@@ -1,0 +1,23 @@
+"""Every operator case through a session on the CPU, with all passes and without any."""
+
+import pytest
+from cases import discover
+
+import onnxplan
+
+CASES = discover()
+
+# Case id -> what the CPU device lacks.
+LACKING = {
+    "Identity-28-string": "strings have no kernel",
+}
+
+
+@pytest.mark.parametrize("optimize", [1, 0], ids=["optimized", "plain"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_case(case, optimize):
+    if case.id in LACKING:
+        pytest.skip(LACKING[case.id])
+    with onnxplan.InferenceSession(case.model(), threads=1, optimize=optimize) as session:
+        results = session.run_sync(case.feeds())
+    case.check({name: tensor.numpy() for name, tensor in results.items()})
