@@ -43,6 +43,13 @@ class TensorInfo:
             return TensorInfo(value.name, None, None)
         return TensorInfo(value.name, value.type.dtype.label, value.type.shape)
 
+    def completed(self, planned: tuple[tuple[int, ...], np.dtype[Any]] | None) -> TensorInfo:
+        """With what a plan tells about it, where the model itself leaves something open."""
+        if planned is None:
+            return self
+        shape, dtype = planned
+        return TensorInfo(self.name, DType.from_numpy(dtype).label, shape)
+
     def __str__(self) -> str:
         return f"{self.name}: {describe(self.type, self.dims)}"
 
@@ -50,8 +57,8 @@ class TensorInfo:
 def describe(dtype: str | None, dims: Sequence[Dim] | None) -> str:
     """``float32[batch, 4]``"""
     if dims is None:
-        return f"{dtype}[...]"
-    return f"{dtype}[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
+        return f"{dtype or '?'}[...]"
+    return f"{dtype or '?'}[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -91,7 +91,9 @@ class InferenceSession:
         self._reset_runs()
         shapes = static_shapes(self._inputs)
         if shapes is not None:
-            self._engine.first_stage(Request(self._names, shapes))
+            stage = self._engine.first_stage(Request(self._names, shapes))
+            planned = dict(zip(stage.output_names, stage.allocations, strict=True)) if stage.final else {}
+            self._outputs = tuple(info.completed(planned.get(info.name)) for info in self._outputs)
         _sessions.add(self)
 
     def _reset_runs(self) -> None:

@@ -53,7 +53,7 @@ class BoundStage:
     seconds: float
     positions: tuple[int, ...]
     in_order: bool
-    used: bool = True
+    used: bool = False
 
 
 LATER_STAGES = 16

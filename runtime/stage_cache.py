@@ -38,7 +38,7 @@ class StageCache(Generic[K, V]):
         """Adds ``entry``, which must not be there yet."""
         while len(self._entries) >= self._limit:
             self._drop_one()
-        entry.used = True
+        entry.used = False
         self._entries[key] = entry
 
     def _drop_one(self) -> None:

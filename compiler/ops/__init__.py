@@ -21,6 +21,7 @@ FAMILIES = (
     "pooling",
     "resize",
     "indexing",
+    "gather_nd",
     "recurrent",
     "control",
 )

@@ -149,7 +149,7 @@ def float_remainder(emitter: Core, a: Value, b: Value) -> Value:
         step = builder.fmul(divisor, power_of_two(half))
         step = builder.fmul(step, power_of_two(builder.sub(excess, half)))
         quotient = emitter.elementwise("llvm.trunc", builder.fdiv(current, step))
-        reduced = emitter.fma(builder.fneg(quotient), step, current)
+        reduced = emitter.exact_fma(builder.fneg(quotient), step, current)
         negative = builder.fcmp_ordered("<", reduced, emitter.like(a, 0.0))
         reduced = builder.select(negative, builder.fadd(reduced, step), reduced)
         rest.value = builder.select(pending, reduced, current)

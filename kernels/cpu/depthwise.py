@@ -67,7 +67,9 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
     flops = (2 * conv.taps + epilogue.expression.cost) * output.size
     bytes_moved = sum(distinct_bytes(view) for view in (x, w, output, *extras))
     lines = math.prod(output.shape[:3])
-    tile_lines, tile_channels = _cut(target, tile.width, lines, channels, max(flops / target.flops, 1e-9))
+    tile_lines, tile_channels = _cut(
+        target, tile.width, lines, channels, max(flops / target.flops, bytes_moved / target.bandwidth)
+    )
     first, last = _interior(conv)
     parameters = [
         channels,

@@ -146,16 +146,21 @@ def _unrolled_line(
 ) -> Grid:
     """All taps of a line; what several positions read is loaded once."""
     result = [list(row) for row in sums]
-    pointers = [inner.offset(w, inner.mul(window.w_tap, tap)) for tap in range(choices.taps)]
-    for vector in range(len(sums[0])):
-        weights = [_load(inner, choices, at, vector, choices.w_dtype, mask) for at in pointers]
-        for place in range((len(sums) - 1) * choices.stride + choices.taps):
-            at = inner.offset(x, inner.mul(window.x_tap, place))
-            value = _load(inner, choices, at, vector, choices.x_dtype, mask)
-            for position, row in enumerate(result):
-                tap = place - position * choices.stride
-                if 0 <= tap < choices.taps:
-                    row[vector] = multiply_add(inner, choices.sums, value, weights[tap], row[vector])
+    vectors = range(len(sums[0]))
+    weights: Grid = []
+    for _ in range(choices.taps):
+        weights.append([_load(inner, choices, w, vector, choices.w_dtype, mask) for vector in vectors])
+        w = inner.offset(w, window.w_tap)
+    for place in range((len(sums) - 1) * choices.stride + choices.taps):
+        values = [_load(inner, choices, x, vector, choices.x_dtype, mask) for vector in vectors]
+        for position, row in enumerate(result):
+            tap = place - position * choices.stride
+            if 0 <= tap < choices.taps:
+                for vector in vectors:
+                    row[vector] = multiply_add(
+                        inner, choices.sums, values[vector], weights[tap][vector], row[vector]
+                    )
+        x = inner.offset(x, window.x_tap)
     return result
 
 

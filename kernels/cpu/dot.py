@@ -1,7 +1,7 @@
 """Selects the kernel for products of few rows with columns whose elements along the depth are neighbours.
 
-Each sum is a dot product along the depth, so both operands are read once, in place: attention scores of one new
-token against cached keys, or a matrix times a vector.
+Each sum is a dot product along the depth, so both operands are read once, in place: attention scores of one
+new token against cached keys, or a matrix times a vector.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert, objects
 from onnxplan.kernels.cpu.llvm_types import (
     DOUBLE,
+    FLOAT,
     I32,
     I64,
     POINTER,
@@ -259,6 +260,29 @@ class Core:
         if has_fma(self.target):
             return self.elementwise("llvm.fma", a, b, c)
         return self.builder.fadd(self.builder.fmul(a, b), c)
+
+    def exact_fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """As :meth:`fma`, for where ``c`` cancels most of ``a * b``, also on targets without the instruction.
+
+        There the product's rounding error is computed apart, by splitting (T. J. Dekker, Numerische
+        Mathematik 18, 1971); factors must stay below 2**96 in float and 2**995 in double.
+        """
+        if has_fma(self.target):
+            return self.elementwise("llvm.fma", a, b, c)
+        builder = self.builder
+        product = builder.fmul(a, b)
+        splitter = 2.0**12 + 1 if a.type.element == FLOAT else 2.0**27 + 1
+        parts: list[tuple[ir.Value, ir.Value]] = []
+        for value in (a, b):
+            scaled = builder.fmul(value, self.like(value, splitter))
+            high = builder.fsub(scaled, builder.fsub(scaled, value))
+            parts.append((high, builder.fsub(value, high)))
+        (a_high, a_low), (b_high, b_low) = parts
+        error = builder.fsub(builder.fmul(a_high, b_high), product)
+        error = builder.fadd(error, builder.fmul(a_high, b_low))
+        error = builder.fadd(error, builder.fmul(a_low, b_high))
+        error = builder.fadd(error, builder.fmul(a_low, b_low))
+        return builder.fadd(builder.fadd(product, c), error)
 
     def extract(self, vector: ir.Value, lane: int) -> ir.Value:
         return self.builder.extract_element(vector, I32(lane))

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from llvmlite import ir
 
 from onnxplan.kernels.cpu import math_coefficients as coefficients
-from onnxplan.kernels.cpu.emitter_core import Core
+from onnxplan.kernels.cpu.emitter_core import Core, has_fma
 from onnxplan.kernels.cpu.math_support import (
     LOG2_E,
     SINGLE,
@@ -33,8 +33,10 @@ def reduce(emitter: Core, x: Value) -> tuple[Value, Value]:
     form = format_of(x)
     scaled = emitter.builder.fmul(x, emitter.like(x, LOG2_E))
     whole = emitter.elementwise("llvm.nearbyint", scaled)
-    rest = emitter.fma(whole, emitter.like(x, -form.log_2_high), x)
-    return whole, emitter.fma(whole, emitter.like(x, -form.log_2_low), rest)
+    exact = has_fma(emitter.target)
+    high, low = (form.log_2_high, form.log_2_low) if exact else (form.log_2_short, form.log_2_rest)
+    rest = emitter.fma(whole, emitter.like(x, -high), x)
+    return whole, emitter.fma(whole, emitter.like(x, -low), rest)
 
 
 def expm1_reduced(emitter: Core, rest: Value) -> Value:

@@ -63,7 +63,7 @@ def _add(emitter: Core, large: Value, small: Value) -> Pair:
 
 def _multiply(emitter: Core, a: Pair, b: Pair) -> Pair:
     high = emitter.builder.fmul(a[0], b[0])
-    low = emitter.fma(a[0], b[0], emitter.builder.fneg(high))
+    low = emitter.exact_fma(a[0], b[0], emitter.builder.fneg(high))
     low = emitter.fma(a[0], b[1], low)
     return high, emitter.fma(a[1], b[0], low)
 
@@ -77,7 +77,7 @@ def _log_pair(emitter: Core, x: Value) -> Pair:
     divisor = builder.fadd(mantissa, one)
     divisor_low = builder.fsub(mantissa, builder.fsub(divisor, one))
     s = builder.fdiv(f, divisor)
-    error = emitter.fma(builder.fneg(s), divisor, f)
+    error = emitter.exact_fma(builder.fneg(s), divisor, f)
     error = emitter.fma(builder.fneg(s), divisor_low, error)
     quotient = (s, builder.fdiv(error, divisor))
     square = _multiply(emitter, quotient, quotient)
@@ -118,7 +118,7 @@ def _exp_pair(emitter: Core, high: Value, low: Value) -> Value:
 def _positive_power(emitter: Core, x: Value, y: Value) -> Value:
     high, low = _finite_log(emitter, x, _log_pair(emitter, x))
     product = emitter.builder.fmul(y, high)
-    error = emitter.fma(y, high, emitter.builder.fneg(product))
+    error = emitter.exact_fma(y, high, emitter.builder.fneg(product))
     return _exp_pair(emitter, product, emitter.fma(y, low, error))
 
 

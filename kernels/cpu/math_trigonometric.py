@@ -35,7 +35,7 @@ def _reduce(emitter: Core, size: Value) -> tuple[Value, Value]:
     whole = emitter.elementwise("llvm.nearbyint", builder.fmul(size, emitter.like(size, TWO_OVER_PI)))
     rest = size
     for part in HALF_PI:
-        rest = emitter.fma(whole, emitter.like(size, -part), rest)
+        rest = emitter.exact_fma(whole, emitter.like(size, -part), rest)
     quadrant = builder.fptosi(whole, ir.VectorType(I32, count))
     large = builder.and_(
         builder.fcmp_ordered(">=", size, emitter.like(size, LARGE)),

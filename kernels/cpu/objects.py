@@ -2,8 +2,7 @@
 
 An object exports one function with the signature of :class:`onnxplan.compiler.plan.Step`, is position
 independent and needs nothing but ``memcpy``, ``memmove`` and ``memset``, so a process loads it with llvmlite
-alone. Loaders must place the sections of an object within 2 GiB of each other
-(``create_mcjit_compiler(..., use_lmm=True)`` does).
+alone. It is of the small code model: a loader must place its sections within 2 GiB of each other.
 """
 
 from __future__ import annotations

@@ -51,10 +51,14 @@ def copy_model(code: int, dims: Sequence[Any] | None = ("n",)) -> ModelProto:
     return model([node("Identity", "x", "y")], [value("x", dims, code)], ["y"])
 
 
-def long_model(steps: int = 40, extent: int = 512) -> ModelProto:
-    """A chain of large products that takes a while: ``y = x @ w @ w ...`` with orthogonal ``w``."""
-    random = np.random.default_rng(0)
-    w = np.linalg.qr(random.standard_normal((extent, extent)))[0].astype(np.float32)
+EXTENT = 384
+
+
+def long_model(steps: int = 24) -> ModelProto:
+    """A chain of large products that takes a while: ``y = x @ w @ w ...`` of a reflection ``w``."""
+    extent = EXTENT
+    normal = np.random.default_rng(0).standard_normal((extent, 1))
+    w = (np.eye(extent) - 2 * normal @ normal.T / (normal.T @ normal)).astype(np.float32)
     nodes = [
         node("MatMul", f"{f'v{step}' if step else 'x'} w", f"v{step + 1}" if step + 1 < steps else "y")
         for step in range(steps)

@@ -9,11 +9,9 @@ import threading
 
 import numpy as np
 import pytest
-from face_models import A, B, C, long_model, product_model, sums_model
+from face_models import EXTENT, A, B, C, long_model, product_model, sums_model
 
 import onnxplan
-
-EXTENT = 512
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import weakref
 import numpy as np
 import onnx
 import pytest
-from face_models import A, B, C, copy_model, long_model, model, node, product_model, sums_model, value
+from face_models import EXTENT, A, B, C, copy_model, long_model, model, node, product_model, sums_model, value
 from onnx import helper
 
 import onnxplan
@@ -161,6 +161,16 @@ def test_metadata():
     session.close()
     assert "closed" in repr(session)
     assert session.input_names == ("a", "b")
+
+
+def test_what_a_model_does_not_declare_is_known_where_shapes_are_fixed():
+    with onnxplan.InferenceSession(product_model()) as session:
+        (c,) = session.outputs
+        assert str(c) == "c: float32[3, 3]"
+    with onnxplan.InferenceSession(product_model("rows", 4, 3)) as session:
+        (c,) = session.outputs
+        assert (c.type, c.dims) == (None, None)
+        assert str(c) == "c: ?[...]"
 
 
 # Plans
@@ -376,7 +386,7 @@ def test_results_outlive_their_session():
 
 def test_closing_waits_for_runs_in_flight():
     session = onnxplan.InferenceSession(long_model())
-    x = np.eye(512, dtype=np.float32)
+    x = np.eye(EXTENT, dtype=np.float32)
     results, begun = [], threading.Event()
 
     def run():
@@ -400,7 +410,7 @@ def test_closing_waits_for_runs_in_flight():
 
 def test_closing_from_many_threads():
     session = onnxplan.InferenceSession(long_model(10))
-    x = np.eye(512, dtype=np.float32)
+    x = np.eye(EXTENT, dtype=np.float32)
     outcomes = []
 
     def run():

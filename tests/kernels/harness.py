@@ -88,17 +88,23 @@ class Recorder:
 
 
 @functools.cache
-def load_kernel(spec, isa):
-    """The native function of a kernel, compiled in this process."""
-    built = registry.build(spec, make_target(isa))
+def linker():
+    available_isas()
+    llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), jit=True
     )
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(built.code))
-    engine.finalize_object()
-    function = SIGNATURE(engine.get_function_address(built.symbol))
-    function.engine = engine
+    return llvm.create_lljit_compiler(machine)
+
+
+@functools.cache
+def load_kernel(spec, isa):
+    """The native function of a kernel, compiled in this process."""
+    built = registry.build(spec, make_target(isa))
+    library = llvm.JITLibraryBuilder().add_object_img(built.code).add_current_process()
+    linked = library.export_symbol(built.symbol).link(linker(), f"{isa}.{built.symbol}")
+    function = SIGNATURE(linked[built.symbol])
+    function.library = linked
     return function
 
 
