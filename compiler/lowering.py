@@ -18,7 +18,12 @@ import numpy.typing as npt
 
 from onnxplan.compiler import ops
 from onnxplan.compiler.builder import Builder, ConstantPool, ValueNeeded
-from onnxplan.compiler.errors import InvalidModelError, OnnxPlanError, UnsupportedOperatorError
+from onnxplan.compiler.errors import (
+    InvalidModelError,
+    OnnxPlanError,
+    OutOfMemoryError,
+    UnsupportedOperatorError,
+)
 from onnxplan.compiler.ir import Graph, Model, Node, Value
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.registry import find
@@ -198,9 +203,10 @@ class Lowering(Builder):
             result = rule(self, node, *inputs)
         except (ValueNeeded, OnnxPlanError):
             raise
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
             operands = ", ".join("none" if v is None else f"{v.dtype}{list(v.shape)}" for v in inputs)
-            raise InvalidModelError(f"node {node.label!r} ({node.op_type} of {operands}): {error}") from error
+            kind = OutOfMemoryError if isinstance(error, MemoryError) else InvalidModelError
+            raise kind(f"node {node.label!r} ({node.op_type} of {operands}): {error}") from error
         outputs = [result] if isinstance(result, View) else result
         for value, view in zip(node.outputs, outputs, strict=False):
             if value is not None:

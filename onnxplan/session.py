@@ -234,7 +234,7 @@ class InferenceSession:
             if self._closed:
                 raise SessionClosedError("the session is closed")
             stage.used = True
-            outputs = tuple([np.empty(shape, dtype) for shape, dtype in stage.allocations])
+            outputs = stage.allocate()
             if not stage.in_order:
                 arrays = tuple([arrays[position] for position in stage.positions])
             stage.executor.run(arrays, outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.builder import ConstantPool
-from onnxplan.compiler.errors import InvalidFeedsError
+from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
 from onnxplan.compiler.ir import Model
 from onnxplan.compiler.lowering import DEMAND, lower
 from onnxplan.compiler.pipeline import compile_program
@@ -54,6 +55,15 @@ class BoundStage:
     positions: tuple[int, ...]
     in_order: bool
     used: bool = False
+
+    def allocate(self) -> tuple[Array, ...]:
+        """New arrays for the outputs; raises ``OutOfMemoryError``."""
+        try:
+            return tuple([np.empty(shape, dtype) for shape, dtype in self.allocations])
+        except MemoryError as error:
+            needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.allocations)
+            names = ", ".join(map(repr, self.output_names))
+            raise OutOfMemoryError(f"the outputs {names} need {needed:,} bytes: {error}") from error
 
 
 LATER_STAGES = 16
@@ -120,7 +130,7 @@ class Engine:
         """
         tensors: dict[str, Array] = dict(zip(stage.request.names, inputs, strict=True))
         while True:
-            outputs = _allocate(stage, out if stage.final and out else {})
+            outputs = _targets(stage, out) if stage.final and out else stage.allocate()
             arrays = tuple([tensors[name] for name in stage.input_names])
             stage.executor.run(arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))
@@ -186,13 +196,14 @@ class Engine:
             self._pool = ConstantPool()
 
 
-def _allocate(stage: BoundStage, out: Mapping[str, Array]) -> tuple[Array, ...]:
+def _targets(stage: BoundStage, out: Mapping[str, Array]) -> tuple[Array, ...]:
+    """The arrays of ``out``, and new ones for outputs that are not in it."""
     arrays = []
-    for name, (shape, dtype) in zip(stage.output_names, stage.allocations, strict=True):
-        array = out.get(name)
-        if array is None:
-            array = np.empty(shape, dtype)
-        elif array.shape != shape or array.dtype != dtype:
+    for name, new, (shape, dtype) in zip(
+        stage.output_names, stage.allocate(), stage.allocations, strict=True
+    ):
+        array = out.get(name, new)
+        if array.shape != shape or array.dtype != dtype:
             raise InvalidFeedsError(
                 f"out: {name!r} is {array.dtype}{list(array.shape)}, the output is {dtype}{list(shape)}"
             )

@@ -13,7 +13,7 @@ from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
-from onnxplan.kernels.cpu.objects import ObjectCode
+from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
@@ -26,7 +26,7 @@ def build_conv(variant: Variant, target: Target) -> ObjectCode:
     assert isinstance(tile_sizes, tuple)
     tile = RegisterTile(*(int(str(size)) for size in tile_sizes))
     epilogue = Epilogue.from_variant(epilogue_variant)
-    emitter = Emitter.kernel("conv", target, tile.lanes)
+    emitter = Emitter.kernel(kernel_symbol("conv", variant), target, tile.lanes)
     code = ProductCode(target, tile, DType.from_label(str(w_label)), "packed", epilogue)
     x_dtype, sums = DType.from_label(str(x_label)), sum_dtype(epilogue.accumulator)
     source = (

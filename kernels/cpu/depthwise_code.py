@@ -22,7 +22,7 @@ from onnxplan.kernels.cpu.epilogue_code import (
     tile_finisher,
 )
 from onnxplan.kernels.cpu.llvm_types import I64
-from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
+from onnxplan.kernels.cpu.objects import ObjectCode, compile_module, kernel_symbol
 from onnxplan.kernels.cpu.tiling import RegisterTile
 
 
@@ -42,10 +42,10 @@ def build_depthwise(variant: Variant, target: Target) -> ObjectCode:
         stride,
         Epilogue.from_variant(epilogue_variant),
     )
-    emitter = Emitter.kernel("depthwise", target, tile.lanes)
+    emitter = Emitter.kernel(kernel_symbol("depthwise", variant), target, tile.lanes)
     _Kernel(emitter, choices).emit()
     emitter.builder.ret_void()
-    return compile_module(emitter.module, "depthwise", target, light=True)
+    return compile_module(emitter.module, emitter.function.name, target, light=True)
 
 
 def _halves(count: int) -> list[int]:

@@ -13,7 +13,7 @@ from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
-from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
+from onnxplan.kernels.cpu.objects import ObjectCode, compile_module, kernel_symbol
 from onnxplan.kernels.cpu.pack_code import axis_offsets
 from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
 from onnxplan.kernels.cpu.tiling import sum_dtype
@@ -26,7 +26,7 @@ def build_dot(variant: Variant, target: Target) -> ObjectCode:
     assert isinstance(epilogue_variant, tuple)
     epilogue = Epilogue.from_variant(epilogue_variant)
     sums = sum_dtype(epilogue.accumulator)
-    emitter = Emitter.kernel("dot", target, lanes)
+    emitter = Emitter.kernel(kernel_symbol("dot", variant), target, lanes)
     operands = len(epilogue.dtypes)
     word = {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
     steps = [
@@ -62,7 +62,7 @@ def build_dot(variant: Variant, target: Target) -> ObjectCode:
                 here = [place.row(emitter, row).column(emitter, group) for place in places]
                 emitter.builder.call(finish, [emitter.scratch, I64(1), columns, *place_values(here)])
     emitter.builder.ret_void()
-    return compile_module(emitter.module, "dot", target, light=True)
+    return compile_module(emitter.module, emitter.function.name, target, light=True)
 
 
 def _register_kernel(emitter: Emitter, a_dtype: DType, b_dtype: DType, sums: DType) -> ir.Function:

@@ -11,7 +11,7 @@ from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64
-from onnxplan.kernels.cpu.objects import ObjectCode
+from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
@@ -24,7 +24,7 @@ def build_matmul(variant: Variant, target: Target) -> ObjectCode:
     assert isinstance(tile_sizes, tuple)
     tile = RegisterTile(*(int(str(size)) for size in tile_sizes))
     epilogue = Epilogue.from_variant(epilogue_variant)
-    emitter = Emitter.kernel("matmul", target, tile.lanes)
+    emitter = Emitter.kernel(kernel_symbol("matmul", variant), target, tile.lanes)
     code = ProductCode(target, tile, DType.from_label(str(b_label)), str(b_layout), epilogue)
     source = MatrixRows(
         emitter, DType.from_label(str(a_label)), sum_dtype(epilogue.accumulator), str(a_kind), tile

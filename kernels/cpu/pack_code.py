@@ -11,7 +11,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Number
 from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER
-from onnxplan.kernels.cpu.objects import ObjectCode
+from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.registers import local_function
 
 
@@ -146,7 +146,7 @@ def build_pack(variant: Variant, target: Target) -> ObjectCode:
     assert isinstance(lanes, int)
     assert isinstance(vectors, int)
     assert isinstance(kind, str)
-    emitter = Emitter.kernel("pack", target, lanes)
+    emitter = Emitter.kernel(kernel_symbol("pack", variant), target, lanes)
     packer = panel_packer(emitter, itemsize, lanes, vectors, kind)
     names = (
         "units", "per_tile", "panels", "columns", "depth", "depth_step", "column_step", "panel_step", "axes"

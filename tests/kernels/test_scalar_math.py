@@ -12,7 +12,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import TRANSCENDENTAL
 from onnxplan.kernels.scalar import SCALAR_CODE, cpu_function, cuda_expression
 
-ISAS = available_isas()
+ISAS = tuple(dict.fromkeys((*available_isas(), "generic")))
 LONG = np.longdouble
 INFINITY, NAN = math.inf, math.nan
 
