@@ -61,9 +61,31 @@ class BoundStage:
         try:
             return tuple([np.empty(shape, dtype) for shape, dtype in self.allocations])
         except MemoryError as error:
-            needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.allocations)
-            names = ", ".join(map(repr, self.output_names))
-            raise OutOfMemoryError(f"the outputs {names} need {needed:,} bytes: {error}") from error
+            raise self._out_of_memory(error) from error
+
+    def allocate_beside(self, out: Mapping[str, Array]) -> tuple[Array, ...]:
+        """The arrays of ``out``, and new ones for outputs that are not in it.
+
+        Raises ``InvalidFeedsError`` where those of ``out`` have another type or shape, ``OutOfMemoryError``.
+        """
+        for name, (shape, dtype) in zip(self.output_names, self.allocations, strict=True):
+            array = out.get(name)
+            if array is not None and (array.shape != shape or array.dtype != dtype):
+                raise InvalidFeedsError(
+                    f"out: {name!r} is {array.dtype}{list(array.shape)}, the output is {dtype}{list(shape)}"
+                )
+        try:
+            return tuple(
+                out[name] if name in out else np.empty(shape, dtype)
+                for name, (shape, dtype) in zip(self.output_names, self.allocations, strict=True)
+            )
+        except MemoryError as error:
+            raise self._out_of_memory(error) from error
+
+    def _out_of_memory(self, error: MemoryError) -> OutOfMemoryError:
+        needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.allocations)
+        names = ", ".join(map(repr, self.output_names))
+        return OutOfMemoryError(f"the outputs {names} need {needed:,} bytes: {error}")
 
 
 LATER_STAGES = 16
@@ -130,7 +152,7 @@ class Engine:
         """
         tensors: dict[str, Array] = dict(zip(stage.request.names, inputs, strict=True))
         while True:
-            outputs = _targets(stage, out) if stage.final and out else stage.allocate()
+            outputs = stage.allocate_beside(out) if stage.final and out else stage.allocate()
             arrays = tuple([tensors[name] for name in stage.input_names])
             stage.executor.run(arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))
@@ -194,18 +216,3 @@ class Engine:
             self._later.clear()
             self.plain.clear()
             self._pool = ConstantPool()
-
-
-def _targets(stage: BoundStage, out: Mapping[str, Array]) -> tuple[Array, ...]:
-    """The arrays of ``out``, and new ones for outputs that are not in it."""
-    arrays = []
-    for name, new, (shape, dtype) in zip(
-        stage.output_names, stage.allocate(), stage.allocations, strict=True
-    ):
-        array = out.get(name, new)
-        if array.shape != shape or array.dtype != dtype:
-            raise InvalidFeedsError(
-                f"out: {name!r} is {array.dtype}{list(array.shape)}, the output is {dtype}{list(shape)}"
-            )
-        arrays.append(array)
-    return tuple(arrays)

@@ -24,6 +24,7 @@ class _Schema:
     inputs: tuple[int, int]
     outputs: tuple[int, int]
     required_inputs: tuple[tuple[int, str], ...]
+    variadic_input: tuple[int, str] | None
     attributes: dict[str, int]
     required_attributes: tuple[str, ...]
 
@@ -34,11 +35,18 @@ def _schema(op_type: str, version: int, domain: str) -> _Schema | None:
         found: Any = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return None
-    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    options = onnx.defs.OpSchema.FormalParameterOption
+    required = {
+        option: [
+            (number, formal.name) for number, formal in enumerate(found.inputs) if formal.option == option
+        ]
+        for option in (options.Single, options.Variadic)
+    }
     return _Schema(
         (found.min_input, found.max_input),
         (found.min_output, found.max_output),
-        tuple((number, formal.name) for number, formal in enumerate(found.inputs) if formal.option == single),
+        tuple(required[options.Single]),
+        next(iter(required[options.Variadic]), None),
         {name: _TYPES[attribute.type.name] for name, attribute in found.attributes.items()},
         tuple(name for name, attribute in found.attributes.items() if attribute.required),
     )
@@ -55,6 +63,11 @@ def check_node(proto: NodeProto, domain: str, version: int, label: str) -> None:
     for position, name in schema.required_inputs:
         if position < len(proto.input) and not proto.input[position]:
             raise InvalidModelError(f"{what} lacks its input {name!r}")
+    if schema.variadic_input is not None:
+        first, name = schema.variadic_input
+        for position in range(first, len(proto.input)):
+            if not proto.input[position]:
+                raise InvalidModelError(f"{what} lacks its input {position}, one of {name!r}")
     present = set()
     for attribute in proto.attribute:
         name = attribute.name

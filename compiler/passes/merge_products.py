@@ -106,4 +106,5 @@ def _beside(views: Sequence[View], pool: ConstantPool) -> View:
     """Constant matrices side by side."""
     shape = (views[0].shape[0], sum(view.shape[1] for view in views))
     key = derived_key("columns side by side", views)
-    return View.dense(pool.get(key, lambda: np.concatenate([view.numpy() for view in views], 1)), shape)
+    name = "|".join(view.storage.name for view in views)
+    return View.dense(pool.get(key, lambda: np.concatenate([view.numpy() for view in views], 1), name), shape)

@@ -71,10 +71,17 @@ class Core:
             argument.add_attribute("noalias")
         return cls(function, target, lanes)
 
-    def finish(self, *, vectorize: bool = False) -> objects.ObjectCode:
-        """Ends the kernel and compiles it."""
+    def finish(self, *, vectorize: bool = False, light: bool = False) -> objects.ObjectCode:
+        """Ends the kernel and compiles it; options as for :func:`~onnxplan.kernels.cpu.objects.compile_module`."""
         self.builder.ret_void()
-        return objects.compile_module(self.module, self.function.name, self.target, vectorize=vectorize)
+        return objects.compile_module(
+            self.module,
+            self.function.name,
+            self.target,
+            vectorize=vectorize,
+            light=light,
+            number_values=light,
+        )
 
     def with_lanes(self, lanes: int) -> Self:
         """An emitter into the same place for vectors of ``lanes`` lanes."""

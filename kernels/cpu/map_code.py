@@ -40,7 +40,7 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
         stop = emitter.minimum(emitter.add(start, length), extent)
         row = _Row(emitter, expression, places, accesses, numbers)
         vector_loop(emitter, start, stop, unroll, row.compute)
-    return emitter.finish()
+    return emitter.finish(light=True)
 
 
 class _Row:

@@ -117,6 +117,8 @@ def _exp_pair(emitter: Core, high: Value, low: Value) -> Value:
 
 def _positive_power(emitter: Core, x: Value, y: Value) -> Value:
     high, low = _finite_log(emitter, x, _log_pair(emitter, x))
+    # Larger exponents over- or underflow as these do, and could not be split into parts.
+    y = at_most(emitter, at_least(emitter, y, -(2.0**80)), 2.0**80)
     product = emitter.builder.fmul(y, high)
     error = emitter.exact_fma(y, high, emitter.builder.fneg(product))
     return _exp_pair(emitter, product, emitter.fma(y, low, error))

@@ -81,18 +81,27 @@ def target_machine(isa: str) -> Any:
 
 
 def compile_module(
-    module: ir.Module, symbol: str, target: Target, *, vectorize: bool = False, light: bool = False
+    module: ir.Module,
+    symbol: str,
+    target: Target,
+    *,
+    vectorize: bool = False,
+    light: bool = False,
+    number_values: bool = False,
 ) -> ObjectCode:
     """Optimises ``module`` and emits its object code; ``symbol`` is the function that it exports.
 
     ``vectorize`` turns on LLVM's loop and SLP vectorisers, for modules that do not spell out vectors.
-    ``light`` runs few passes and unrolls no loops, for modules that are written as they should run. Raises
+    ``light`` runs few passes and unrolls no loops, for modules that are written as they should run;
+    ``number_values`` adds the removal of what such a module computes more than once. Raises
     :class:`CompilerError` if the IR is invalid or the object would need symbols of other libraries.
     """
     for function in module.functions:
         if not function.is_declaration:
             _prefer_full_vectors(function.attributes, target)
-    return _compile_text(str(module), symbol, target, vectorize, light)
+    return _compile_text(
+        str(module), symbol, target, vectorize, _light_passes(number_values) if light else None
+    )
 
 
 def compile_numba(
@@ -124,10 +133,11 @@ def compile_numba(
     for variable in parsed.global_variables:
         if not variable.is_declaration and str(variable.linkage) != "Linkage.private":
             variable.linkage = "internal"
-    return _compile_text(str(parsed), symbol, target, True, False)
+    return _compile_text(str(parsed), symbol, target, True, None)
 
 
-def _compile_text(text: str, symbol: str, target: Target, vectorize: bool, light: bool) -> ObjectCode:
+def _compile_text(text: str, symbol: str, target: Target, vectorize: bool, passes: Any) -> ObjectCode:
+    """``passes`` is a pass manager, or ``None`` for LLVM's own pipeline."""
     machine = target_machine(target.isa)
     parsed = _parse(text, symbol)
     parsed.triple = machine.triple
@@ -136,8 +146,7 @@ def _compile_text(text: str, symbol: str, target: Target, vectorize: bool, light
     options.loop_vectorization = vectorize
     options.slp_vectorization = vectorize
     builder = llvm.create_pass_builder(machine, options)
-    passes = _light_passes() if light else builder.getModulePassManager()
-    passes.run(parsed, builder)
+    (passes or builder.getModulePassManager()).run(parsed, builder)
     code = machine.emit_object(parsed)
     missing = undefined_symbols(code) - ALLOWED_UNDEFINED
     if missing:
@@ -145,13 +154,17 @@ def _compile_text(text: str, symbol: str, target: Target, vectorize: bool, light
     return ObjectCode(symbol, code)
 
 
-def _light_passes() -> Any:
+def _light_passes(number_values: bool) -> Any:
     """What turns locals into registers and tidies up; the code generator does the rest."""
     passes = llvm.create_new_module_pass_manager()
     passes.add_sroa_pass()
     passes.add_instruction_combine_pass()
     passes.add_simplify_cfg_pass()
     passes.add_loop_rotate_pass()
+    if number_values:
+        passes.add_new_gvn_pass()
+        passes.add_instruction_combine_pass()
+        passes.add_aggressive_dce_pass()
     passes.add_simplify_cfg_pass()
     return passes
 

@@ -45,7 +45,7 @@ def build_transpose(variant: Any, target: Target) -> ObjectCode:
             copy.block(a, b)
         copy.elements(whole_a, stop_a, start_b, stop_b)
         copy.elements(start_a, whole_a, whole_b, stop_b)
-    return emitter.finish()
+    return emitter.finish(light=True)
 
 
 class _Copy:

@@ -181,6 +181,7 @@ def test_no_outputs():
         (node("Clip", "x x x x", "y", name="n"), ["4 inputs; expected 1 to 3"]),
         (node("Concat", "", "y", name="n", axis=0), ["0 inputs; expected at least 1"]),
         (node("Add", "x _", "y", name="n"), ["'n'", "lacks its input 'B'"]),
+        (node("Sum", "x _ x", "y", name="n"), ["'n'", "lacks its input 1, one of 'data_0'"]),
         (node("Concat", "x x", "y", name="n"), ["'n'", "lacks its attribute 'axis'"]),
         (node("Concat", "x x", "y", name="n", axis=1.0), ["'axis' is of type float, expected int"]),
         (node("Softmax", "x", "y", name="n", axes=1), ["no attribute 'axes'", "did you mean 'axis'"]),
