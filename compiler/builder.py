@@ -156,6 +156,8 @@ class Builder:
 
     def reduce(self, kind: str, view: View, axes: tuple[int, ...], *, keepdims: bool) -> View:
         """``sum``, ``prod``, ``max`` or ``min`` over ``axes`` (not negative)."""
+        if view.dtype is DType.STRING:
+            raise TypeError(f"{kind} is not defined for strings")
         result = self.compute(reduce_expression(kind, view.dtype), (view,), axes)[0]
         return result if keepdims else result.squeeze(axes)
 
@@ -311,6 +313,8 @@ def scalar_expression(op: str, dtypes: tuple[DType, ...]) -> Expression:
     """The expression of one scalar operation; raises ``TypeError`` for types that it is not defined for."""
     definition = OPERATIONS[op]
     operands = dtypes[1:] if op == "select" else dtypes
+    if op == "select" and dtypes[0] is not DType.BOOL:
+        raise TypeError(f"a condition is of type bool, not {dtypes[0]}")
     if any(dtype is not operands[0] for dtype in operands):
         raise TypeError(f"{op} of {' and '.join(dtype.label for dtype in operands)}: the types differ")
     if operands[0].kind not in definition.kinds:

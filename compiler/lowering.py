@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler import ops
+from onnxplan.compiler.arity import check_inputs
 from onnxplan.compiler.builder import Builder, ConstantPool, ValueNeeded
 from onnxplan.compiler.errors import (
     InvalidModelError,
@@ -195,19 +196,23 @@ class Lowering(Builder):
                 f"{node.label!r} is not supported",
                 ((node.domain, node.op_type, node.version, (node.label,)),),
             )
+        check_inputs(rule, node)
         inputs = [None if value is None else self._view(value) for value in node.inputs]
         self.node = node.label
         self._node_start = len(self.operations)
         held = len(self._held)
         try:
             result = rule(self, node, *inputs)
+            outputs = [result] if isinstance(result, View) else result
+            for view in outputs:
+                if view.shape and min(view.shape) < 0:
+                    raise ValueError(f"the result would have the shape {list(view.shape)}")
         except (ValueNeeded, OnnxPlanError):
             raise
         except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
             operands = ", ".join("none" if v is None else f"{v.dtype}{list(v.shape)}" for v in inputs)
             kind = OutOfMemoryError if isinstance(error, MemoryError) else InvalidModelError
             raise kind(f"node {node.label!r} ({node.op_type} of {operands}): {error}") from error
-        outputs = [result] if isinstance(result, View) else result
         for value, view in zip(node.outputs, outputs, strict=False):
             if value is not None:
                 self._views[value] = view
@@ -244,5 +249,10 @@ class Lowering(Builder):
         reads = [view for operation in program.operations for view in operation.inputs]
         for view in [*reads, *program.outputs.values()]:
             storage = view.storage
-            if storage.constant is None and storage not in written:
+            if storage.constant is not None or storage in written:
+                continue
+            if storage.size == 0 and storage not in self._sources:
+                # Rules write nothing to what is empty.
+                storage.constant = np.empty(0, storage.dtype.numpy)
+            else:
                 program.inputs.setdefault(storage.name, self._sources[storage])

@@ -74,6 +74,9 @@ def apply(op: str, *arguments: Scalar | Number) -> Scalar:
     typed = traced if op != "select" else [a for a in arguments[1:] if isinstance(a, Scalar)]
     if not typed:
         raise TypeError("select needs a traced value among its choices")
+    condition = arguments[0]
+    if op == "select" and isinstance(condition, Scalar) and condition.dtype is not DType.BOOL:
+        raise TypeError(f"a condition is of type bool, not {condition.dtype}")
     dtype = typed[0].dtype
     if any(value.dtype is not dtype for value in typed):
         raise TypeError(f"{op} of {' and '.join(value.dtype.label for value in typed)}: the types differ")

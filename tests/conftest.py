@@ -1,4 +1,4 @@
-"""What holds for all tests: programs are verified after each pass, and kernels are kept apart from the user's."""
+"""For all tests: programs are verified after each pass, and kernels are kept apart from the user's."""
 
 from __future__ import annotations
 

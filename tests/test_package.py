@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,9 +22,8 @@ import onnxplan
 def info(name, dims):
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
 
-graph = helper.make_graph(
-    [helper.make_node("MatMul", ["a", "b"], ["c"])], "g", [info("a", [3, 4]), info("b", [4, 3])], [info("c", [3, 3])]
-)
+nodes = [helper.make_node("MatMul", ["a", "b"], ["c"])]
+graph = helper.make_graph(nodes, "sample", [info("a", [3, 4]), info("b", [4, 3])], [info("c", [3, 3])])
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 async def main():
@@ -38,20 +38,20 @@ asyncio.run(main())
 """
 
 
+ROOMS = ("onnxplan", "compiler", "kernels", "runtime")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
+    """Built from a copy: setuptools leaves files behind, and other processes may be building too."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        str(folder),
-        str(ROOT),
-    ]
+    source = folder / "source"
+    source.mkdir()
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source]
     subprocess.run(command, check=True)
     (file,) = folder.glob("*.whl")
     return file
@@ -65,14 +65,10 @@ def test_wheel_is_small_pure_python_of_the_package_alone(wheel):
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"onnxplan"}
     packaged = {name for name in names if name.startswith("onnxplan/") and name.endswith(".py")}
-    for room, target in (
-        ("onnxplan", ""),
-        ("compiler", "compiler/"),
-        ("kernels", "kernels/"),
-        ("runtime", "runtime/"),
-    ):
+    for room in ROOMS:
+        prefix = "onnxplan" if room == "onnxplan" else f"onnxplan/{room}"
         for path in (ROOT / room).rglob("*.py"):
-            assert f"onnxplan/{target}{path.relative_to(ROOT / room).as_posix()}" in packaged
+            assert f"{prefix}/{path.relative_to(ROOT / room).as_posix()}" in packaged
     assert "onnxplan/py.typed" in names
 
 

@@ -72,7 +72,7 @@ class Core:
         return cls(function, target, lanes)
 
     def finish(self, *, vectorize: bool = False, light: bool = False) -> objects.ObjectCode:
-        """Ends the kernel and compiles it; options as for :func:`~onnxplan.kernels.cpu.objects.compile_module`."""
+        """Ends the kernel and compiles it; options as for :func:`.objects.compile_module`."""
         self.builder.ret_void()
         return objects.compile_module(
             self.module,

@@ -73,13 +73,15 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     )
     depth = depth_block(target, tile, matrices.depth, sums.itemsize, matrices.rows)
     blocks = max(1, ceil_div(matrices.depth, depth))
-    tiling = cut(target, tile, problem, depth=depth, depth_blocks=blocks)
+    b = matrices.b
+    packs = not b.is_constant and access_kind(b.strides[-2], b.strides[-1], matrices.columns) != "rows"
+    tiling = cut(target, tile, problem, depth=depth, depth_blocks=blocks, columns_first=packs)
     layout = _b_layout(target, tile, matrices, tiling)
-    b = _right_operand(emit, tile, matrices, tiling, layout)
+    right = _right_operand(emit, tile, matrices, tiling, layout)
     kind, pitch, a_scratch = _left_operand(tile, matrices, tiling, sums)
-    scratch = lay_out_scratch(tile, tiling, sums.itemsize, b.scratch, a_scratch, 8 * tiling.rows)
+    scratch = lay_out_scratch(tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows)
     a_size = matrices.a.dtype.itemsize
-    axes, records = batch_records((matrices.a, b.axes, output, *extras))
+    axes, records = batch_records((matrices.a, right.axes, output, *extras))
     parameters = [
         matrices.rows,
         matrices.columns,
@@ -92,7 +94,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         tiling.panels,
         tiling.depth,
         tiling.depth_blocks,
-        *b.words,
+        *right.words,
         scratch.b,
         scratch.a,
         scratch.table,
@@ -107,18 +109,18 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         kind,
         matrices.a.dtype.label,
         layout,
-        b.view.dtype.label,
+        right.view.dtype.label,
         (tile.rows, tile.vectors, tile.lanes),
         epilogue.variant,
     )
     emit.step(
         KernelSpec(FAMILY, variant),
-        (matrices.a, b.view, output, *extras),
+        (matrices.a, right.view, output, *extras),
         (2,),
         tuple(parameters),
         tiles=tiling.tiles,
         flops=problem.flops + epilogue.expression.cost * output.size,
-        bytes_moved=sum(distinct_bytes(view) for view in (matrices.a, b.view, output, *extras)),
+        bytes_moved=sum(distinct_bytes(view) for view in (matrices.a, right.view, output, *extras)),
         scratch=scratch.size,
         in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
     )

@@ -59,8 +59,7 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
             stop = emitter.minimum(emitter.add(start, length), extent)
             unroll = column_unroll(expression, kinds)
             vector_loop(emitter, start, stop, unroll, kernel.columns, always_masked=True)
-    # Code for columns computes addresses at each point, which only the full pipeline moves out of loops.
-    return emitter.finish(light=mode == "row")
+    return emitter.finish(light=True)
 
 
 class _Kernel:

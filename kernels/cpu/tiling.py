@@ -95,11 +95,21 @@ def depth_block(target: Target, tile: RegisterTile, depth: int, itemsize: int, r
     return round_up(ceil_div(depth, ceil_div(depth, limit)), 8)
 
 
-def cut(target: Target, tile: RegisterTile, problem: Problem, *, depth: int, depth_blocks: int) -> Tiling:
+def cut(
+    target: Target,
+    tile: RegisterTile,
+    problem: Problem,
+    *,
+    depth: int,
+    depth_blocks: int,
+    columns_first: bool = False,
+) -> Tiling:
     """Cuts a problem into tiles, the same for any number of threads.
 
     A tile's block of B takes at most half of the second cache and its block of A a quarter; beyond that tiles
     are halved until there are enough of them to balance threads or they get too short to be worth sharing.
+    ``columns_first`` leaves the rows whole as long as columns can be halved: tiles that pack their part of B
+    then pack nothing twice.
     """
     second = _caches(target)[1]
     row_blocks = max(1, ceil_div(problem.rows, tile.rows))
@@ -119,7 +129,8 @@ def cut(target: Target, tile: RegisterTile, problem: Problem, *, depth: int, dep
         return _seconds(target, tile, problem, tile_rows, tile_panels)
 
     while tiles() < LEAST_TILES and seconds() > 2 * LEAST_SECONDS:
-        if tile_rows > 1 and (tile_panels == 1 or tile_rows * full_row >= tile_panels * full_panel):
+        halve_rows = not columns_first and tile_rows * full_row >= tile_panels * full_panel
+        if tile_rows > 1 and (tile_panels == 1 or halve_rows):
             tile_rows = _even(row_blocks, ceil_div(tile_rows, 2))
         elif tile_panels > 1:
             tile_panels = _even(panels, ceil_div(tile_panels, 2))

@@ -1,0 +1,73 @@
+"""What the documents say is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+import onnxplan
+from examples.demo import reference_model
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/design.md", "docs/status.md"]
+
+
+def words(document: str) -> set[str]:
+    return set(re.findall(r"\w+", (ROOT / document).read_text(encoding="utf-8")))
+
+
+def test_the_example_of_the_readme_runs(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    onnx.save(reference_model(), tmp_path / "model.onnx")
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    (printed,) = re.findall(r"it prints `(.*?)`", text)
+    assert result.stdout.split() == printed.split()
+
+
+def test_the_reference_names_all_that_is_public():
+    missing = {name for name in onnxplan.__all__ if not name.startswith("_")} - words("docs/api.md")
+    for kind in (onnxplan.InferenceSession, onnxplan.Tensor):
+        missing |= {name for name in vars(kind) if not name.startswith("_")} - words("docs/api.md")
+    assert not missing
+
+
+def test_the_reference_names_all_environment_variables():
+    used = set()
+    for room in ("onnxplan", "compiler", "kernels", "runtime"):
+        for path in (ROOT / room).rglob("*.py"):
+            used |= set(re.findall(r"\"(ONNXPLAN_[A-Z_]*[A-Z])\"", path.read_text(encoding="utf-8")))
+    assert used == {word for word in words("docs/api.md") if word.startswith("ONNXPLAN_")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_paths_lead_somewhere(document):
+    path = ROOT / document
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("https://"):
+            assert (path.parent / target).exists(), target
+    for name in re.findall(
+        r"`((?:compiler|kernels|runtime|onnxplan|bench|tests|docs|examples)/[\w/.]*)`", text
+    ):
+        # Folders that benchmarks make exist once they ran.
+        assert (ROOT / name).exists() or name.startswith("bench/results"), name
+
+
+def test_modules_that_the_readme_runs_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = re.findall(r"python -m (bench\.\w+)", text)
+    assert modules
+    for module in modules:
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name in DOCUMENTS:
+        for target in re.findall(r"`?\bmake ([a-z-]+)\b`", (ROOT / name).read_text(encoding="utf-8")):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
