@@ -35,7 +35,8 @@ def check_inputs(rule: Rule, node: Node) -> None:
     further = node.inputs[len(named) :]
     if further and rest is None:
         raise InvalidModelError(
-            f"node {node.label!r} ({node.op_type}) has {len(node.inputs)} inputs; expected {len(named)} at most"
+            f"node {node.label!r} ({node.op_type}) has {len(node.inputs)} inputs; "
+            f"expected at most {len(named)}"
         )
     if rest and None in further:
         position = len(named) + further.index(None)

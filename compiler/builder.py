@@ -32,6 +32,10 @@ MEMO_BYTES = 64 << 10
 """Evaluated constants of at least this size are kept for all plans of the model."""
 
 
+SIZE_LIMIT = 1 << 58
+"""Elements of the largest tensor that can be addressed."""
+
+
 class ValueNeeded(Exception):  # noqa: N818 - a signal that ends a stage, not an error
     """Lowering cannot go on without the elements of ``view``, which only a run can compute."""
 
@@ -99,10 +103,11 @@ class Builder:
 
     def new(self, dtype: DType, shape: Shape, order: tuple[int, ...] | None = None) -> View:
         """A view of a new storage; ``order`` lists the axes from outermost to innermost in memory."""
-        if shape and min(shape) < 0:
+        size = math.prod(shape)
+        if size > SIZE_LIMIT or shape and min(shape) < 0:
             raise ValueError(f"the result would have the shape {list(shape)}")
         self._storage_count += 1
-        storage = Storage(dtype, math.prod(shape), f"{self.prefix}{self._storage_count}")
+        storage = Storage(dtype, size, f"{self.prefix}{self._storage_count}")
         if order is None:
             return View.dense(storage, shape)
         packed = dense_strides(tuple(shape[axis] for axis in order))
@@ -156,8 +161,6 @@ class Builder:
 
     def reduce(self, kind: str, view: View, axes: tuple[int, ...], *, keepdims: bool) -> View:
         """``sum``, ``prod``, ``max`` or ``min`` over ``axes`` (not negative)."""
-        if view.dtype is DType.STRING:
-            raise TypeError(f"{kind} is not defined for strings")
         result = self.compute(reduce_expression(kind, view.dtype), (view,), axes)[0]
         return result if keepdims else result.squeeze(axes)
 
@@ -326,6 +329,8 @@ def scalar_expression(op: str, dtypes: tuple[DType, ...]) -> Expression:
 
 @functools.lru_cache(maxsize=256)
 def reduce_expression(kind: str, dtype: DType) -> Expression:
+    if dtype is DType.STRING:
+        raise TypeError(f"{kind} is not defined for strings")
     return Expression((Instruction("input", (0,), dtype), Instruction(f"reduce_{kind}", (0,), dtype)), (1,))
 
 

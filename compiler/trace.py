@@ -103,6 +103,8 @@ def cast(value: Scalar, dtype: DType, *, saturate: bool = False) -> Scalar:
 
 def reduce(kind: str, value: Scalar) -> Scalar:
     """``sum``, ``prod``, ``max`` or ``min`` of ``value`` over the reduced axes."""
+    if value.dtype is DType.STRING:
+        raise TypeError(f"{kind} is not defined for strings")
     instruction = Instruction(f"reduce_{kind}", (value.position,), value.dtype)
     return Scalar(value.builder, value.builder.add(instruction))
 

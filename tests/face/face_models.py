@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+import onnxplan
+from onnxplan.compiler.dtypes import DType
+from onnxplan.feeds import TensorInfo, check_feeds
 
 FLOAT = TensorProto.FLOAT
 
@@ -69,3 +74,27 @@ def long_model(steps: int = 24) -> ModelProto:
 A = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
 B = 10 * np.arange(1, 13, dtype=np.float32).reshape(4, 3)
 C = np.array([[700, 800, 900], [1580, 1840, 2100], [2460, 2880, 3300]], np.float32)
+
+
+def refuse(session, feeds, *parts):
+    """Runs, which must fail with all ``parts`` in the text; afterwards the session still works."""
+    with pytest.raises(onnxplan.InvalidFeedsError) as caught:
+        session.run_sync(feeds)
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
+    assert isinstance(caught.value, ValueError)
+    if session.output_names == ("c",):
+        np.testing.assert_array_equal(session.run_sync({"a": A, "b": B})["c"], C)
+
+
+def info(kind: str = "float32", dims=("n",)) -> TensorInfo:
+    return TensorInfo("x", kind, dims)
+
+
+def taken(given, kind: str = "float32", dims=None) -> np.ndarray:
+    """What a kernel would be handed."""
+    (found,) = check_feeds({"x": given}, [info(kind, dims)], []).values()
+    assert found.flags.c_contiguous
+    assert found.flags.aligned
+    assert found.dtype == DType.from_label(kind).numpy
+    return found
