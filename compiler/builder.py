@@ -104,7 +104,7 @@ class Builder:
     def new(self, dtype: DType, shape: Shape, order: tuple[int, ...] | None = None) -> View:
         """A view of a new storage; ``order`` lists the axes from outermost to innermost in memory."""
         size = math.prod(shape)
-        if size > SIZE_LIMIT or shape and min(shape) < 0:
+        if size > SIZE_LIMIT or (shape and min(shape) < 0):
             raise ValueError(f"the result would have the shape {list(shape)}")
         self._storage_count += 1
         storage = Storage(dtype, size, f"{self.prefix}{self._storage_count}")

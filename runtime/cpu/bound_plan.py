@@ -12,6 +12,7 @@ from onnxplan.compiler.plan import Constant, ExecutionPlan, Operand, Step
 from onnxplan.runtime.cpu.layout import (
     CLOSED,
     MAX_WORKERS,
+    ArrayWord,
     BindingWord,
     PlanWord,
     StepMode,
@@ -55,6 +56,7 @@ class BoundPlan:
         self._parameters = _words([word for step in plan.steps for word in step.parameters])
         self._steps = self._step_table(dict(zip(plan.kernels, kernels, strict=True)), modes, grains)
         self._bindings, self.operands, self.arena_operands = self._operand_tables()
+        self._arrays, self._shapes, self._dtypes = _array_table(plan)
         self._record = aligned_words(PlanWord.WORDS)
         self._fill_record(team)
 
@@ -108,7 +110,23 @@ class BoundPlan:
         record[PlanWord.OUTPUT_COUNT] = len(plan.outputs)
         record[PlanWord.SCRATCH_STRIDE] = self.scratch_stride
         record[PlanWord.PLACES] = ~((1 << self.helpers) - 1) & ~CLOSED
+        record[PlanWord.ARRAYS] = self._arrays.ctypes.data
         record[PlanWord.RELEASE] = self.shared or plan.seconds >= RELEASE_SECONDS
+
+
+def _array_table(plan: ExecutionPlan) -> tuple[Words, Words, tuple[np.dtype[Any], ...]]:
+    """What each input and output must be, the shapes that it points to, and the element types."""
+    bindings = (*plan.inputs, *plan.outputs)
+    dtypes = tuple(binding.dtype.numpy for binding in bindings)
+    shapes = np.array([extent for binding in bindings for extent in binding.shape], np.int64)
+    table = np.zeros((len(bindings), ArrayWord.WORDS), np.int64)
+    start = 0
+    for row, binding, dtype in zip(table, bindings, dtypes, strict=True):
+        row[ArrayWord.DTYPE] = id(dtype)
+        row[ArrayWord.RANK] = len(binding.shape)
+        row[ArrayWord.SHAPE] = shapes.ctypes.data + 8 * start
+        start += len(binding.shape)
+    return table, shapes, dtypes
 
 
 def _words(values: Sequence[int]) -> Words:
@@ -173,10 +191,11 @@ def _binding_bytes(item: Any) -> int:
 
 
 def _fits(operand: Operand, size: int) -> bool:
+    if 0 in operand.shape:
+        # Nothing is read or written, wherever it would begin.
+        return True
     low = high = 0
     for extent, stride in zip(operand.shape, operand.strides, strict=True):
-        if extent == 0:
-            return 0 <= operand.offset <= size
         low += min(0, (extent - 1) * stride)
         high += max(0, (extent - 1) * stride)
     item = operand.dtype.itemsize

@@ -41,6 +41,9 @@ class MemoryUse:
     table_bytes: int
 
 
+_NEVER = CancelFlag()
+
+
 class CpuExecutor:
     """An execution plan bound to kernels, constants and memory.
 
@@ -79,6 +82,25 @@ class CpuExecutor:
         self._closed = False
         _executors.add(self)
 
+    def try_run(self, inputs: Arrays, outputs: Arrays) -> bool:
+        """:meth:`run` if the arrays are just what the plan expects, which is checked in no time; else False.
+
+        Both must be tuples. False too where this interpreter does not let native code look into arrays.
+        """
+        try:
+            call = self._take()
+        except IndexError:
+            call = self._acquire()
+        try:
+            status = call(inputs, outputs)
+        finally:
+            self._give(call)
+            if self._waiting:
+                self._notify()
+        if status == Status.CANCELLED:
+            raise Cancelled("the interpreter exits")
+        return not status
+
     def run(self, inputs: Arrays, outputs: Arrays, cancel: CancelFlag | None = None) -> None:
         """One run: reads ``inputs`` and fills ``outputs``, NumPy arrays in the order of the plan's.
 
@@ -93,7 +115,7 @@ class CpuExecutor:
         except IndexError:
             call = self._acquire()
         try:
-            status = call(inputs, outputs) if cancel is None else call(inputs, outputs, cancel.address)
+            status = call(inputs, outputs, (cancel or _NEVER).address)
             if status:
                 self._finish_unusual(status, call, inputs, outputs, cancel)
         finally:

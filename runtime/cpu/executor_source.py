@@ -13,6 +13,7 @@ from typing import Any
 from onnxplan.runtime.cpu.layout import (
     CLAIM_END,
     CLOSED,
+    ArrayWord,
     BindingWord,
     PlanWord,
     SeatWord,
@@ -26,6 +27,8 @@ from onnxplan.runtime.cpu.native_builder import NativeFunction, Variable, Word, 
 
 LOW = 0xFFFFFFFF
 SPINS_BEFORE_YIELD = 2000
+PLAIN_FLAGS = 0x0101
+"""NumPy's flags of an array that is C-contiguous and aligned."""
 
 
 def compile_executor() -> bytes:
@@ -238,8 +241,9 @@ def _build_call_run(module: Any, walk: NativeFunction) -> None:
     """``call_run(self, arguments, count)``: the run as a Python function (``METH_FASTCALL``).
 
     ``self`` is an int, the address of the slot; the arguments are the tuples of input and output arrays and
-    optionally the address of a cancellation word. Gives an int, the status. Holds the interpreter's lock
-    where the plan is so short that letting go of it would cost more.
+    optionally the address of a cancellation word. Without it the arrays are checked: element type, shape and
+    layout must be the plan's. Gives an int, the status. Holds the interpreter's lock where the plan is so
+    short that letting go of it would cost more.
     """
     address_of = NativeFunction(module, "PyLong_AsVoidPtr", 1, body=False)
     int_of = NativeFunction(module, "PyLong_FromLong", 1, body=False)
@@ -253,6 +257,8 @@ def _build_call_run(module: Any, walk: NativeFunction) -> None:
     plan = f.load(slot, SlotWord.PLAN)
     team = f.load(plan, PlanWord.TEAM)
     addresses = f.variable(f.load(slot, SlotWord.ADDRESSES))
+    expected = f.variable(f.load(plan, PlanWord.ARRAYS))
+    checked = count.equals(2)
     for position, length in enumerate((PlanWord.INPUT_COUNT, PlanWord.OUTPUT_COUNT)):
         arrays = f.load(arguments, position)
         f.give_if(_type(f, team, arrays).differs(f.load(team, TeamWord.TUPLE_TYPE)), bad_arguments)
@@ -262,8 +268,11 @@ def _build_call_run(module: Any, walk: NativeFunction) -> None:
         with f.count(size) as number:
             array = f.load(items + number * 8)
             f.give_if(_type(f, team, array).differs(f.load(team, TeamWord.ARRAY_TYPE)), bad_arguments)
+            with f.when(checked):
+                _check_array(f, team, array, expected.get(), bad_arguments)
             f.store(addresses.get(), 0, f.load(array + f.load(team, TeamWord.DATA_OFFSET)))
             addresses.add(8)
+            expected.add(8 * ArrayWord.WORDS)
     cancel = f.variable(team + 8 * TeamWord.ZERO)
     with f.when(count.equals(3)):
         cancel.set(f.call(address_of, f.load(arguments, 2)))
@@ -276,6 +285,18 @@ def _build_call_run(module: Any, walk: NativeFunction) -> None:
         with held:
             status.set(f.call(walk, slot, cancel.get()))
     f.give(f.call(int_of, status.get()))
+
+
+def _check_array(f: NativeFunction, team: Word, array: Word, expected: Word, bad_arguments: Word) -> None:
+    """Leaves the function with ``bad_arguments`` unless an array is what the plan expects."""
+    dtype = f.load(array + f.load(team, TeamWord.DTYPE_OFFSET))
+    flags = f.load(array + f.load(team, TeamWord.FLAGS_OFFSET)) & PLAIN_FLAGS
+    rank = f.load(array + f.load(team, TeamWord.RANK_OFFSET)) & LOW
+    wrong = dtype.differs(f.load(expected, ArrayWord.DTYPE)) | flags.differs(PLAIN_FLAGS)
+    f.give_if(wrong | rank.differs(f.load(expected, ArrayWord.RANK)), bad_arguments)
+    shape, wanted = f.load(array + f.load(team, TeamWord.SHAPE_OFFSET)), f.load(expected, ArrayWord.SHAPE)
+    with f.count(rank) as axis:
+        f.give_if(f.load(shape + axis * 8).differs(f.load(wanted + axis * 8)), bad_arguments)
 
 
 def _type(f: NativeFunction, team: Word, value: Word) -> Word:

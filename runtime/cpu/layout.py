@@ -32,6 +32,10 @@ class TeamWord:
     SIZE_OFFSET = 11
     ITEMS_OFFSET = 12
     DATA_OFFSET = 13
+    RANK_OFFSET = 14
+    SHAPE_OFFSET = 15
+    DTYPE_OFFSET = 16
+    FLAGS_OFFSET = 17
     BUSY = 2 * LINE
     SLEEPERS = 3 * LINE
     WAKING = 3 * LINE + 1
@@ -78,7 +82,17 @@ class PlanWord:
     SCRATCH_STRIDE = 7
     PLACES = 8
     RELEASE = 9
-    WORDS = 10
+    ARRAYS = 10
+    WORDS = 11
+
+
+class ArrayWord:
+    """What an array of the caller's must be: the address of its element type, its rank, that of its shape."""
+
+    DTYPE = 0
+    RANK = 1
+    SHAPE = 2
+    WORDS = 3
 
 
 class StepWord:

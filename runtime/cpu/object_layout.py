@@ -5,20 +5,29 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 WORD_BYTES = 8
+LOW_HALF = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectLayout:
-    """Byte offsets: type of any object; length and items of a tuple; data pointer of an array."""
+    """Byte offsets: type of any object; length and items of a tuple; of an array its data pointer, rank (32
+    bits), pointer to the shape, element type, and flags (32 bits).
+    """
 
     type_offset: int
     size_offset: int
     items_offset: int
     data_offset: int
+    rank_offset: int
+    shape_offset: int
+    dtype_offset: int
+    flags_offset: int
 
 
 @functools.cache
@@ -37,7 +46,37 @@ def object_layout() -> ObjectLayout | None:
         for position, item in enumerate(items):
             if _word(id(items) + items_offset + WORD_BYTES * position) != id(item):
                 return None
-    return ObjectLayout(type_offset, size_offset, items_offset, data_offset)
+    # From the data pointer on, NumPy's binary interface fixes the fields (PyArrayObject_fields,
+    # https://numpy.org/doc/stable/reference/c-api/types-and-structures.html).
+    rank_offset, shape_offset, dtype_offset, flags_offset = (data_offset + 8 * n for n in (1, 2, 5, 6))
+    if not all(_is_array_layout(id(array), array, data_offset) for array in _array_samples()):
+        return None
+    return ObjectLayout(
+        type_offset,
+        size_offset,
+        items_offset,
+        data_offset,
+        rank_offset,
+        shape_offset,
+        dtype_offset,
+        flags_offset,
+    )
+
+
+def _array_samples() -> list[npt.NDArray[Any]]:
+    base = np.zeros((6, 5, 4), np.int64)
+    return [np.zeros((2, 3)), np.zeros(7, np.float32), base, base[::2], base.T, np.zeros((), np.bool_)]
+
+
+def _is_array_layout(address: int, array: npt.NDArray[Any], data_offset: int) -> bool:
+    """Do rank, element type and flags stand where they should, and if so, the shape?"""
+    rank, shape, dtype, flags = (address + data_offset + 8 * n for n in (1, 2, 5, 6))
+    if _word(rank) & LOW_HALF != array.ndim or _word(dtype) != id(array.dtype):
+        return False
+    if _word(flags) & LOW_HALF != array.flags.num:
+        return False
+    extents = [_word(_word(shape) + WORD_BYTES * axis) for axis in range(array.ndim)]
+    return extents == list(array.shape)
 
 
 def _bytes(item: object) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.runtime.cpu.bound_plan import BoundPlan
-from onnxplan.runtime.cpu.layout import LINE, SlotWord
+from onnxplan.runtime.cpu.layout import LINE, SlotWord, Status
 from onnxplan.runtime.cpu.native_executor import Caller, NativeExecutor
 
 Arrays = Sequence[npt.NDArray[Any]]
@@ -64,12 +63,14 @@ class Slot:
         self._addresses = self._block[starts[1] : starts[1] + sizes[1]].view(np.int64)
         self._native = native
         self.call: Caller = native.caller(self.address) or self._call_with_addresses
-        """``call(inputs, outputs[, cancel])`` runs the plan on tuples of arrays and gives the status;
-        ``cancel`` is the address of a cancellation word.
+        """``call(inputs, outputs[, cancel])`` runs the plan on tuples of arrays and gives the status.
+
+        ``cancel`` is the address of a cancellation word; without it the arrays are checked first.
         """
 
     def _call_with_addresses(self, inputs: Arrays, outputs: Arrays, cancel: int | None = None) -> int:
         """The call where native code cannot look into the interpreter's objects."""
-        flag = ctypes.c_int64(0)
+        if cancel is None:
+            return Status.BAD_ARGUMENTS
         self._addresses[:] = [array.ctypes.data for array in (*inputs, *outputs)]
-        return self._native.run(self.address, ctypes.addressof(flag) if cancel is None else cancel)
+        return self._native.run(self.address, cancel)

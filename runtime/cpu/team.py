@@ -145,6 +145,10 @@ class Team:
             words[TeamWord.SIZE_OFFSET] = layout.size_offset
             words[TeamWord.ITEMS_OFFSET] = layout.items_offset
             words[TeamWord.DATA_OFFSET] = layout.data_offset
+            words[TeamWord.RANK_OFFSET] = layout.rank_offset
+            words[TeamWord.SHAPE_OFFSET] = layout.shape_offset
+            words[TeamWord.DTYPE_OFFSET] = layout.dtype_offset
+            words[TeamWord.FLAGS_OFFSET] = layout.flags_offset
         seats = words[TeamWord.SEATS :].reshape(SEATS, SeatWord.WORDS)
         seats[:, SeatWord.PLACES] = CLOSED
         seats[:, SeatWord.CLAIM] = CLAIM_END
