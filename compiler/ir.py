@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,6 +155,7 @@ class Model:
 
     ``path`` is its file, if it has one. ``source`` is what it can be imported from again: the absolute path,
     the serialised bytes, or the importer's own message where that is too large to be serialised.
+    ``mappings`` are the files mapped into memory that constants may be views of.
     """
 
     graph: Graph
@@ -164,3 +166,10 @@ class Model:
     metadata: Mapping[str, str] = field(default_factory=dict)
     path: str | None = None
     source: Any = field(default=None, repr=False)
+    mappings: tuple[mmap.mmap, ...] = field(default=(), repr=False)
+
+    def release_pages(self) -> None:
+        """Gives back the memory of mapped pages that were read; what is read again comes from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapping in self.mappings:
+                mapping.madvise(mmap.MADV_DONTNEED)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler import ops
 from onnxplan.compiler.arity import check_inputs
-from onnxplan.compiler.builder import Builder, ConstantPool, ValueNeeded
+from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ConstantPool, ValueNeeded
 from onnxplan.compiler.errors import (
     InvalidModelError,
     OnnxPlanError,
@@ -205,7 +205,7 @@ class Lowering(Builder):
             result = rule(self, node, *inputs)
             outputs = [result] if isinstance(result, View) else result
             for view in outputs:
-                if view.shape and min(view.shape) < 0:
+                if view.size > SIZE_LIMIT or (view.shape and min(view.shape) < 0):
                     raise ValueError(f"the result would have the shape {list(view.shape)}")
         except (ValueNeeded, OnnxPlanError):
             raise

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.errors import InvalidFeedsError, InvalidModelError, SessionClosedError
@@ -84,8 +83,7 @@ class InferenceSession:
         self._metadata = dict(imported.metadata)
         self._engine = Engine(imported, self._device, optimize=optimize, max_plans=max_plans)
         self._names = tuple(info.name for info in self._inputs)
-        self._expected = tuple((info.name, info.plain_dtype) for info in self._inputs)
-        self._plain = self._engine.plain
+        self._recent: BoundStage | None = None
         self._places = None if max_concurrency is None else Places(max_concurrency)
         self._closed = False
         self._reset_runs()
@@ -162,14 +160,16 @@ class InferenceSession:
         is over. ``fetches`` names the outputs wanted (default: all). The results belong to the caller.
         Cancelling the task stops the run at its next step. Raises :class:`~onnxplan.InvalidFeedsError`.
         """
-        if fetches is None:
-            arrays = self._gather(feeds)
-            if arrays is not None:
-                stage = self._plain.get(tuple([array.shape for array in arrays]))
-                if stage is not None and stage.seconds < INLINE_SECONDS:
-                    return self._run_plain(stage, arrays)
+        recent = self._recent
+        if recent is not None and fetches is None and recent.seconds < INLINE_SECONDS:
+            results = self._try_recent(recent, feeds)
+            if results is not None:
+                return results
         self._require_open()
         request, arrays = self._check(feeds, fetches)
+        stage = self._engine.plain.get(request.shapes) if request.names == self._names else None
+        if stage is not None and fetches is None and stage.seconds < INLINE_SECONDS:
+            return self._run_request(request, arrays, None)
         places = self._places
         if places is None:
             return await submit(lambda cancel: self._run_request(request, arrays, cancel))
@@ -190,12 +190,11 @@ class InferenceSession:
         The arrays of ``out`` must be writable, C-contiguous, of the output's type and shape, and overlap
         neither each other nor the feeds.
         """
-        if fetches is None and out is None:
-            arrays = self._gather(feeds)
-            if arrays is not None:
-                stage = self._plain.get(tuple([array.shape for array in arrays]))
-                if stage is not None:
-                    return self._run_plain(stage, arrays)
+        recent = self._recent
+        if recent is not None and fetches is None and out is None:
+            results = self._try_recent(recent, feeds)
+            if results is not None:
+                return results
         self._require_open()
         request, arrays = self._check(feeds, fetches)
         targets = {}
@@ -204,20 +203,30 @@ class InferenceSession:
             targets = check_out(out, names, dict(zip(request.names, arrays, strict=True)))
         return self._run_request(request, arrays, None, targets)
 
-    def _gather(self, feeds: Mapping[str, Any]) -> tuple[Array, ...] | None:
-        """The arrays of feeds that need no conversion, ``None`` for others: the hot path, so no messages."""
-        if type(feeds) is not dict or len(feeds) != len(self._expected):
+    def _try_recent(self, stage: BoundStage, feeds: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """A run of the latest plan if the feeds are just what it expects: the hot path, so no messages."""
+        if type(feeds) is not dict or len(feeds) != len(self._names) or stage.pick is None:
             return None
-        arrays = []
-        for name, dtype in self._expected:
-            array = feeds.get(name)
-            if type(array) is not np.ndarray or array.dtype is not dtype:
+        try:
+            arrays = stage.pick(feeds)
+        except KeyError:
+            return None
+        self._running.append(None)
+        try:
+            if self._closed:
+                raise SessionClosedError("the session is closed")
+            outputs = stage.allocate()
+            if not stage.executor.try_run(arrays, outputs):
                 return None
-            flags = array.flags
-            if not (flags.c_contiguous and flags.aligned):
-                return None
-            arrays.append(array)
-        return tuple(arrays)
+            stage.used = True
+            names = stage.output_names
+            if len(names) == 1:
+                return {names[0]: wrap(outputs[0])}
+            return dict(zip(names, map(wrap, outputs), strict=True))
+        finally:
+            self._running.pop()
+            if self._closed:
+                self._drained.set()
 
     def _check(
         self, feeds: Mapping[str, Any], fetches: Iterable[str] | None
@@ -226,21 +235,6 @@ class InferenceSession:
         wanted = check_fetches(fetches, self._outputs)
         shapes = tuple(array.shape for array in arrays.values())
         return Request(tuple(arrays), shapes, wanted), tuple(arrays.values())
-
-    def _run_plain(self, stage: BoundStage, arrays: tuple[Array, ...]) -> dict[str, Tensor]:
-        """A run of a model that is one stage, on checked arrays."""
-        self._running.append(None)
-        try:
-            if self._closed:
-                raise SessionClosedError("the session is closed")
-            stage.used = True
-            outputs = stage.allocate()
-            if not stage.in_order:
-                arrays = tuple([arrays[position] for position in stage.positions])
-            stage.executor.run(arrays, outputs)
-            return dict(zip(stage.output_names, map(wrap, outputs), strict=True))
-        finally:
-            self._leave()
 
     def _run_request(
         self,
@@ -255,6 +249,8 @@ class InferenceSession:
                 raise SessionClosedError("the session was closed before the run began")
             try:
                 stage = self._engine.first_stage(request)
+                if stage.pick is not None and request.names == self._names and request.fetches is None:
+                    self._recent = stage
                 results = self._engine.run(stage, arrays, cancel, out)
             except InvalidModelError as error:
                 raise self._refused(request, error) from error
@@ -324,6 +320,7 @@ class InferenceSession:
                 if not self._running:
                     break
                 self._drained.wait()
+            self._recent = None
             self._engine.close()
 
     def _after_fork(self) -> None:

@@ -31,6 +31,10 @@ class Executor(Protocol):
         """
         ...
 
+    def try_run(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> bool:
+        """:meth:`run` if that is what the arrays are, which the device checks itself; else False."""
+        ...
+
     def close(self) -> None:
         """Releases memory once the runs in flight are over."""
         ...

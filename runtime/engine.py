@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ class Request:
     fetches: tuple[str, ...] | None = None
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
 class BoundStage:
     """A stage of a model for one request, bound to a device.
 
@@ -56,10 +58,22 @@ class BoundStage:
     in_order: bool
     used: bool = False
 
+    @cached_property
+    def pick(self) -> Callable[[Mapping[str, Array]], tuple[Array, ...]] | None:
+        """Takes the plan's inputs out of feeds; ``None`` where the plan does not read all that are fed."""
+        names = self.input_names
+        if not self.final or self.answers or not self.in_order or not names:
+            return None
+        return itemgetter(*names) if len(names) > 1 else lambda feeds: (feeds[names[0]],)
+
     def allocate(self) -> tuple[Array, ...]:
         """New arrays for the outputs; raises ``OutOfMemoryError``."""
+        allocations = self.allocations
         try:
-            return tuple([np.empty(shape, dtype) for shape, dtype in self.allocations])
+            if len(allocations) == 1:
+                shape, dtype = allocations[0]
+                return (np.empty(shape, dtype),)
+            return tuple([np.empty(shape, dtype) for shape, dtype in allocations])
         except MemoryError as error:
             raise self._out_of_memory(error) from error
 
@@ -183,6 +197,8 @@ class Engine:
             pool=self._pool,
         )
         compiled = compile_program(stage.program, self.device.selector, self._pool, optimize=self._optimize)
+        # Weights were packed, or copied to where they are aligned; few are read from the file when running.
+        self.model.release_pages()
         plan = compiled.plan
         input_names = tuple(binding.name for binding in plan.inputs)
         positions = () if answers else tuple(request.names.index(name) for name in input_names)

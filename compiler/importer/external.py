@@ -19,6 +19,7 @@ class ExternalFiles:
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._maps: dict[str, npt.NDArray[np.uint8]] = {}
+        self.mappings: list[mmap.mmap] = []
 
     def open(self, location: str, what: str) -> npt.NDArray[np.uint8]:
         """The bytes of the file at ``location``, mapped read-only; ``what`` names the tensor in errors.
@@ -33,7 +34,13 @@ class ExternalFiles:
                     f"{what} is stored in the external file {location!r}; give the model as a path, so that "
                     "the file can be found beside it"
                 )
-            known = self._maps[location] = _map(self._resolve(location, what), what)
+            mapping = _map(self._resolve(location, what), what)
+            if mapping is None:
+                known = np.empty(0, np.uint8)
+            else:
+                known = np.frombuffer(mapping, np.uint8)
+                self.mappings.append(mapping)
+            self._maps[location] = known
         return known
 
     def _resolve(self, location: str, what: str) -> str:
@@ -80,7 +87,8 @@ def _is_below(path: str, root: str) -> bool:
         return False
 
 
-def _map(path: str, what: str) -> npt.NDArray[np.uint8]:
+def _map(path: str, what: str) -> mmap.mmap | None:
+    """The file at ``path``, ``None`` if it is empty (there are no empty mappings)."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise InvalidModelError(f"{what}: its external file {path!r} is not a regular file")
@@ -95,7 +103,7 @@ def _map(path: str, what: str) -> npt.NDArray[np.uint8]:
         if not stat.S_ISREG(status.st_mode):
             raise InvalidModelError(f"{what}: its external file {path!r} is not a regular file")
         if status.st_size == 0:
-            return np.empty(0, np.uint8)
-        return np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
+            return None
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     finally:
         os.close(descriptor)

@@ -57,8 +57,9 @@ def _import(source: Source) -> Model:
     if proto.functions:
         proto = inline_functions(proto)
     opsets = _opsets(proto)
+    reader = TensorReader(source.path, source.data)
     return Model(
-        graph=GraphImporter(TensorReader(source.path, source.data), opsets).run(proto.graph),
+        graph=GraphImporter(reader, opsets).run(proto.graph),
         opsets=opsets,
         ir_version=proto.ir_version,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
@@ -69,6 +70,7 @@ def _import(source: Source) -> Model:
         },
         path=source.path,
         source=source.portable,
+        mappings=(*source.mappings, *reader.mappings),
     )
 
 

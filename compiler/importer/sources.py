@@ -58,6 +58,12 @@ class Source:
             return self.path
         return self.proto if self.data is None else bytes(self.data.obj)
 
+    @property
+    def mappings(self) -> tuple[mmap.mmap, ...]:
+        """The file, if it is mapped."""
+        owner = None if self.data is None else self.data.obj
+        return (owner,) if isinstance(owner, mmap.mmap) else ()
+
     def hint(self) -> str:
         """What the bytes are, if they are known to be something else than a model; empty if not."""
         head = bytes(self.data[:32]) if self.data is not None else b""

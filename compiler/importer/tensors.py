@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import sys
 from typing import Any
 
@@ -46,6 +47,11 @@ class TensorReader:
     def __init__(self, path: str | None, data: memoryview | None) -> None:
         self._files = ExternalFiles(path)
         self._own = None if data is None else np.frombuffer(data, np.uint8)
+
+    @property
+    def mappings(self) -> list[mmap.mmap]:
+        """The external files that were mapped."""
+        return self._files.mappings
 
     def read(self, tensor: TensorProto, what: str) -> Array:
         """The elements of ``tensor`` as an array of its shape; ``what`` names it in errors.

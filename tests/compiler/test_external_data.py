@@ -58,7 +58,10 @@ def test_data_is_mapped_once_and_not_copied(tmp_path):
     first = weights_at("all.bin", offset=5, length=24)
     second = weights_at("all.bin", offset=32)
     second.name = "w1"
-    nodes = load_model(write_model(tmp_path, first, second)).graph.nodes
+    loaded = load_model(write_model(tmp_path, first, second))
+    nodes = loaded.graph.nodes
+    assert len(loaded.mappings) == 1
+    loaded.release_pages()
     bases = []
     for each in nodes:
         array = each.inputs[0].constant

@@ -90,6 +90,17 @@ def test_large_files_are_mapped_and_small_ones_read(tmp_path, monkeypatch):
         assert array[2, 4095] == 3 * 4096 - 1
 
 
+def test_mapped_pages_are_given_back_and_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAPPED_BYTES", 1000)
+    loaded = load_model(source_file(linear_model(3, 4096), tmp_path))
+    weights = constants(loaded)["w"]
+    assert len(loaded.mappings) == 1
+    for _ in range(2):
+        assert weights[2, 4095] == 3 * 4096 - 1
+        loaded.release_pages()
+    assert load_model(linear_model()).mappings == ()
+
+
 def test_a_model_tells_what_it_can_be_loaded_from_again(tmp_path, monkeypatch):
     proto = linear_model()
     path = source_file(proto, tmp_path)

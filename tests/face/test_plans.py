@@ -90,7 +90,7 @@ def test_plans_that_were_dropped_are_released():
         (stage,) = session._engine.plain.values()
         executor = weakref.ref(stage.executor)
         del stage
-        session.plan({"x": [8], "y": [8]})
+        session.run_sync({"x": np.zeros(8, np.float32), "y": np.zeros(8, np.float32)})
         gc.collect()
         assert executor() is None
         np.testing.assert_array_equal(session.run_sync({"x": x, "y": x})["s"], x)
