@@ -65,7 +65,9 @@ def content_key(view: View) -> str:
     storage = view.storage
     if not storage.key:
         assert storage.constant is not None
-        digest = hashlib.blake2b(storage.constant.tobytes(), digest_size=16).hexdigest()
+        constant = storage.constant
+        content = repr(constant.tolist()).encode() if constant.dtype.hasobject else constant.tobytes()
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         storage.key = f"{storage.dtype}:{digest}"
     return f"{storage.key}@{view.offset}{view.shape}{view.strides}"
 

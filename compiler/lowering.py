@@ -57,15 +57,16 @@ def lower(
     *,
     fetches: Sequence[str] | None = None,
     pool: ConstantPool | None = None,
+    texts: Mapping[str, Sequence[str]] | None = None,
 ) -> Stage:
     """The stage after ``len(answers)`` cuts.
 
     ``shapes`` are those of the inputs that are fed (inputs with defaults that are not in it become
     constants). ``answers`` are the elements asked for by the stages before. ``fetches`` limits the outputs.
-    Raises :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes.
+    ``texts`` are the elements of string inputs, which take part as constants. Raises :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes.
     """
     ops.load()
-    lowering = Lowering(model, pool or ConstantPool(), answers)
+    lowering = Lowering(model, pool or ConstantPool(), answers, texts or {})
     return lowering.run(shapes, fetches)
 
 
@@ -79,9 +80,16 @@ class _Frame:
 class Lowering(Builder):
     """A builder that knows the graph, its values' views, and the answers to earlier questions."""
 
-    def __init__(self, model: Model, pool: ConstantPool, answers: Sequence[npt.NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        pool: ConstantPool,
+        answers: Sequence[npt.NDArray[Any]],
+        texts: Mapping[str, Sequence[str]],
+    ) -> None:
         super().__init__(pool)
         self.model = model
+        self._texts = texts
         self._answers = answers
         self._asked: dict[View, npt.NDArray[Any]] = {}
         self._views: dict[Value, View] = {}
@@ -112,6 +120,8 @@ class Lowering(Builder):
             if value.default is None:
                 raise InvalidModelError(f"input {value.name!r} has no shape and no default")
             return self._initializer(value, value.default)
+        if value.name in self._texts:
+            return self.constant(np.array(self._texts[value.name], object).reshape(shape))
         assert value.type is not None
         view = self.new(value.type.dtype, shape)
         view.storage.name = value.name

@@ -30,13 +30,6 @@ class TensorInfo:
     type: str | None
     dims: tuple[Dim, ...] | None
 
-    @property
-    def plain_dtype(self) -> np.dtype[Any] | None:
-        """The NumPy dtype whose arrays can be taken as they are; strings have none, as each is checked."""
-        if self.type is None or self.type == DType.STRING.label:
-            return None
-        return DType.from_label(self.type).numpy
-
     @staticmethod
     def of(value: Value) -> TensorInfo:
         if value.type is None:

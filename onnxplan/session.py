@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy.typing as npt
 
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError, InvalidModelError, SessionClosedError
 from onnxplan.feeds import TensorInfo, check_feeds, check_fetches, check_out, describe
 from onnxplan.options import SessionOptions
@@ -88,7 +89,7 @@ class InferenceSession:
         self._closed = False
         self._reset_runs()
         shapes = static_shapes(self._inputs)
-        if shapes is not None:
+        if shapes is not None and all(info.type != DType.STRING.label for info in self._inputs):
             stage = self._engine.first_stage(Request(self._names, shapes))
             planned = dict(zip(stage.output_names, stage.allocations, strict=True)) if stage.final else {}
             self._outputs = tuple(info.completed(planned.get(info.name)) for info in self._outputs)
@@ -234,7 +235,8 @@ class InferenceSession:
         arrays = check_feeds(feeds, self._inputs, self._optional)
         wanted = check_fetches(fetches, self._outputs)
         shapes = tuple(array.shape for array in arrays.values())
-        return Request(tuple(arrays), shapes, wanted), tuple(arrays.values())
+        texts = tuple((name, tuple(array.flat)) for name, array in arrays.items() if array.dtype == object)
+        return Request(tuple(arrays), shapes, wanted, texts), tuple(arrays.values())
 
     def _run_request(
         self,

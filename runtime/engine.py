@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.builder import ConstantPool
-from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError, UnsupportedOperatorError
 from onnxplan.compiler.ir import Model
 from onnxplan.compiler.lowering import DEMAND, lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import ExecutionPlan
+from onnxplan.compiler.program import Program
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import Device, Executor
 from onnxplan.runtime.stage_cache import StageCache
@@ -29,11 +31,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What decides which plan serves a run: the inputs fed, their shapes, and the outputs wanted."""
+    """What decides which plan serves a run: the inputs fed, their shapes, and the outputs wanted.
+
+    ``texts`` holds the elements of string inputs, in row-major order: no kernel works on strings, so what
+    depends on them alone is evaluated when a run is planned.
+    """
 
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
     fetches: tuple[str, ...] | None = None
+    texts: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(eq=False)
@@ -41,9 +48,8 @@ class BoundStage:
     """A stage of a model for one request, bound to a device.
 
     ``final`` stages end the model; the output ``DEMAND`` of others is the answer to the question that ended
-    them. ``positions`` are those of its inputs among the request's (of the first stage only), ``in_order`` if
-    they are just these. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the
-    estimated run time.
+    them. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
+    ``texts`` are outputs of strings, known since planning.
     """
 
     executor: Executor
@@ -54,15 +60,14 @@ class BoundStage:
     output_names: tuple[str, ...]
     allocations: tuple[tuple[Shape, np.dtype[Any]], ...]
     seconds: float
-    positions: tuple[int, ...]
-    in_order: bool
+    texts: Mapping[str, Array]
     used: bool = False
 
     @cached_property
     def pick(self) -> Callable[[Mapping[str, Array]], tuple[Array, ...]] | None:
         """Takes the plan's inputs out of feeds; ``None`` where the plan does not read all that are fed."""
         names = self.input_names
-        if not self.final or self.answers or not self.in_order or not names:
+        if not self.final or self.answers or self.texts or not names or len(names) < len(self.request.names):
             return None
         return itemgetter(*names) if len(names) > 1 else lambda feeds: (feeds[names[0]],)
 
@@ -171,6 +176,7 @@ class Engine:
             stage.executor.run(arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))
             if stage.final:
+                produced.update((name, array.copy()) for name, array in stage.texts.items())
                 return produced
             answer = produced.pop(DEMAND)
             tensors.update(produced)
@@ -195,24 +201,23 @@ class Engine:
             answers,
             fetches=request.fetches,
             pool=self._pool,
+            texts=dict(request.texts),
         )
+        texts = _take_texts(stage.program)
         compiled = compile_program(stage.program, self.device.selector, self._pool, optimize=self._optimize)
         # Weights were packed, or copied to where they are aligned; few are read from the file when running.
         self.model.release_pages()
         plan = compiled.plan
-        input_names = tuple(binding.name for binding in plan.inputs)
-        positions = () if answers else tuple(request.names.index(name) for name in input_names)
         return BoundStage(
             self.device.bind(compiled),
             stage.final,
             request,
             answers,
-            input_names,
+            tuple(binding.name for binding in plan.inputs),
             tuple(binding.name for binding in plan.outputs),
             tuple((binding.shape, binding.dtype.numpy) for binding in plan.outputs),
             plan.seconds,
-            positions,
-            positions == tuple(range(len(request.names))),
+            texts,
         )
 
     def plans(self, request: Request) -> tuple[ExecutionPlan, ...]:
@@ -232,3 +237,17 @@ class Engine:
             self._later.clear()
             self.plain.clear()
             self._pool = ConstantPool()
+
+
+def _take_texts(program: Program) -> dict[str, Array]:
+    """Takes the outputs of strings out of ``program``; their elements.
+
+    Raises :class:`UnsupportedOperatorError` where they depend on more than strings and shapes.
+    """
+    names = [name for name, view in program.outputs.items() if view.dtype is DType.STRING]
+    for name in names:
+        if not program.outputs[name].is_constant:
+            raise UnsupportedOperatorError(
+                f"output {name!r}: strings that depend on other elements than strings are not supported"
+            )
+    return {name: np.array(program.outputs.pop(name).numpy()) for name in names}

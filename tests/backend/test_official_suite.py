@@ -34,7 +34,6 @@ MISSING_OPERATORS = frozenset(
 # Regular expression of case names -> why they fail.
 KNOWN_FAILURES = {
     "^test_training_dropout": "dropout in training mode needs the random primitive",
-    "^test_equal_string": "strings have no kernels",
     "^test_attention_4d_causal_fp16_expanded": "the case rounds to float16 after each node, a fused kernel once",
 }
 

@@ -151,12 +151,13 @@ def test_new_shapes_are_planned_while_others_run():
 
 @pytest.mark.parametrize("places", [None, 1])
 def test_a_cancelled_task_frees_its_place(places):
-    with onnxplan.InferenceSession(long_model(), max_concurrency=places) as session:
+    with onnxplan.InferenceSession(long_model(100), max_concurrency=places) as session:
 
         async def main():
             for _ in range(3):
                 task = asyncio.create_task(session.run({"x": matrix(0)}))
-                await asyncio.sleep(0.01)
+                while not session._running:
+                    await asyncio.sleep(0)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -223,7 +224,8 @@ def test_closing_on_the_event_loop_while_tasks_wait(places):
 
     async def main():
         tasks = [asyncio.create_task(session.run({"x": matrix(0)})) for _ in range(6)]
-        await asyncio.sleep(0.01)
+        while not session._running:
+            await asyncio.sleep(0)
         session.close()
         return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 120)
 
@@ -238,7 +240,7 @@ def test_leaving_the_context_leaves_the_event_loop_free():
     async def main():
         async with onnxplan.InferenceSession(long_model(10)) as session:
             task = asyncio.create_task(session.run({"x": matrix(0)}))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
         return await asyncio.gather(task, return_exceptions=True)
 
     (outcome,) = asyncio.run(main())

@@ -130,3 +130,12 @@ def test_a_warm_session_compiles_nothing_more():
         x = np.ones(4, np.float32)
         session.run_sync({"x": x, "y": x})
         assert session.compiled_kernels == before
+
+
+def test_runs_of_plans_that_read_inputs_in_another_order_are_prepared_as_well():
+    proto = model([node("Sub", "y x", "d")], [value("x", [2]), value("y", [2])], ["d"])
+    with onnxplan.InferenceSession(proto) as session:
+        x, y = np.float32([1, 2]), np.float32([10, 20])
+        session.run_sync({"x": x, "y": y})
+        assert session._recent is not None
+        np.testing.assert_array_equal(session.run_sync({"x": x, "y": y})["d"], [9, 18])
