@@ -6,6 +6,7 @@ from typing import Any
 
 from onnxplan.runtime.cpu.layout import ArrayWord, PlanWord, SlotWord, Status, TeamWord
 from onnxplan.runtime.cpu.native_builder import NativeFunction, Word
+from onnxplan.runtime.cpu.object_layout import DTYPE_WORDS
 
 LOW = 0xFFFFFFFF
 PLAIN_FLAGS = 0x0101
@@ -67,8 +68,12 @@ def _check_array(f: NativeFunction, team: Word, array: Word, expected: Word, bad
     dtype = f.load(array + f.load(team, TeamWord.DTYPE_OFFSET))
     flags = f.load(array + f.load(team, TeamWord.FLAGS_OFFSET)) & PLAIN_FLAGS
     rank = f.load(array + f.load(team, TeamWord.RANK_OFFSET)) & LOW
-    wrong = dtype.differs(f.load(expected, ArrayWord.DTYPE)) | flags.differs(PLAIN_FLAGS)
-    f.give_if(wrong | rank.differs(f.load(expected, ArrayWord.RANK)), bad_arguments)
+    wrong = flags.differs(PLAIN_FLAGS) | rank.differs(f.load(expected, ArrayWord.RANK))
+    f.give_if(wrong, bad_arguments)
+    wanted_dtype = f.load(expected, ArrayWord.DTYPE)
+    with f.when(dtype.differs(wanted_dtype)):
+        for offset in DTYPE_WORDS:
+            f.give_if(f.load(dtype + offset).differs(f.load(wanted_dtype + offset)), bad_arguments)
     shape, wanted = f.load(array + f.load(team, TeamWord.SHAPE_OFFSET)), f.load(expected, ArrayWord.SHAPE)
     with f.count(rank) as axis:
         f.give_if(f.load(shape + axis * 8).differs(f.load(wanted + axis * 8)), bad_arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 WORD_BYTES = 8
+DTYPE_WORDS = (16, 24)
+"""Byte offsets of two words of an element type (PyArray_Descr) that are equal for equal types: the scalar's
+type; kind, byte order and number. Arrays that come from another process have element types of their own."""
 LOW_HALF = 0xFFFFFFFF
 
 
@@ -73,7 +77,7 @@ def _is_array_layout(address: int, array: npt.NDArray[Any], data_offset: int) ->
     rank, shape, dtype, flags = (address + data_offset + 8 * n for n in (1, 2, 5, 6))
     if _word(rank) & LOW_HALF != array.ndim or _word(dtype) != id(array.dtype):
         return False
-    if _word(flags) & LOW_HALF != array.flags.num:
+    if _word(flags) & LOW_HALF != array.flags.num or not _is_dtype_layout(array.dtype):
         return False
     extents = [_word(_word(shape) + WORD_BYTES * axis) for axis in range(array.ndim)]
     return extents == list(array.shape)
@@ -97,3 +101,14 @@ def _offset(samples: list[tuple[int, int, int]]) -> int | None:
 
 def _word(address: int) -> int:
     return ctypes.c_int64.from_address(address).value
+
+
+def _is_dtype_layout(dtype: np.dtype[Any]) -> bool:
+    scalar, kind = DTYPE_WORDS
+    described = ctypes.string_at(id(dtype) + kind, WORD_BYTES)
+    return (
+        _word(id(dtype) + scalar) == id(dtype.type)
+        and described[0] == ord(dtype.kind)
+        and described[2] == ord(dtype.byteorder)
+        and int.from_bytes(described[4:], sys.byteorder) == dtype.num
+    )
