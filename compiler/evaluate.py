@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate_recurrent import evaluate_recurrent
+from onnxplan.compiler.evaluate_boxes import suppress
+from onnxplan.compiler.evaluate_selection import evaluate_scatter
 from onnxplan.compiler.evaluate_spatial import convolve, evaluate_pool
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.primitives import (
@@ -26,6 +28,8 @@ from onnxplan.compiler.primitives import (
     Recurrent,
     Resample,
     Scan,
+    Scatter,
+    SuppressNonMaximum,
 )
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.scalar import WIDE, WIDE_INTEGERS, convert, evaluate_quietly
@@ -57,6 +61,8 @@ def evaluate(
             return (convert(total, output_dtypes[0]) if output_dtypes else total,)
         if isinstance(primitive, Pool):
             return evaluate_pool(primitive, inputs[0], output_shapes)
+        if isinstance(primitive, SuppressNonMaximum):
+            return suppress(primitive, inputs, output_shapes[0][-1])
         rule = _RULES.get(type(primitive))
         if rule is None:
             raise NotImplementedError(f"no NumPy meaning for primitive {primitive}")
@@ -259,4 +265,5 @@ _RULES: dict[type[Primitive], Callable[[Any, Sequence[Array]], tuple[Array, ...]
     Scan: _scan,
     Resample: _resample,
     Recurrent: _recurrent,
+    Scatter: evaluate_scatter,
 }

@@ -128,6 +128,18 @@ class Gather(Primitive):
 
 
 @dataclass(frozen=True, slots=True)
+class Scatter(Primitive):
+    """A copy of ``data`` in which rows are replaced by, or combined with, others.
+
+    Inputs ``data (P, N)``, ``positions (K)`` int64 and ``updates (K, N)``; the output is like ``data``. For each
+    ``i`` in order ``out[positions[i]]`` becomes ``updates[i]`` (``kind`` ``none``), or itself ``add``, ``mul``,
+    ``min`` or ``max`` that, rounded each time. Positions outside of ``data`` write nothing.
+    """
+
+    kind: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
 class ArgReduce(Primitive):
     """Position (int64) of the largest or smallest element along ``axis``; the output has extent 1 there.
 
@@ -177,3 +189,20 @@ class Recurrent(Primitive):
     clip: float | None = None
     input_forget: bool = False
     linear_before_reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressNonMaximum(Primitive):
+    """Greedy selection of boxes, for each image and class on its own.
+
+    Inputs ``boxes (B, S, 4)`` and ``scores (B, C, S)``, float32, and the scalars ``iou_threshold`` and
+    ``score_threshold``, float32. Outputs ``picks (B, C, K)`` int64, the positions of the selected boxes by
+    falling score (of equal scores the lower position first), of which only the first ``counts (B, C)``
+    int64 mean anything; K is the most that are selected. A box is considered if its score is above the
+    threshold (any score but NaN without ``has_score_threshold``) and selected unless its intersection over
+    union with one selected before is above ``iou_threshold``. Boxes are two opposite corners
+    ``(y1, x1, y2, x2)``, or with ``centered`` ``(x, y, width, height)``.
+    """
+
+    centered: bool
+    has_score_threshold: bool

@@ -18,6 +18,8 @@ from onnxplan.compiler.primitives import (
     Recurrent,
     Resample,
     Scan,
+    Scatter,
+    SuppressNonMaximum,
 )
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.scalar import OPERATIONS
@@ -255,6 +257,18 @@ def _resample(primitive: Resample, inputs: Sequence[View], outputs: Sequence[Vie
     _expect(outputs[0], (*x.shape[:axis], positions.shape[0], *x.shape[axis + 1 :]), x.dtype, "output 0")
 
 
+def _scatter(primitive: Scatter, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    _count(inputs, 3, 3, "inputs")
+    _count(outputs, 1, 1, "outputs")
+    data, positions, updates = inputs
+    kinds = {"none": "fiubsc", "add": "fiu", "mul": "fiu", "min": "fiub", "max": "fiub"}
+    demand(data.dtype.kind in kinds.get(primitive.kind, ""), f"kind {primitive.kind} of {data.dtype}")
+    demand(data.rank == 2 and positions.rank == 1, f"data of rank {data.rank}, positions {positions.rank}")
+    _expect(positions, positions.shape, DType.INT64, "positions")
+    _expect(updates, (positions.shape[0], data.shape[1]), data.dtype, "updates")
+    _expect(outputs[0], data.shape, data.dtype, "output 0")
+
+
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 _ACTIVATIONS = {"lstm": 3, "gru": 2, "rnn": 1}
 
@@ -287,6 +301,18 @@ def _recurrent(primitive: Recurrent, inputs: Sequence[View], outputs: Sequence[V
         _expect(view, shape, dtype, f"output {number}")
 
 
+def _suppress(primitive: SuppressNonMaximum, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    _count(inputs, 4, 4, "inputs")
+    _count(outputs, 2, 2, "outputs")
+    images, classes, boxes = inputs[1].shape
+    _expect(inputs[0], (images, boxes, 4), DType.FLOAT32, "input 0")
+    _expect(inputs[1], (images, classes, boxes), DType.FLOAT32, "input 1")
+    for number in (2, 3):
+        _expect(inputs[number], (), DType.FLOAT32, f"input {number}")
+    _expect(outputs[0], (images, classes, outputs[0].shape[-1]), DType.INT64, "output 0")
+    _expect(outputs[1], (images, classes), DType.INT64, "output 1")
+
+
 _CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], None]] = {
     MapReduce: _map_reduce,
     MatMul: _matmul,
@@ -297,4 +323,6 @@ _CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], N
     Scan: _scan,
     Resample: _resample,
     Recurrent: _recurrent,
+    Scatter: _scatter,
+    SuppressNonMaximum: _suppress,
 }

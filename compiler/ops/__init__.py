@@ -22,6 +22,11 @@ FAMILIES = (
     "resize",
     "indexing",
     "gather_nd",
+    "elements",
+    "scatter_nd",
+    "boxes",
+    "attention",
+    "rotary",
     "recurrent",
     "control",
 )

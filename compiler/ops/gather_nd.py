@@ -41,8 +41,8 @@ def gather_nd(b: Builder, node: Node, data: View, indices: View) -> View:
         return b.constant(np.empty(shape, data.dtype.numpy))
     if 0 in extents:
         raise ValueError(f"dimensions {list(extents)} have no elements to gather")
-    _check_range(indices, extents)
-    positions = _positions(b, indices, data.shape[:batch], extents)
+    check_tuples(indices, extents)
+    positions = tuple_positions(b, indices, data.shape[:batch], extents)
     flat = b.reshape(data, (math.prod(data.shape[:batch]) * math.prod(extents), *inner))
     if positions.is_constant:
         view = positions_view(flat, 0, positions.numpy().reshape(-1))
@@ -52,7 +52,8 @@ def gather_nd(b: Builder, node: Node, data: View, indices: View) -> View:
     return b.emit(Gather(0), [flat, positions], [b.new(data.dtype, shape)])[0]
 
 
-def _check_range(indices: View, extents: Shape) -> None:
+def check_tuples(indices: View, extents: Shape) -> None:
+    """Raises ``ValueError`` where constant tuples are out of range."""
     if indices.is_constant:
         tuples = indices.numpy().reshape(-1, len(extents))
         wrong = ((tuples < -np.array(extents)) | (tuples >= extents)).any(axis=1)
@@ -61,7 +62,7 @@ def _check_range(indices: View, extents: Shape) -> None:
             raise ValueError(f"the indices {found} are out of range for dimensions {list(extents)}")
 
 
-def _positions(b: Builder, indices: View, batches: Shape, extents: Shape) -> View:
+def tuple_positions(b: Builder, indices: View, batches: Shape, extents: Shape) -> View:
     """Positions of the tuples along the flattened batch and indexed axes, not negative."""
     last = indices.rank - 1
     columns = [indices.slice(last, number, 1).squeeze((last,)) for number in range(len(extents))]

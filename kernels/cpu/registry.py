@@ -23,6 +23,8 @@ from onnxplan.compiler.primitives import (
     Recurrent,
     Resample,
     Scan,
+    Scatter,
+    SuppressNonMaximum,
 )
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
@@ -38,10 +40,12 @@ SELECTORS: dict[type[Primitive], str] = {
     Conv: "conv:select_conv",
     Pool: "pool:select_pool",
     Gather: "gather:select_gather",
+    Scatter: "scatter:select_scatter",
     ArgReduce: "arg_reduce:select_arg_reduce",
     Scan: "scan:select_scan",
     Resample: "resample:select_resample",
     Recurrent: "recurrent:select_recurrent",
+    SuppressNonMaximum: "non_maximum:select_non_maximum",
 }
 
 # ``build(spec.variant, target)`` for each family.
@@ -56,10 +60,12 @@ FAMILIES: dict[str, str] = {
     "depthwise": "depthwise_code:build_depthwise",
     "pool": "pool_code:build_pool",
     "gather": "gather_code:build_gather",
+    "scatter": "scatter_code:build_scatter",
     "arg_reduce": "arg_reduce_code:build_arg_reduce",
     "scan": "scan_code:build_scan",
     "resample": "resample_code:build_resample",
     "recurrent": "recurrent_code:build_recurrent",
+    "non_maximum": "non_maximum:build_non_maximum",
     "recurrent_pack": "recurrent_code:build_recurrent_pack",
 }
 

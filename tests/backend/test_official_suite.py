@@ -18,14 +18,13 @@ from onnxplan.compiler.errors import UnsupportedOperatorError
 
 MISSING_OPERATORS = frozenset(
     """
-    Adagrad Adam AffineGrid ArrayFeatureExtractor Attention Bernoulli Binarizer BitCast BlackmanWindow
+    Adagrad Adam AffineGrid ArrayFeatureExtractor Bernoulli Binarizer BitCast BlackmanWindow
     CausalConvWithState CenterCropPad Col2Im Compress ConvInteger DFT DeformConv DequantizeLinear
-    Det DynamicQuantizeLinear FlexAttention GatherElements GridSample HammingWindow HannWindow
-    ImageDecoder LabelEncoder LinearAttention MatMulInteger MaxUnpool MelWeightMatrix Momentum
-    NegativeLogLikelihoodLoss NonMaxSuppression NonZero Optional OptionalGetElement
-    OptionalHasElement QLinearConv QLinearMatMul QuantizeLinear RandomUniformLike RegexFullMatch
-    ReverseSequence RoiAlign RotaryEmbedding STFT Scatter ScatterElements ScatterND SequenceAt
-    SequenceConstruct SequenceEmpty SequenceInsert SequenceLength SequenceMap
+    Det DynamicQuantizeLinear FlexAttention GridSample HammingWindow HannWindow ImageDecoder
+    LabelEncoder LinearAttention MatMulInteger MaxUnpool MelWeightMatrix Momentum
+    NegativeLogLikelihoodLoss NonZero Optional OptionalGetElement OptionalHasElement QLinearConv
+    QLinearMatMul QuantizeLinear RandomUniformLike RegexFullMatch ReverseSequence RoiAlign STFT
+    SequenceAt SequenceConstruct SequenceEmpty SequenceInsert SequenceLength SequenceMap
     SoftmaxCrossEntropyLoss SplitToSequence StringConcat StringNormalizer StringSplit SwiGLU
     TensorScatter TfIdfVectorizer TopK TreeEnsemble Unique
     """.split()

@@ -1,0 +1,34 @@
+"""The NumPy meaning of the primitives that move elements to where other elements say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.primitives import Scatter
+from onnxplan.compiler.scalar import WIDE_INTEGERS, convert
+
+Array = npt.NDArray[Any]
+
+_COMBINE = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}
+
+
+def evaluate_scatter(primitive: Scatter, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    """The output of :class:`Scatter`; floats are combined in float64 and rounded once."""
+    data, positions, updates = inputs
+    inside = (positions >= 0) & (positions < data.shape[0])
+    positions, updates = positions[inside], updates[inside]
+    if primitive.kind == "none":
+        result = data.copy()
+        # Of several assignments to one place NumPy keeps the last.
+        result[positions] = updates
+        return (result,)
+    dtype = DType.from_numpy(data.dtype)
+    wide = DType.FLOAT64 if dtype.is_float else WIDE_INTEGERS.get(dtype, dtype)
+    result = data.astype(wide.numpy, copy=True)
+    _COMBINE[primitive.kind].at(result, positions, updates.astype(wide.numpy, copy=False))
+    return (convert(result, dtype),)
