@@ -17,6 +17,7 @@ FAMILIES = (
     "batch_normalization",
     "products",
     "einsum",
+    "quantization",
     "convolution",
     "pooling",
     "resize",

@@ -19,11 +19,11 @@ from onnxplan.compiler.errors import UnsupportedOperatorError
 MISSING_OPERATORS = frozenset(
     """
     Adagrad Adam AffineGrid ArrayFeatureExtractor Bernoulli Binarizer BitCast BlackmanWindow
-    CausalConvWithState CenterCropPad Col2Im Compress ConvInteger DFT DeformConv DequantizeLinear
-    Det DynamicQuantizeLinear FlexAttention GridSample HammingWindow HannWindow ImageDecoder
+    CausalConvWithState CenterCropPad Col2Im Compress ConvInteger DFT DeformConv
+    Det FlexAttention GridSample HammingWindow HannWindow ImageDecoder
     LabelEncoder LinearAttention MatMulInteger MaxUnpool MelWeightMatrix Momentum
     NegativeLogLikelihoodLoss NonZero Optional OptionalGetElement OptionalHasElement QLinearConv
-    QLinearMatMul QuantizeLinear RandomUniformLike RegexFullMatch ReverseSequence RoiAlign STFT
+    QLinearMatMul RandomUniformLike RegexFullMatch ReverseSequence RoiAlign STFT
     SequenceAt SequenceConstruct SequenceEmpty SequenceInsert SequenceLength SequenceMap
     SoftmaxCrossEntropyLoss SplitToSequence StringConcat StringNormalizer StringSplit SwiGLU
     TensorScatter TfIdfVectorizer TopK TreeEnsemble Unique
