@@ -63,7 +63,8 @@ def lower(
 
     ``shapes`` are those of the inputs that are fed (inputs with defaults that are not in it become
     constants). ``answers`` are the elements asked for by the stages before. ``fetches`` limits the outputs.
-    ``texts`` are the elements of string inputs, which take part as constants. Raises :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes.
+    ``texts`` are the elements of string inputs, which take part as constants. Raises
+    :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes.
     """
     ops.load()
     lowering = Lowering(model, pool or ConstantPool(), answers, texts or {})

@@ -37,8 +37,8 @@ class OnnxPlanBackendRep(BackendRep):
             names = [*self._session.input_names, *(i.name for i in self._session.optional_inputs)]
             feeds = dict(zip(names, values, strict=False))
         results = self._session.run_sync(feeds)
-        names = self._session.output_names
-        return namedtupledict("Outputs", names)(*(results[name].numpy() for name in names))
+        outputs = self._session.output_names
+        return namedtupledict("Outputs", outputs)(*(results[name].numpy() for name in outputs))
 
 
 class OnnxPlanBackend(Backend):

@@ -32,8 +32,14 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-INLINE_SECONDS = 30e-6
+INLINE_SECONDS = 100e-6
 """Plans estimated under this run inside the coroutine: a hop to another thread costs more than it saves."""
+
+SLICE_SECONDS = 1e-3
+"""Runs inside the coroutine yield to the event loop after about so long."""
+
+OVERHEAD_SECONDS = 2e-6
+"""What a run takes beside its plan."""
 
 
 class InferenceSession:
@@ -85,6 +91,7 @@ class InferenceSession:
         self._engine = Engine(imported, self._device, optimize=optimize, max_plans=max_plans)
         self._names = tuple(info.name for info in self._inputs)
         self._recent: BoundStage | None = None
+        self._slice = SLICE_SECONDS
         self._places = None if max_concurrency is None else Places(max_concurrency)
         self._closed = False
         self._reset_runs()
@@ -165,6 +172,10 @@ class InferenceSession:
         if recent is not None and fetches is None and recent.seconds < INLINE_SECONDS:
             results = self._try_recent(recent, feeds)
             if results is not None:
+                self._slice -= recent.seconds + OVERHEAD_SECONDS
+                if self._slice < 0:
+                    self._slice = SLICE_SECONDS
+                    await asyncio.sleep(0)
                 return results
         self._require_open()
         request, arrays = self._check(feeds, fetches)

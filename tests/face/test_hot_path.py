@@ -1,5 +1,6 @@
 """Plain feeds are checked by native code, anything else by Python: what is accepted must be the same."""
 
+import asyncio
 import pickle
 
 import numpy as np
@@ -69,3 +70,29 @@ def test_wrong_feeds_are_refused_on_both_paths(session, name):
     with pytest.raises(InvalidFeedsError, match="'?x'?"):
         session.run_sync(feeds)
     np.testing.assert_array_equal(session.run_sync({"x": values()})["y"].numpy(), np.maximum(values(), 0))
+
+
+def test_runs_inside_the_coroutine_let_others_run():
+    """Awaiting short runs one after the other must not keep the event loop to oneself."""
+    ticks = 0
+
+    async def ticker():
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0)
+            ticks += 1
+
+    async def runs(session):
+        other = asyncio.create_task(ticker())
+        feeds = {"x": values()}
+        for _ in range(20_000):
+            await session.run(feeds)
+        other.cancel()
+
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 4])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with onnxplan.InferenceSession(model) as session:
+        asyncio.run(runs(session))
+    assert ticks >= 20

@@ -87,6 +87,9 @@ class Recorder:
         )
 
 
+_numbers = itertools.count()
+
+
 @functools.cache
 def linker():
     available_isas()
@@ -102,7 +105,8 @@ def load_kernel(spec, isa):
     """The native function of a kernel, compiled in this process."""
     built = registry.build(spec, make_target(isa))
     library = llvm.JITLibraryBuilder().add_object_img(built.code).add_current_process()
-    linked = library.export_symbol(built.symbol).link(linker(), f"{isa}.{built.symbol}")
+    # Some families export one name for all of their kernels.
+    linked = library.export_symbol(built.symbol).link(linker(), f"{isa}.{built.symbol}.{next(_numbers)}")
     function = SIGNATURE(linked[built.symbol])
     function.library = linked
     return function
