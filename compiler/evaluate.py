@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.evaluate_recurrent import evaluate_recurrent
 from onnxplan.compiler.evaluate_boxes import suppress
-from onnxplan.compiler.evaluate_selection import evaluate_scatter
+from onnxplan.compiler.evaluate_recurrent import evaluate_recurrent
+from onnxplan.compiler.evaluate_selection import evaluate_scatter, evaluate_sort
 from onnxplan.compiler.evaluate_spatial import convolve, evaluate_pool
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.primitives import (
@@ -29,6 +29,7 @@ from onnxplan.compiler.primitives import (
     Resample,
     Scan,
     Scatter,
+    Sort,
     SuppressNonMaximum,
 )
 from onnxplan.compiler.program import Program
@@ -63,6 +64,8 @@ def evaluate(
             return evaluate_pool(primitive, inputs[0], output_shapes)
         if isinstance(primitive, SuppressNonMaximum):
             return suppress(primitive, inputs, output_shapes[0][-1])
+        if isinstance(primitive, Sort):
+            return evaluate_sort(primitive, inputs, output_shapes[0][primitive.axis])
         rule = _RULES.get(type(primitive))
         if rule is None:
             raise NotImplementedError(f"no NumPy meaning for primitive {primitive}")

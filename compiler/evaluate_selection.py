@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.primitives import Scatter
-from onnxplan.compiler.scalar import WIDE_INTEGERS, convert
+from onnxplan.compiler.primitives import Scatter, Sort
+from onnxplan.compiler.scalar import WIDE, WIDE_INTEGERS, convert
 
 Array = npt.NDArray[Any]
 
@@ -32,3 +32,19 @@ def evaluate_scatter(primitive: Scatter, inputs: Sequence[Array]) -> tuple[Array
     result = data.astype(wide.numpy, copy=True)
     _COMBINE[primitive.kind].at(result, positions, updates.astype(wide.numpy, copy=False))
     return (convert(result, dtype),)
+
+
+def evaluate_sort(primitive: Sort, inputs: Sequence[Array], kept: int) -> tuple[Array, ...]:
+    """The outputs of :class:`Sort`, of extent ``kept`` along its axis."""
+    (data,) = inputs
+    axis = primitive.axis
+    wide = WIDE.get(DType.from_numpy(data.dtype))
+    keys = data if wide is None else data.astype(wide.numpy)
+    if primitive.largest:
+        # Backwards twice: of equal elements the first stays first.
+        backwards = np.argsort(np.flip(keys, axis), axis=axis, kind="stable")
+        order = np.flip(data.shape[axis] - 1 - backwards, axis)
+    else:
+        order = np.argsort(keys, axis=axis, kind="stable")
+    order = order[(slice(None),) * axis + (slice(0, kept),)].astype(np.int64)
+    return np.take_along_axis(data, order, axis), order

@@ -152,6 +152,19 @@ class ArgReduce(Primitive):
 
 
 @dataclass(frozen=True, slots=True)
+class Sort(Primitive):
+    """The first elements along ``axis`` in order, and where they come from.
+
+    One input; outputs are values of its type and positions (int64) along ``axis``, both of the input's shape
+    but for the extent there, which may be smaller: that many elements are wanted. They rise, or fall if
+    ``largest``; of equal elements the first comes first. NaN is above all numbers.
+    """
+
+    axis: int
+    largest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Scan(Primitive):
     """Running reduction along ``axis``: ``kind`` is ``sum`` or ``prod``; same shape and type."""
 

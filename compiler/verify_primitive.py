@@ -19,6 +19,7 @@ from onnxplan.compiler.primitives import (
     Resample,
     Scan,
     Scatter,
+    Sort,
     SuppressNonMaximum,
 )
 from onnxplan.compiler.program import Operation
@@ -269,6 +270,20 @@ def _scatter(primitive: Scatter, inputs: Sequence[View], outputs: Sequence[View]
     _expect(outputs[0], data.shape, data.dtype, "output 0")
 
 
+def _sort(primitive: Sort, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    _count(inputs, 1, 1, "inputs")
+    _count(outputs, 2, 2, "outputs")
+    axis, x, values = primitive.axis, inputs[0], outputs[0]
+    _axis(axis, x)
+    demand(x.dtype.kind in "fiubs", f"input 0 is {x.dtype}")
+    demand(values.rank == x.rank, f"output 0 has rank {values.rank}")
+    kept = values.shape[axis]
+    demand(kept <= x.shape[axis], f"{kept} elements of {x.shape[axis]}")
+    shape = (*x.shape[:axis], kept, *x.shape[axis + 1 :])
+    _expect(values, shape, x.dtype, "output 0")
+    _expect(outputs[1], shape, DType.INT64, "output 1")
+
+
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 _ACTIVATIONS = {"lstm": 3, "gru": 2, "rnn": 1}
 
@@ -324,5 +339,6 @@ _CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], N
     Resample: _resample,
     Recurrent: _recurrent,
     Scatter: _scatter,
+    Sort: _sort,
     SuppressNonMaximum: _suppress,
 }

@@ -30,8 +30,8 @@ class Scoring:
     """How scores ``(B, H, S, T)`` become weights.
 
     A query ``i`` stands at the position ``i + offset``; ``offset`` is counted from the end of a sequence's
-    keys if ``from_end`` (and ``lengths`` are given). ``left`` and ``right`` bound the distance of keys from it,
-    ``None`` for no bound. ``softcap`` 0 is none. ``precision`` is the type of the softmax. ``shown`` is a
+    keys if ``from_end`` (and ``lengths`` are given). ``left`` and ``right`` bound the distance of keys from
+    it, ``None`` for no bound. ``softcap`` 0 is none. ``precision`` is the type of the softmax. ``shown`` is a
     stage of the scores to return, too. ``smooth`` adds 1 to the sum of the exponentials.
     """
 
@@ -60,9 +60,9 @@ def attend(
 ) -> tuple[View, View | None]:
     """Attention of ``query (B, H, S, D)`` to ``key (B, G, T, D)`` and ``value (B, G, T, E)``.
 
-    ``H`` is a multiple of ``G``. ``allowed`` are boolean masks, ``bias`` is added to the scores; they broadcast
-    to ``(B, H, S, T)``. Keys at ``lengths (B)`` and beyond are padding. Returns the result ``(B, H, S, E)``
-    and the scores that ``scoring.shown`` names.
+    ``H`` is a multiple of ``G``. ``allowed`` are boolean masks, ``bias`` is added to the scores; they
+    broadcast to ``(B, H, S, T)``. Keys at ``lengths (B)`` and beyond are padding. Returns the result
+    ``(B, H, S, E)`` and the scores that ``scoring.shown`` names.
     """
     _check_heads(query, key, value)
     scores = grouped_product(b, query, key.transpose((0, 1, 3, 2)), wide(query.dtype))

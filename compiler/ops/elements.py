@@ -57,8 +57,8 @@ def scatter_9(b: Builder, node: Node, data: View, indices: View, updates: View) 
 def scatter(b: Builder, data: View, positions: View, updates: View, reduction: str = "none") -> View:
     """A copy of ``data`` with rows written to, or combined with what is at, ``positions (K,)``.
 
-    The leading axes of ``data`` that positions count are those that leave ``updates.size / K`` elements behind
-    them. Booleans add as "or" and multiply as "and".
+    Positions count rows of ``updates.size / K`` elements in the flattened ``data``. Booleans add as "or" and
+    multiply as "and".
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction {reduction!r} is none of {', '.join(REDUCTIONS)}")

@@ -26,11 +26,21 @@ def matrix_product(b: Builder, node: Node, left: View, right: View) -> View:
 
 def _product(b: Builder, left: View, right: View, out: DType | None = None) -> View:
     _check_types(left, right)
+    return drop_added_axes(b.matmul(*as_matrices(left, right), out), left, right)
+
+
+def as_matrices(left: View, right: View) -> tuple[View, View]:
+    """The operands of ``numpy.matmul`` with rank 2 at least: vectors become a row and a column."""
     if left.rank == 0 or right.rank == 0:
         raise ValueError("a scalar cannot be an operand of a matrix product")
-    rows = left if left.rank > 1 else left.unsqueeze((0,))
-    columns = right if right.rank > 1 else right.unsqueeze((1,))
-    result = b.matmul(rows, columns, out)
+    return (
+        left if left.rank > 1 else left.unsqueeze((0,)),
+        right if right.rank > 1 else right.unsqueeze((1,)),
+    )
+
+
+def drop_added_axes(result: View, left: View, right: View) -> View:
+    """The product of :func:`as_matrices` without the axes that these added to ``left`` and ``right``."""
     dropped = [result.rank - 2] if left.rank == 1 else []
     if right.rank == 1:
         dropped.append(result.rank - 1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
-from onnxplan.compiler.ops.common import element_type, expression, normal_axis, scalar_map, single
+from onnxplan.compiler.ops.common import element_type, expression, normal_axis, scalar_map, single, wide
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, apply, cast, reduce, select
 from onnxplan.compiler.view import View
@@ -64,13 +64,22 @@ def dequantized(x: Scalar, scale: Scalar, zero: Scalar | None) -> Scalar:
 
 
 def _quotient(x: Scalar, scale: Scalar, computed: DType, dtype: DType, saturate: bool) -> Scalar:
-    return quantized(cast(x, computed) / cast(scale, computed), None, dtype, saturate)
+    return quantized(_divided(x, scale, computed), None, dtype, saturate)
 
 
 def _shifted_quotient(
     x: Scalar, scale: Scalar, zero: Scalar, computed: DType, dtype: DType, saturate: bool
 ) -> Scalar:
-    return quantized(cast(x, computed) / cast(scale, computed), zero, dtype, saturate)
+    return quantized(_divided(x, scale, computed), zero, dtype, saturate)
+
+
+def _divided(x: Scalar, scale: Scalar, computed: DType) -> Scalar:
+    """The quotient, rounded as a division of type ``computed`` rounds it, in float32 at least.
+
+    Casts round; operations on small floats may stay in float32 where a kernel computes several of them.
+    """
+    operands = [cast(cast(value, computed), wide(computed)) for value in (x, scale)]
+    return cast(cast(operands[0] / operands[1], computed), wide(computed))
 
 
 def _scaled(x: Scalar, scale: Scalar, dtype: DType) -> Scalar:

@@ -24,7 +24,7 @@ def rotate(b: Builder, x: View, cosines: View, sines: View, *, interleaved: bool
     batch, heads, rows, width = x.shape
     if cosines.rank != 3 or sines.shape != cosines.shape or 2 * half > width:
         raise ValueError(
-            f"caches of the shapes {list(cosines.shape)} and {list(sines.shape)} for heads of {width} elements"
+            f"caches of the shapes {list(cosines.shape)} and {list(sines.shape)} for {width} elements"
         )
     pairs = (half, 2) if interleaved else (2, half)
     axis = 4 if interleaved else 3
@@ -93,6 +93,7 @@ def rotary_embedding_of_caches(
     """https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.RotaryEmbedding
 
     ``positions`` are ``(B, S)``, or the position ``(1)`` of the first element of all sequences.
+    The attribute ``scale`` has no effect, as in onnxruntime itself.
     """
     if node.integer("is_packed_batching", 0):
         raise ValueError("packed batches are not supported")
@@ -112,14 +113,7 @@ def rotary_embedding_of_caches(
     cosines, sines = gathered(b, cosines, positions), gathered(b, sines, positions)
     _checked_rotation(node, width, cosines)
     result = rotate(b, heads, cosines, sines, interleaved=bool(node.integer("interleaved", 0)))
-    scale = node.float("scale", 1.0)
-    if scale != 1:
-        result = float_map(b, _scaled, result, parameters=(scale,))
     return _as_given(b, result, x)
-
-
-def _scaled(x: Scalar, scale: float) -> Scalar:
-    return x * scale
 
 
 def _as_given(b: Builder, result: View, x: View) -> View:

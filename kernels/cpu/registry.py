@@ -24,6 +24,7 @@ from onnxplan.compiler.primitives import (
     Resample,
     Scan,
     Scatter,
+    Sort,
     SuppressNonMaximum,
 )
 from onnxplan.compiler.program import Operation
@@ -41,6 +42,7 @@ SELECTORS: dict[type[Primitive], str] = {
     Pool: "pool:select_pool",
     Gather: "gather:select_gather",
     Scatter: "scatter:select_scatter",
+    Sort: "sort:select_sort",
     ArgReduce: "arg_reduce:select_arg_reduce",
     Scan: "scan:select_scan",
     Resample: "resample:select_resample",
@@ -61,6 +63,7 @@ FAMILIES: dict[str, str] = {
     "pool": "pool_code:build_pool",
     "gather": "gather_code:build_gather",
     "scatter": "scatter_code:build_scatter",
+    "sort": "sort_code:build_sort",
     "arg_reduce": "arg_reduce_code:build_arg_reduce",
     "scan": "scan_code:build_scan",
     "resample": "resample_code:build_resample",

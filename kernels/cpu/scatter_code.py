@@ -10,7 +10,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.columns import Group, Lane, for_groups
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.llvm_types import I1, I64
-from onnxplan.kernels.cpu.objects import ObjectCode
+from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.scalar import cpu_function
 
 _NAMES = (
@@ -20,13 +20,13 @@ _NAMES = (
 
 
 def build_scatter(variant: Variant, target: Target) -> ObjectCode:
-    """``variant``: ``none`` and the bytes of an element (0: columns adjoin and are copied as runs), or the kind
-    of combination, the element type, whether columns adjoin, and lanes."""
+    """``variant``: ``none`` and the bytes of an element (0: columns adjoin and are copied as runs), or else the
+    kind of combination, the element type, whether columns adjoin, and lanes."""
     kind = variant[0]
     lanes = variant[3] if kind != "none" else 1
     assert isinstance(kind, str)
     assert isinstance(lanes, int)
-    emitter = Emitter.kernel("scatter", target, lanes)
+    emitter = Emitter.kernel(kernel_symbol("scatter", variant), target, lanes)
     word = {name: emitter.parameter(number) for number, name in enumerate(_NAMES)}
     first = emitter.mul(emitter.first, word["per_tile"])
     last = emitter.minimum(emitter.mul(emitter.last, word["per_tile"]), word["columns"])

@@ -15,7 +15,7 @@ from onnxplan.runtime.cpu.target import detect_target
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.store import store_directory
 
-REQUIRED = ("numpy", "ml-dtypes", "onnx", "onnx-ir", "numba", "llvmlite", "typer", "rich")
+REQUIRED = ("numpy", "ml-dtypes", "onnx", "numba", "llvmlite", "typer", "rich")
 OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "onnxruntime", "openvino", "torch")
 MISSING = "MISSING"
 

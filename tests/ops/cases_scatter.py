@@ -82,7 +82,7 @@ def element_cases() -> list[Case]:
         for constants in ((), ("indices",), ("data",)):
             name = f"{label}{f' constant {constants[0]}' if constants else ''}"
             found.append(case(name, "GatherElements", inputs, constants=constants, **settings))
-        inputs |= {"updates": uniform(FLOAT32, *indices)}
+        inputs = inputs | {"updates": uniform(FLOAT32, *indices)}
         for constants in ((), ("indices",), ("data",)):
             name = f"{label}{f' constant {constants[0]}' if constants else ''}"
             settings = {"attributes": {"axis": axis}, "reference": scatter_elements(axis)}
@@ -120,7 +120,7 @@ def element_cases() -> list[Case]:
         inputs = {"data": uniform(FLOAT32, 5, 7), "indices": drawn(5, 2, 7)}
         reference = gather_elements(0)
         if op_type != "GatherElements":
-            inputs |= {"updates": uniform(FLOAT32, 2, 7)}
+            inputs = inputs | {"updates": uniform(FLOAT32, 2, 7)}
             reference = scatter_elements(0)
         for opset in opsets:
             found.append(case("", op_type, inputs, opset=opset, reference=reference))
