@@ -14,13 +14,14 @@ import numpy.typing as npt
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate_boxes import suppress
 from onnxplan.compiler.evaluate_recurrent import evaluate_recurrent
-from onnxplan.compiler.evaluate_selection import evaluate_scatter, evaluate_sort
+from onnxplan.compiler.evaluate_selection import evaluate_gather_reduce, evaluate_scatter, evaluate_sort
 from onnxplan.compiler.evaluate_spatial import convolve, evaluate_pool
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.primitives import (
     ArgReduce,
     Conv,
     Gather,
+    GatherReduce,
     MapReduce,
     MatMul,
     Pool,
@@ -268,5 +269,6 @@ _RULES: dict[type[Primitive], Callable[[Any, Sequence[Array]], tuple[Array, ...]
     Scan: _scan,
     Resample: _resample,
     Recurrent: _recurrent,
+    GatherReduce: evaluate_gather_reduce,
     Scatter: evaluate_scatter,
 }

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.primitives import Scatter, Sort
+from onnxplan.compiler.primitives import GatherReduce, Scatter, Sort
 from onnxplan.compiler.scalar import WIDE, WIDE_INTEGERS, convert
 
 Array = npt.NDArray[Any]
@@ -48,3 +48,20 @@ def evaluate_sort(primitive: Sort, inputs: Sequence[Array], kept: int) -> tuple[
         order = np.argsort(keys, axis=axis, kind="stable")
     order = order[(slice(None),) * axis + (slice(0, kept),)].astype(np.int64)
     return np.take_along_axis(data, order, axis), order
+
+
+def evaluate_gather_reduce(primitive: GatherReduce, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    """The output of :class:`GatherReduce`, computed in float64 and rounded once."""
+    table, positions, weights = inputs
+    rows, columns = table.shape
+    wide, factors = table.astype(np.float64), weights.astype(np.float64)
+    lowest = 0.0 if primitive.kind == "sum" else -np.inf
+    total = np.full((positions.shape[0], columns), lowest)
+    inside = (positions >= 0) & (positions < rows)
+    combine = np.add if primitive.kind == "sum" else np.maximum
+    for tap in range(positions.shape[1] if rows else 0):
+        chosen = inside[:, tap]
+        part = wide[positions[chosen, tap]] * factors[chosen, tap, None]
+        total[chosen] = combine(total[chosen], part)
+    total[~inside.any(axis=1)] = 0
+    return (convert(total, DType.from_numpy(table.dtype)),)

@@ -128,6 +128,18 @@ class Gather(Primitive):
 
 
 @dataclass(frozen=True, slots=True)
+class GatherReduce(Primitive):
+    """``out[m, c] = sum over t of weights[m, t] * table[positions[m, t], c]``, or the largest of these products.
+
+    Inputs ``table (P, C)`` of a float type, ``positions (M, T)`` int64 and ``weights (M, T)`` float32 (float64 if
+    the table is); ``kind`` is ``sum`` or ``max``. Positions outside of the table are left out; where no other
+    is, the result is zero. NaN wins a maximum.
+    """
+
+    kind: str = "sum"
+
+
+@dataclass(frozen=True, slots=True)
 class Scatter(Primitive):
     """A copy of ``data`` in which rows are replaced by, or combined with, others.
 

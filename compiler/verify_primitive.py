@@ -11,6 +11,7 @@ from onnxplan.compiler.primitives import (
     ArgReduce,
     Conv,
     Gather,
+    GatherReduce,
     MapReduce,
     MatMul,
     Pool,
@@ -23,7 +24,7 @@ from onnxplan.compiler.primitives import (
     SuppressNonMaximum,
 )
 from onnxplan.compiler.program import Operation
-from onnxplan.compiler.scalar import OPERATIONS
+from onnxplan.compiler.scalar import OPERATIONS, WIDE_FLOATS
 from onnxplan.compiler.view import Shape, View
 
 
@@ -284,6 +285,18 @@ def _sort(primitive: Sort, inputs: Sequence[View], outputs: Sequence[View]) -> N
     _expect(outputs[1], shape, DType.INT64, "output 1")
 
 
+def _gather_reduce(primitive: GatherReduce, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    _count(inputs, 3, 3, "inputs")
+    _count(outputs, 1, 1, "outputs")
+    table, positions, weights = inputs
+    demand(primitive.kind in ("sum", "max"), f"kind {primitive.kind}")
+    demand(table.dtype.is_float, f"the table is {table.dtype}")
+    demand(table.rank == 2 and positions.rank == 2, f"table of rank {table.rank}, positions {positions.rank}")
+    _expect(positions, positions.shape, DType.INT64, "positions")
+    _expect(weights, positions.shape, WIDE_FLOATS.get(table.dtype, table.dtype), "weights")
+    _expect(outputs[0], (positions.shape[0], table.shape[1]), table.dtype, "output 0")
+
+
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 _ACTIVATIONS = {"lstm": 3, "gru": 2, "rnn": 1}
 
@@ -338,6 +351,7 @@ _CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], N
     Scan: _scan,
     Resample: _resample,
     Recurrent: _recurrent,
+    GatherReduce: _gather_reduce,
     Scatter: _scatter,
     Sort: _sort,
     SuppressNonMaximum: _suppress,

@@ -31,6 +31,7 @@ FAMILIES = (
     "sorting",
     "selection",
     "unique",
+    "grid_sample",
     "boxes",
     "attention",
     "rotary",

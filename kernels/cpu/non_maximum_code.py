@@ -5,10 +5,15 @@ Candidates stand in a binary heap by score, so that only as many are sorted as a
 
 from __future__ import annotations
 
+from typing import Any
+
+import numba
 import numpy as np
-from numba import njit
 
 from onnxplan.kernels.cpu.memory import load_float32, load_int64, store_int64
+
+# numba's own annotation of its decorator does not survive being applied.
+njit: Any = numba.njit
 
 HALF = np.float32(0.5)
 """Of this type, so that arithmetic stays in float32."""
@@ -62,7 +67,8 @@ def _overlaps(a: int, b: int, step: int, centered: int, threshold: float) -> boo
     area_a, area_b = (a2 - a0) * (a3 - a1), (b2 - b0) * (b3 - b1)
     if not (height > 0 and width > 0) or area_a <= 0 or area_b <= 0:
         return threshold < 0
-    return shared / (area_a + area_b - shared) > threshold
+    above: bool = shared / (area_a + area_b - shared) > threshold
+    return above
 
 
 def suppress(operands: int, parameters: int, first: int, last: int, scratch: int) -> None:

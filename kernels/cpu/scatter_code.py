@@ -20,7 +20,7 @@ _NAMES = (
 
 
 def build_scatter(variant: Variant, target: Target) -> ObjectCode:
-    """``variant``: ``none`` and the bytes of an element (0: columns adjoin and are copied as runs), or else the
+    """``variant``: ``none`` and the bytes of an element (0: columns adjoin and are runs), or else the
     kind of combination, the element type, whether columns adjoin, and lanes."""
     kind = variant[0]
     lanes = variant[3] if kind != "none" else 1

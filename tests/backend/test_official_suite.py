@@ -19,11 +19,11 @@ from onnxplan.compiler.errors import UnsupportedOperatorError
 MISSING_OPERATORS = frozenset(
     """
     Adagrad Adam AffineGrid ArrayFeatureExtractor Bernoulli Binarizer BitCast CausalConvWithState
-    CenterCropPad Col2Im DeformConv Det FlexAttention GridSample ImageDecoder LabelEncoder
-    LinearAttention MaxUnpool Momentum Optional OptionalGetElement OptionalHasElement
-    RandomUniformLike RegexFullMatch ReverseSequence RoiAlign SequenceAt SequenceConstruct
-    SequenceEmpty SequenceInsert SequenceLength SequenceMap SplitToSequence StringConcat
-    StringNormalizer StringSplit SwiGLU TfIdfVectorizer TreeEnsemble
+    CenterCropPad Col2Im DeformConv Det FlexAttention ImageDecoder LabelEncoder LinearAttention
+    MaxUnpool Momentum Optional OptionalGetElement OptionalHasElement RandomUniformLike
+    RegexFullMatch ReverseSequence RoiAlign SequenceAt SequenceConstruct SequenceEmpty
+    SequenceInsert SequenceLength SequenceMap SplitToSequence StringConcat StringNormalizer
+    StringSplit SwiGLU TfIdfVectorizer TreeEnsemble
     """.split()
 )
 

@@ -1,0 +1,163 @@
+"""GridSample: elements read at coordinates that a tensor holds."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.ir import Node
+from onnxplan.compiler.ops.common import expression, scalar_map, wide
+from onnxplan.compiler.primitives import Gather, GatherReduce
+from onnxplan.compiler.registry import operator
+from onnxplan.compiler.trace import Scalar, apply, cast, index, select
+from onnxplan.compiler.view import View
+
+MODES = {
+    "nearest": "nearest",
+    "linear": "linear",
+    "bilinear": "linear",
+    "cubic": "cubic",
+    "bicubic": "cubic",
+}
+TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
+
+# https://ieeexplore.ieee.org/document/1163711 with the parameter that PyTorch and onnxruntime use.
+CUBIC = -0.75
+
+
+@operator("GridSample", since=16)
+def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
+    """https://onnx.ai/onnx/operators/onnx__GridSample.html
+
+    Any number of spatial axes in every mode; ``nearest`` takes any type but complex numbers and strings.
+    """
+    mode = MODES.get(node.string("mode", "linear"))
+    padding = node.string("padding_mode", "zeros")
+    if mode is None or padding not in ("zeros", "border", "reflection"):
+        raise ValueError(f"mode {node.string('mode', '')!r} with padding_mode {padding!r} does not exist")
+    spatial = x.rank - 2
+    if spatial < 1 or grid.rank != x.rank or grid.shape[-1] != spatial or grid.shape[0] != x.shape[0]:
+        raise ValueError(f"a grid of shape {list(grid.shape)} does not fit an input of {list(x.shape)}")
+    if not x.dtype.is_float and (mode != "nearest" or x.dtype.kind not in "iub"):
+        raise TypeError(f"{mode} interpolation of {x.dtype}")
+    batch, channels, extents, places = x.shape[0], x.shape[1], x.shape[2:], grid.shape[1:-1]
+    shape = (batch, *places, channels)
+    last = (0, x.rank - 1, *range(1, x.rank - 1))
+    if math.prod(shape) == 0:
+        return b.constant(np.empty(shape, x.dtype.numpy)).transpose(last)
+    if 0 in extents:
+        raise ValueError(f"an input of shape {list(x.shape)} has nothing to sample")
+    dtype = wide(grid.dtype)
+    positions, weights = _taps(b, grid, extents, dtype, mode, padding, bool(node.integer("align_corners", 0)))
+    table = b.reshape(x.transpose((0, *range(2, x.rank), 1)), (batch * math.prod(extents), channels))
+    rows = batch * math.prod(places)
+    if mode == "nearest":
+        places_of_rows = b.reshape(positions, (rows,))
+        found = b.emit(Gather(0), [table, places_of_rows], [b.new(x.dtype, (rows, channels))])[0]
+        if padding == "zeros":
+            found = scalar_map(b, _or_zero, found, places_of_rows.unsqueeze((1,)))
+    else:
+        taps = TAPS[mode] ** spatial
+        inputs = [
+            table,
+            b.reshape(positions, (rows, taps)),
+            b.cast(b.reshape(weights, (rows, taps)), wide(x.dtype)),
+        ]
+        found = b.emit(GatherReduce(), inputs, [b.new(x.dtype, (rows, channels))])[0]
+    return b.reshape(found, shape).transpose(last)
+
+
+def _taps(
+    b: Builder, grid: View, extents: tuple[int, ...], dtype: DType, mode: str, padding: str, align: bool
+) -> tuple[View, View]:
+    """Rows of the table to read and their weights, both ``(batch, places, taps, taps, ...)``."""
+    spatial, taps = len(extents), TAPS[mode]
+    batch, places = grid.shape[0], math.prod(grid.shape[1:-1])
+    indices, factors = [], []
+    for axis, extent in enumerate(extents):
+        # The grid names the last axis first.
+        column = grid.slice(grid.rank - 1, spatial - 1 - axis, 1)
+        column = b.reshape(column, (batch, places, 1))
+        body = expression(_axis_taps, (grid.dtype,), dtype, mode, padding, align, extent)
+        found, weight = b.compute(body, [column], shape=(batch, places, taps))
+        beside = tuple(2 + other for other in range(spatial) if other != axis)
+        indices.append(found.unsqueeze(beside))
+        factors.append(weight.unsqueeze(beside))
+    starts = np.arange(batch, dtype=np.int64) * math.prod(extents)
+    start = b.constant(starts.reshape(batch, *(1,) * (1 + spatial)))
+    positions = scalar_map(b, _row, start, *indices, parameters=(extents,))
+    return positions, functools.reduce(lambda a, other: b.scalar("mul", a, other), factors)
+
+
+def _axis_taps(*operands: Any) -> tuple[Scalar, Scalar]:
+    """Index along an axis of ``extent`` elements (-1 for none) and weight of each tap (third axis)."""
+    value, dtype, mode, padding, align, extent = operands
+    x = cast(value, dtype)
+    x = (x + 1) * ((extent - 1) / 2) if align else ((x + 1) * extent - 1) * 0.5
+    low, high = (0.0, extent - 1.0) if align else (-0.5, extent - 0.5)
+    if mode == "nearest":
+        x = apply("round", x)
+    outside = apply("or", x < low, x > high)
+    if padding == "border":
+        x = select(outside, apply("min", apply("max", x, 0.0), extent - 1.0), x)
+    elif padding == "reflection":
+        x = select(outside, _reflected(x, low, high), x)
+    base = apply("floor", x)
+    tap = index(x, 2)
+    first = 1 if mode == "cubic" else 0
+    place = base + cast(tap - first, dtype)
+    if padding == "reflection":
+        beyond = apply("or", place < low, place > high)
+        place = select(beyond, _reflected(place, low, high), place)
+    weight = _weight(apply("abs", x - base - cast(tap - first, dtype)), mode)
+    # Coordinates that are no numbers or too far away for an integer are kept within the axis as floats.
+    near = apply("min", apply("max", apply("round", place), -1.0), float(extent))
+    found = cast(select(apply("isnan", near), -1.0, near), DType.INT64)
+    if padding == "zeros":
+        valid = apply("and", apply("greater_equal", found, 0), found < extent)
+        return select(valid, found, -1), weight
+    return apply("min", apply("max", found, 0), extent - 1), weight
+
+
+def _reflected(x: Scalar, low: float, high: float) -> Scalar:
+    """``x`` mirrored at the borders until it lies between them."""
+    length = high - low
+    if length == 0:
+        return x * 0.0 + low
+    distance = apply("abs", x - low)
+    turns = apply("floor", distance / length)
+    rest = distance - turns * length
+    half = turns * 0.5
+    even = apply("equal", half, apply("floor", half))
+    return select(even, rest + low, high - rest)
+
+
+def _weight(distance: Scalar, mode: str) -> Scalar:
+    """The weight of an element at a distance of at most 1 (``linear``) or 2 (``cubic``)."""
+    if mode == "nearest":
+        return distance * 0.0 + 1.0
+    if mode == "linear":
+        return 1.0 - distance
+    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance * distance + 1.0
+    far = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
+    return select(distance <= 1.0, near, far)
+
+
+def _row(*operands: Any) -> Scalar:
+    """The row of the table of indices along all axes, -1 where one of them is."""
+    start, *indices, extents = operands
+    position, least = indices[0], indices[0]
+    for found, extent in zip(indices[1:], extents[1:], strict=True):
+        position = position * extent + found
+        least = apply("min", least, found)
+    return select(least < 0, -1, position + start)
+
+
+def _or_zero(*operands: Any) -> Scalar:
+    value, position = operands
+    return select(position < 0, 0, value)
