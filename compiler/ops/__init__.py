@@ -32,6 +32,7 @@ FAMILIES = (
     "selection",
     "unique",
     "grid_sample",
+    "roi_align",
     "boxes",
     "attention",
     "rotary",

@@ -123,7 +123,7 @@ def _granules(
         raise ValueError(f"a scale of shape {list(scale.shape)}, a zero point of {list(zero.shape)}")
     parameters = [scale] if zero is None else [scale, zero]
     if scale.size == 1:
-        x, parameters = x, [single(b, view) for view in parameters]
+        parameters = [single(b, view) for view in parameters]
     elif (block := node.integer("block_size", 0)) == 0:
         axis = 0 if x.rank == 1 else normal_axis(node.integer("axis", 1), x.rank)
         if scale.shape != (x.shape[axis],):

@@ -21,9 +21,9 @@ MISSING_OPERATORS = frozenset(
     Adagrad Adam AffineGrid ArrayFeatureExtractor Bernoulli Binarizer BitCast CausalConvWithState
     CenterCropPad Col2Im DeformConv Det FlexAttention ImageDecoder LabelEncoder LinearAttention
     MaxUnpool Momentum Optional OptionalGetElement OptionalHasElement RandomUniformLike
-    RegexFullMatch ReverseSequence RoiAlign SequenceAt SequenceConstruct SequenceEmpty
-    SequenceInsert SequenceLength SequenceMap SplitToSequence StringConcat StringNormalizer
-    StringSplit SwiGLU TfIdfVectorizer TreeEnsemble
+    RegexFullMatch ReverseSequence SequenceAt SequenceConstruct SequenceEmpty SequenceInsert
+    SequenceLength SequenceMap SplitToSequence StringConcat StringNormalizer StringSplit SwiGLU
+    TfIdfVectorizer TreeEnsemble
     """.split()
 )
 

@@ -38,7 +38,7 @@ def grid_sample(mode, padding, align):
         x = (value + 1) * (extent - 1) / 2 if align else ((value + 1) * extent - 1) / 2
         low, high = (0, extent - 1) if align else (-0.5, extent - 0.5)
         x = np.rint(x) if mode == "nearest" else x
-        if padding == "border":
+        if padding == "border" and not low <= x <= high:
             x = np.clip(x, 0, extent - 1)
         elif padding == "reflection":
             x = reflect(x, low, high)

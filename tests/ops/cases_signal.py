@@ -138,7 +138,7 @@ def short_time_cases() -> list[Case]:
                     "reference": functools.partial(short_time, onesided),
                     "tolerance": CLOSE[FLOAT32],
                 }
-                name = f"{batch}{parts}{onesided}{step}"
+                name = f"{batch}{parts}{onesided}{step} {size} {window_size}"
                 found.append(case(name, "STFT", inputs, **settings))
                 if window_size:
                     found.append(case(f"{name} constant", "STFT", inputs, constants=("w",), **settings))

@@ -1,0 +1,90 @@
+"""The newest records as Markdown tables, written into the README: ``python -m bench.figures``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.record import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- figures: python -m bench.figures -->", "<!-- end of figures -->"
+
+
+def newest(suite: str) -> dict[str, Any] | None:
+    """The newest record of a suite, by date and then by the time of its file."""
+    records = [(file, json.loads(file.read_text())) for file in RESULTS.glob("*.json")]
+    own = [
+        (record["date"], file.stat().st_mtime, record) for file, record in records if record["suite"] == suite
+    ]
+    return max(own, key=lambda item: item[:2])[2] if own else None
+
+
+def model_table(record: dict[str, Any]) -> list[str]:
+    """One row a model: ours, and the peers' time over ours, with one thread and with two."""
+    times: dict[str, dict[str, float]] = {}
+    for row in record["rows"]:
+        name, _, threads = row["name"].rpartition(", ")
+        if row["unit"] != "ms":
+            continue
+        cells = times.setdefault(name, {})
+        cells[f"{threads} ours"] = row["value"]
+        cells[f"{threads} {row['peer']}"] = row["ratio"]
+    columns = [f"{threads} {what}" for threads in ("1 thread", "2 threads") for what in COLUMNS]
+    lines = ["| model | " + " | ".join(HEADINGS) + " |", "|---|" + "---:|" * len(columns)]
+    for name, cells in times.items():
+        shown = [_cell(column, cells.get(column)) for column in columns]
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return lines
+
+
+COLUMNS = ("ours", "onnxruntime", "openvino")
+HEADINGS = [
+    heading
+    for threads in ("1 thread", "2 threads")
+    for heading in (f"{threads}, ms", "x ONNX Runtime", "x OpenVINO")
+]
+
+
+def _cell(column: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if column.endswith("ours") else f"{value:.2f}"
+
+
+def row_table(record: dict[str, Any]) -> list[str]:
+    """The rows of a record as they are."""
+    lines = ["| figure | value | peer | x peer |", "|---|---:|---|---:|"]
+    for row in record["rows"]:
+        peer = f"{row['peer']} {row['peer_value']:.3g}" if row["peer_value"] is not None else ""
+        ratio = f"{row['ratio']:.2f}" if row["ratio"] is not None else ""
+        lines.append(f"| {row['name']} | {row['value']:.3g} {row['unit']} | {peer} | {ratio} |")
+    return lines
+
+
+def figures() -> list[str]:
+    """The section's lines."""
+    lines: list[str] = []
+    models, overhead = newest("models"), newest("overhead")
+    if models is not None:
+        lines += [f"{models['device']}, float32, {models['date']} (`python -m bench.model_times`):", ""]
+        lines += [*model_table(models), ""]
+        summaries = [row for row in models["rows"] if row["unit"] == "ratio"]
+        lines += [
+            "; ".join(f"{row['name']} {row['value']:.2f}" for row in summaries) + " (best peer / ours).",
+            "",
+        ]
+    if overhead is not None:
+        lines += ["What a run and a step cost (`python -m bench.overhead`):", "", *row_table(overhead), ""]
+    return lines
+
+
+def main() -> None:
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text("\n".join([before + BEGIN, "", *figures(), END]) + after)
+
+
+if __name__ == "__main__":
+    main()
