@@ -129,11 +129,11 @@ class Gather(Primitive):
 
 @dataclass(frozen=True, slots=True)
 class GatherReduce(Primitive):
-    """``out[m, c] = sum over t of weights[m, t] * table[positions[m, t], c]``, or the largest of these products.
+    """``out[m, c] = sum over t of weights[m, t] * table[positions[m, t], c]``, or the largest product.
 
-    Inputs ``table (P, C)`` of a float type, ``positions (M, T)`` int64 and ``weights (M, T)`` float32 (float64 if
-    the table is); ``kind`` is ``sum`` or ``max``. Positions outside of the table are left out; where no other
-    is, the result is zero. NaN wins a maximum.
+    Inputs ``table (P, C)`` of floats, ``positions (M, T)`` int64 and ``weights (M, T)`` float32 (float64 if
+    the table is); ``kind`` is ``sum`` or ``max``. Positions outside of the table are left out; where no
+    other is, the result is zero. NaN wins a maximum.
     """
 
     kind: str = "sum"
@@ -143,9 +143,9 @@ class GatherReduce(Primitive):
 class Scatter(Primitive):
     """A copy of ``data`` in which rows are replaced by, or combined with, others.
 
-    Inputs ``data (P, N)``, ``positions (K)`` int64 and ``updates (K, N)``; the output is like ``data``. For each
-    ``i`` in order ``out[positions[i]]`` becomes ``updates[i]`` (``kind`` ``none``), or itself ``add``, ``mul``,
-    ``min`` or ``max`` that, rounded each time. Positions outside of ``data`` write nothing.
+    Inputs ``data (P, N)``, ``positions (K)`` int64 and ``updates (K, N)``; the output is like ``data``. For
+    each ``i`` in order ``out[positions[i]]`` becomes ``updates[i]`` (``kind`` ``none``), or the ``add``,
+    ``mul``, ``min`` or ``max`` of both, rounded each time. Positions outside of ``data`` write nothing.
     """
 
     kind: str = "none"

@@ -33,6 +33,7 @@ FAMILIES = (
     "unique",
     "grid_sample",
     "roi_align",
+    "max_roi_pool",
     "boxes",
     "attention",
     "rotary",
@@ -41,6 +42,8 @@ FAMILIES = (
     "losses",
     "signal",
     "skip_normalization",
+    "arrangement",
+    "stateful",
     "recurrent",
     "control",
 )

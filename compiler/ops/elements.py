@@ -31,9 +31,10 @@ def gather_elements(b: Builder, node: Node, data: View, indices: View) -> View:
     return b.emit(Gather(0), [flat, positions], [b.new(data.dtype, indices.shape)])[0]
 
 
+@operator("Scatter", since=9)
 @operator("ScatterElements", since=11)
 def scatter_elements(b: Builder, node: Node, data: View, indices: View, updates: View) -> View:
-    """https://onnx.ai/onnx/operators/onnx__ScatterElements.html
+    """https://onnx.ai/onnx/operators/onnx__ScatterElements.html, whose first name was Scatter.
 
     Indices out of range, where only a run can see them, write nothing or some other element of the output.
     """
@@ -46,12 +47,6 @@ def scatter_elements(b: Builder, node: Node, data: View, indices: View, updates:
     if indices.size == 0:
         return data
     return scatter(b, data, b.reshape(positions, (indices.size,)), updates, node.string("reduction", "none"))
-
-
-@operator("Scatter", since=9)
-def scatter_9(b: Builder, node: Node, data: View, indices: View, updates: View) -> View:
-    """https://onnx.ai/onnx/operators/onnx__Scatter.html: the first name of ScatterElements."""
-    return scatter_elements(b, node, data, indices, updates)
 
 
 def scatter(b: Builder, data: View, positions: View, updates: View, reduction: str = "none") -> View:

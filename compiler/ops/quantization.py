@@ -26,8 +26,8 @@ INTEGER_RANGES = {
     DType.UINT2: (0, 3),
     DType.INT2: (-2, 1),
 }
-_FLOAT8 = (DType.FLOAT8E4M3FN, DType.FLOAT8E4M3FNUZ, DType.FLOAT8E5M2, DType.FLOAT8E5M2FNUZ)
-_QUANTIZED = (*INTEGER_RANGES, *_FLOAT8, DType.FLOAT4E2M1)
+FLOAT8 = (DType.FLOAT8E4M3FN, DType.FLOAT8E4M3FNUZ, DType.FLOAT8E5M2, DType.FLOAT8E5M2FNUZ)
+_QUANTIZED = (*INTEGER_RANGES, *FLOAT8, DType.FLOAT4E2M1)
 _REAL = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
 
 
@@ -41,7 +41,7 @@ def quantized(quotient: Scalar, zero: Scalar | None, dtype: DType, saturate: boo
     """
     if dtype.is_float:
         shifted = quotient if zero is None else quotient + cast(zero, quotient.dtype)
-        return cast(shifted, dtype, saturate=saturate and dtype in _FLOAT8)
+        return cast(shifted, dtype, saturate=saturate and dtype in FLOAT8)
     lowest, highest = INTEGER_RANGES[dtype]
     rounded = cast(apply("round", quotient), DType.FLOAT32)
     if zero is not None:

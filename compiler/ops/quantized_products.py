@@ -1,4 +1,4 @@
-"""Matrix products and convolutions of quantised operands: sums of int32, exact modulo 2**32."""
+"""Matrix products and convolutions of quantised operands: sums of bytes are int32, exact modulo 2**32."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from onnxplan.compiler.ops.common import scalar_map, single
 from onnxplan.compiler.ops.convolution import convolution_window, convolve
 from onnxplan.compiler.ops.products import as_matrices, drop_added_axes
 from onnxplan.compiler.ops.quantization import (
+    FLOAT8,
     centred,
     check_scale,
     check_zero_point,
@@ -21,20 +22,24 @@ from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, cast
 from onnxplan.compiler.view import View
 
-_BYTES = (DType.INT8, DType.UINT8)
+BYTES = (DType.INT8, DType.UINT8)
 
 
 # Operands
 
 
 def _centred(b: Builder, x: View, zero: View | None) -> View:
-    """``x`` minus its zero point in int32, or ``x`` as it is where that is known to be zero."""
+    """``x`` minus its zero point, without loss, or ``x`` as it is where that is known to be zero."""
     return x if zero is None else scalar_map(b, centred, x, zero)
 
 
 def _check_bytes(*views: View) -> None:
+    _check_types(BYTES, *views)
+
+
+def _check_types(types: tuple[DType, ...], *views: View) -> None:
     for view in views:
-        if view.dtype not in _BYTES:
+        if view.dtype not in types:
             raise TypeError(f"a quantised operand of type {view.dtype} is not supported")
 
 
@@ -64,12 +69,19 @@ def _integer_product(
 ) -> View:
     """The product of matrices in int32, zero points subtracted."""
     _check_bytes(left, right)
+    return b.matmul(*_centred_matrices(b, left, right, left_zero, right_zero), DType.INT32)
+
+
+def _centred_matrices(
+    b: Builder, left: View, right: View, left_zero: View | None, right_zero: View | None
+) -> tuple[View, View]:
     check_zero_point(left_zero, left.dtype)
     check_zero_point(right_zero, right.dtype)
     left_zero, right_zero = significant(left_zero), significant(right_zero)
-    rows = _centred(b, left, None if left_zero is None else _for_rows(b, left_zero))
-    columns = _centred(b, right, None if right_zero is None else _for_columns(b, right_zero))
-    return b.matmul(rows, columns, DType.INT32)
+    return (
+        _centred(b, left, None if left_zero is None else _for_rows(b, left_zero)),
+        _centred(b, right, None if right_zero is None else _for_columns(b, right_zero)),
+    )
 
 
 def _integer_convolution(
@@ -173,10 +185,19 @@ def quantized_matrix_product(
     y_scale: View,
     y_zero: View,
 ) -> View:
-    """https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html"""
-    total = _integer_product(b, *as_matrices(left, right), left_zero, right_zero)
+    """https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html
+
+    Bytes are summed in int32, float8 in float32.
+    """
+    rows, columns = as_matrices(left, right)
+    if left.dtype in FLOAT8 or right.dtype in FLOAT8:
+        _check_types((*BYTES, *FLOAT8), left, right)
+        rows, columns = _centred_matrices(b, rows, columns, left_zero, right_zero)
+        total = b.matmul(b.cast(rows, DType.FLOAT32), b.cast(columns, DType.FLOAT32))
+    else:
+        total = _integer_product(b, rows, columns, left_zero, right_zero)
     multiplier = _multiplier(b, _for_rows(b, left_scale), _for_columns(b, right_scale), single(b, y_scale))
-    _check_bytes(y_zero)
+    _check_types((*BYTES, *FLOAT8), y_zero)
     return drop_added_axes(_requantized(b, total, multiplier, y_zero, y_zero.dtype), left, right)
 
 

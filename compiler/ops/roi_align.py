@@ -35,9 +35,7 @@ def roi_align(b: Builder, node: Node, x: View, rois: View, batch_indices: View) 
     return _roi_align(b, node, x, rois, batch_indices, half_pixel=transformation == "half_pixel")
 
 
-def _roi_align(
-    b: Builder, node: Node, x: View, rois: View, batch_indices: View, *, half_pixel: bool
-) -> View:
+def _roi_align(b: Builder, node: Node, x: View, rois: View, batch_indices: View, *, half_pixel: bool) -> View:
     mode = node.string("mode", "avg").lower()
     if mode not in ("avg", "max"):
         raise ValueError(f"mode {mode!r} does not exist")

@@ -36,9 +36,7 @@ class _Row:
         positions = emitter.offset(emitter.operand(1), emitter.mul(row, word["position_row"]))
         weights = emitter.offset(emitter.operand(2), emitter.mul(row, word["weight_row"]))
         start = 0.0 if self.kind == "sum" else -math.inf
-        totals = [
-            emitter.variable(emitter.fill(start, compute_type(self.dtype))) for _ in range(part.count)
-        ]
+        totals = [emitter.variable(emitter.fill(start, compute_type(self.dtype))) for _ in range(part.count)]
         empty = emitter.variable(I1(1))
         with emitter.loop(0, word["taps"]) as tap:
             at = emitter.offset(positions, emitter.mul(tap, word["position_inner"]))

@@ -18,11 +18,11 @@ from onnxplan.compiler.errors import UnsupportedOperatorError
 
 MISSING_OPERATORS = frozenset(
     """
-    Adagrad Adam AffineGrid ArrayFeatureExtractor Bernoulli Binarizer BitCast CausalConvWithState
-    CenterCropPad Col2Im DeformConv Det FlexAttention ImageDecoder LabelEncoder LinearAttention
+    Adagrad Adam ArrayFeatureExtractor Bernoulli Binarizer BitCast CausalConvWithState
+    Col2Im DeformConv Det FlexAttention ImageDecoder LabelEncoder LinearAttention
     MaxUnpool Momentum Optional OptionalGetElement OptionalHasElement RandomUniformLike
-    RegexFullMatch ReverseSequence SequenceAt SequenceConstruct SequenceEmpty SequenceInsert
-    SequenceLength SequenceMap SplitToSequence StringConcat StringNormalizer StringSplit SwiGLU
+    RegexFullMatch SequenceAt SequenceConstruct SequenceEmpty SequenceInsert
+    SequenceLength SequenceMap SplitToSequence StringConcat StringNormalizer StringSplit
     TfIdfVectorizer TreeEnsemble
     """.split()
 )

@@ -7,7 +7,15 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import GatherReduce
 
 # Rows of the table, rows and taps of positions, columns.
-CASES = [(5, 7, 4, 3), (9, 4, 1, 1), (6, 20, 16, 33), (3, 5, 2, 150), (4, 0, 3, 2), (4, 6, 0, 5), (0, 3, 2, 4)]
+CASES = [
+    (5, 7, 4, 3),
+    (9, 4, 1, 1),
+    (6, 20, 16, 33),
+    (3, 5, 2, 150),
+    (4, 0, 3, 2),
+    (4, 6, 0, 5),
+    (0, 3, 2, 4),
+]
 
 pytestmark = pytest.mark.parametrize("isa", available_isas())
 

@@ -104,9 +104,7 @@ def grid_sample_cases() -> list[Case]:
     for old, new in [("bilinear", "linear"), ("bicubic", "cubic")]:
         inputs = {"x": uniform(FLOAT32, 1, 2, 5, 4), "grid": uniform(FLOAT32, 1, 3, 2, 2, low=-1, high=1)}
         settings = {"opset": 16, "attributes": {"mode": old}, "tolerance": (1e-4, 1e-4)}
-        found.append(
-            case(old, "GridSample", inputs, reference=grid_sample(new, "zeros", 0), **settings)
-        )
+        found.append(case(old, "GridSample", inputs, reference=grid_sample(new, "zeros", 0), **settings))
     return found
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 from cases import BFLOAT16, FLOAT16, FLOAT32, Case, case, uniform
-from cases_quantization import INT8, INT32, UINT8, dynamic, positive, saturated, whole
+from cases_quantization import FLOAT8, INT8, INT32, UINT8, dynamic, positive, saturated, whole
 from spatial_reference import conv
 
 DOMAIN = "com.microsoft"
@@ -37,6 +37,15 @@ def scaled(sums, multiplier):
 def quantized_product(a, a_scale, a_zero, w, w_scale, w_zero, y_scale, y_zero):
     multiplier = factor(per_row(a_scale), w_scale, y_scale)
     return saturated(scaled(total(a, w, a_zero, w_zero), multiplier), y_zero, y_zero.dtype)
+
+
+def float8_product(limit):
+    """Of numbers so small that their products and sums are exact; the factor of the scales is 1."""
+
+    def reference(a, a_scale, a_zero, w, *others):
+        return np.clip(a.astype(np.float64) @ w, -limit, limit).astype(np.float32)
+
+    return reference
 
 
 def product_to_float(a, w, a_scale, w_scale, a_zero=None, w_zero=None, bias=None):
@@ -159,6 +168,20 @@ def quantized_matrix_cases() -> list[Case]:
         }
         settings = {"reference": quantized_product, "dtypes": (INT8,)}
         found.append(case(f"rows {rows} columns {columns}", "QLinearMatMul", inputs, **settings))
+    for right in FLOAT8:
+        for left in (*FLOAT8, INT8):
+            inputs = {
+                "a": uniform(left, 7, 33),
+                "a_scale": np.float32(0.5),
+                "a_zero": np.zeros((), left),
+                "w": uniform(right, 33, 5),
+                "w_scale": np.float32(0.25),
+                "w_zero": np.zeros((), right),
+                "y_scale": np.float32(0.125),
+                "y_zero": np.zeros((), right),
+            }
+            settings = {"reference": float8_product(FLOAT8[right]), "dtypes": (right,)}
+            found.append(case(f"{left} {right}", "QLinearMatMul", inputs, **settings))
     # Half of the results are ties.
     inputs = {
         "a": whole(UINT8, 9, 5),

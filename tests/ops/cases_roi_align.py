@@ -33,9 +33,7 @@ def roi_align(bins=(1, 1), ratio=0, scale=1.0, mode="avg", half_pixel=True):
                     neighbours(start[i] + (place + (sample[i] + 0.5) / counts[i]) * size[i], x.shape[2 + i])
                     for i, place in enumerate((top, left))
                 ]
-                products += [
-                    v * w * x[images[roi], channel, i, j] for i, v in sides[0] for j, w in sides[1]
-                ]
+                products += [v * w * x[images[roi], channel, i, j] for i, v in sides[0] for j, w in sides[1]]
             if products:
                 average = sum(products) / np.prod(counts)
                 result[roi, channel, top, left] = average if mode == "avg" else max(products)
