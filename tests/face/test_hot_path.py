@@ -67,7 +67,7 @@ def test_other_feeds_do_not_but_work(session, name):
 def test_wrong_feeds_are_refused_on_both_paths(session, name):
     feeds = {"x": REFUSED[name]}
     assert session._try_recent(session._recent, feeds) is None
-    with pytest.raises(InvalidFeedsError, match="'?x'?"):
+    with pytest.raises(InvalidFeedsError, match="input x"):
         session.run_sync(feeds)
     np.testing.assert_array_equal(session.run_sync({"x": values()})["y"].numpy(), np.maximum(values(), 0))
 
