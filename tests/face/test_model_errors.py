@@ -37,8 +37,17 @@ def test_conditions_that_are_no_bools():
 
 
 def test_reductions_of_strings():
+    texts = np.array(["a", "b"], object)
+    refuse(model([node("ReduceSum", "x", "y", name="n")], [], ["y"], x=texts), "'n'", "string")
+
+
+def test_reductions_of_fed_strings():
+    """What depends on strings is known when a run is planned."""
     x = value("x", [3], TensorProto.STRING)
-    refuse(model([node("ReduceSum", "x", "y", name="n")], [x], ["y"]), "'n'", "string")
+    with onnxplan.InferenceSession(model([node("ReduceSum", "x", "y", name="n")], [x], ["y"])) as session:
+        for _ in range(2):
+            with pytest.raises(onnxplan.InvalidFeedsError, match="'n'.*string"):
+                session.run_sync({"x": ["a", "b", "c"]})
 
 
 def test_missing_inputs_of_operators_without_a_schema():
