@@ -46,7 +46,7 @@ def test_reductions_of_fed_strings():
     x = value("x", [3], TensorProto.STRING)
     with onnxplan.InferenceSession(model([node("ReduceSum", "x", "y", name="n")], [x], ["y"])) as session:
         for _ in range(2):
-            with pytest.raises(onnxplan.InvalidFeedsError, match="'n'.*string"):
+            with pytest.raises(onnxplan.InvalidFeedsError, match=r"'n'.*string"):
                 session.run_sync({"x": ["a", "b", "c"]})
 
 
