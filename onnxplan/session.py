@@ -172,16 +172,17 @@ class InferenceSession:
         if recent is not None and fetches is None and recent.seconds < INLINE_SECONDS:
             results = self._try_recent(recent, feeds)
             if results is not None:
-                self._slice -= recent.seconds + OVERHEAD_SECONDS
-                if self._slice < 0:
-                    self._slice = SLICE_SECONDS
+                if self._ends_slice(recent):
                     await asyncio.sleep(0)
                 return results
         self._require_open()
         request, arrays = self._check(feeds, fetches)
         stage = self._engine.plain.get(request.shapes) if request.names == self._names else None
         if stage is not None and fetches is None and stage.seconds < INLINE_SECONDS:
-            return self._run_request(request, arrays, None)
+            results = self._run_request(request, arrays, None)
+            if self._ends_slice(stage):
+                await asyncio.sleep(0)
+            return results
         places = self._places
         if places is None:
             return await submit(lambda cancel: self._run_request(request, arrays, cancel))
@@ -236,9 +237,15 @@ class InferenceSession:
                 return {names[0]: wrap(outputs[0])}
             return dict(zip(names, map(wrap, outputs), strict=True))
         finally:
-            self._running.pop()
-            if self._closed:
-                self._drained.set()
+            self._leave()
+
+    def _ends_slice(self, stage: BoundStage) -> bool:
+        """Should the coroutine let others run, now that it has run ``stage`` itself?"""
+        self._slice -= stage.seconds + OVERHEAD_SECONDS
+        if self._slice >= 0:
+            return False
+        self._slice = SLICE_SECONDS
+        return True
 
     def _check(
         self, feeds: Mapping[str, Any], fetches: Iterable[str] | None
