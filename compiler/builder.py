@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
-from onnxplan.compiler.expression import Expression, Instruction, identity
+from onnxplan.compiler.expression import Expression, Instruction, constant, identity
 from onnxplan.compiler.primitives import MapReduce, MatMul, Primitive
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.scalar import OPERATIONS, WIDE_FLOATS
@@ -343,5 +343,4 @@ def cast_expression(source: DType, target: DType, saturate: bool) -> Expression:
 
 
 def constant_expression(value: float | int | bool, dtype: DType) -> Expression:
-    exact = float(value).hex() if dtype.is_float else int(value)
-    return Expression((Instruction("constant", (), dtype, exact),), (0,))
+    return Expression((constant(value, dtype),), (0,))

@@ -122,9 +122,6 @@ class Core:
     def vector(self, element: ir.Type) -> ir.VectorType:
         return ir.VectorType(element, self.lanes)
 
-    def compute_vector(self, dtype: DType) -> ir.VectorType:
-        return self.vector(compute_type(dtype))
-
     def integer(self, value: int) -> ir.Constant:
         """An ``i64`` scalar."""
         return I64(value)
