@@ -18,7 +18,7 @@ COORDINATE = "index"
 class Access:
     """An operand as compiled in: ``label`` names its element type in memory, or is ``index``.
 
-    ``kind`` is its class along the innermost axis (:func:`onnxplan.kernels.cpu.geometry.access_class`).
+    ``kind`` is its class along the innermost axis (:func:`onnxplan.kernels.cpu.walk.access_class`).
     """
 
     label: str

@@ -21,9 +21,9 @@ from onnxplan.kernels.cpu.emitter_core import Core, Variable
 from onnxplan.kernels.cpu.llvm_types import compute_type
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.operand_code import Access, Operand, Place, read_operands
-from onnxplan.kernels.cpu.phases import Phase, Schedule, accumulator, schedule
 from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count, unroll_factor
 from onnxplan.kernels.cpu.walk_code import Odometer, OuterAxis, Reader, read_axes, vector_loop, walk_rows
+from onnxplan.kernels.phases import Phase, Schedule, accumulator, schedule
 
 # Points (row mode: vectors) that are summed up before their total is added to the rest.
 BLOCK = 64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import identity
@@ -12,23 +11,19 @@ from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
-from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.geometry import (
-    TILE_BYTES,
+from onnxplan.kernels.cpu.select_transpose import select_transpose
+from onnxplan.kernels.cpu.walk import TILE_BYTES, access_class, inner_parameters, walk_parameters
+from onnxplan.kernels.geometry import (
     Axis,
-    access_class,
     axes_of,
+    carrier,
     ceil_div,
     collapse,
     flip_negative,
-    inner_parameters,
+    in_place_pairs,
     pad_axes,
     unique_bytes,
-    walk_parameters,
 )
-from onnxplan.kernels.cpu.select_transpose import select_transpose
-
-_CARRIERS = {1: DType.UINT8, 2: DType.UINT16, 4: DType.UINT32, 8: DType.UINT64}
 
 
 def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
@@ -49,8 +44,8 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     kernel_types = [view.dtype for view in views]
     strides = [list(view.strides) for view in views]
     if copies:
-        carrier, parts = _carrier(views[0].dtype)
-        expression, kernel_types = identity(carrier), [carrier] * 2
+        element, parts = carrier(views[0].dtype)
+        expression, kernel_types = identity(element), [element] * 2
         shape = (*shape, parts)
         strides = [[*(stride * parts for stride in row), 1] for row in strides]
     coordinates = [[int(axis == wanted) for axis in range(len(shape))] for wanted in indexed]
@@ -87,30 +82,6 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
         bytes_moved=sum(map(unique_bytes, views)),
         in_place=in_place_pairs(views[:count], views[count:]),
     )
-
-
-def in_place_pairs(inputs: Sequence[View], outputs: Sequence[View]) -> tuple[tuple[int, int], ...]:
-    """Operand pairs (output, input) of equal geometry and element size; inputs are the first operands."""
-    return tuple(
-        (len(inputs) + number, position)
-        for number, output in enumerate(outputs)
-        for position, source in enumerate(inputs)
-        if _same_places(source, output) and sum(view.storage is source.storage for view in inputs) == 1
-    )
-
-
-def _same_places(source: View, output: View) -> bool:
-    """Does each point have an element of its own, at the same distance from the first one in both views?"""
-    repeated = any(n > 1 and s == 0 for n, s in zip(source.shape, source.strides, strict=True))
-    same = source.shape == output.shape and source.strides == output.strides
-    return same and not repeated and source.dtype.itemsize == output.dtype.itemsize
-
-
-def _carrier(dtype: DType) -> tuple[DType, int]:
-    """The unsigned integer that copies move elements as, and how many make an element."""
-    if dtype is DType.STRING:
-        raise NotImplementedError("no CPU kernel for copy of string")
-    return _CARRIERS.get(dtype.itemsize, DType.UINT64), max(1, dtype.itemsize // 8)
 
 
 def _chunk_length(extent: int, weight: int, target: Target) -> int:

@@ -13,23 +13,20 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.geometry import (
-    TILE_BYTES,
+from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count
+from onnxplan.kernels.cpu.walk import TILE_BYTES, access_class, inner_parameters, walk_parameters
+from onnxplan.kernels.geometry import (
     Axis,
-    access_class,
     axes_of,
     axis_parameters,
     ceil_div,
     collapse,
     flip_negative,
-    inner_parameters,
+    in_place_pairs,
     pad_axes,
     unique_bytes,
-    walk_parameters,
 )
-from onnxplan.kernels.cpu.phases import accumulator, schedule
-from onnxplan.kernels.cpu.select_map import in_place_pairs
-from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count
+from onnxplan.kernels.phases import accumulator, schedule
 
 # Values that need more than this are computed again in each pass, not kept in the thread's scratch.
 SCRATCH_LIMIT = 1 << 20

@@ -8,7 +8,8 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.geometry import Axis, ceil_div, pad_axes, unique_bytes, walk_parameters
+from onnxplan.kernels.cpu.walk import walk_parameters
+from onnxplan.kernels.geometry import Axis, ceil_div, pad_axes, unique_bytes
 
 # A region is copied block by block within one tile, so that whole cache lines of both sides are used.
 REGION = 64

@@ -11,9 +11,9 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Shape, View
-from onnxplan.kernels.cpu.phases import accumulator, depths
 from onnxplan.kernels.cpu.select_map import select_map
 from onnxplan.kernels.cpu.select_reduce import Space, emit_reduce, make_space, select_reduce
+from onnxplan.kernels.phases import accumulator, depths
 
 
 def split(space: Space, emit: StepEmitter, target: Target, parts: int) -> None:

@@ -1,4 +1,4 @@
-"""Iteration spaces of strided operands: dropping, ordering and merging axes; sizes of tiles."""
+"""Iteration spaces of strided operands: dropping, ordering and merging axes. The same for all devices."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.view import View
 
-TILE_BYTES = 1 << 15
+CARRIERS = {1: DType.UINT8, 2: DType.UINT16, 4: DType.UINT32, 8: DType.UINT64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,6 @@ def _reverse(view: View, axis: int) -> View:
     return view.slice(axis, extent - 1, extent, -1)
 
 
-def access_class(stride: int) -> str:
-    """How an operand moves along the innermost axis: ``c``ontiguous, ``b``roadcast or ``s``trided."""
-    return {1: "c", 0: "b"}.get(stride, "s")
-
-
 def rank_class(rank: int) -> int:
     """The rank that code is compiled for: 0, 1, 2, 4, 8, ..."""
     return rank if rank <= 2 else 1 << (rank - 1).bit_length()
@@ -107,23 +103,6 @@ def unique_bytes(view: View) -> int:
     return touched * view.dtype.itemsize
 
 
-def rows_per_tile(rows: int, row_bytes: int) -> int:
-    """How many rows of ``row_bytes`` make a tile."""
-    return max(1, min(rows, TILE_BYTES // max(row_bytes, 1)))
-
-
-def walk_parameters(
-    outer: Sequence[Axis], sizes: Sequence[int], chunks: int, row_bytes: int
-) -> tuple[list[int], int]:
-    """Parameters of a walk over ``outer`` axes (:mod:`onnxplan.kernels.cpu.walk_code`), and its tiles.
-
-    ``sizes`` are the operands' element sizes in bytes (1 for coordinates), ``row_bytes`` the work of a row.
-    """
-    rows = math.prod(axis.extent for axis in outer) * chunks
-    per_tile = rows_per_tile(rows, row_bytes)
-    return [rows, per_tile, chunks, *axis_parameters(outer, sizes)], ceil_div(rows, per_tile)
-
-
 def axis_parameters(axes: Sequence[Axis], sizes: Sequence[int]) -> list[int]:
     """For each axis its extent and the operands' strides in bytes."""
     parameters: list[int] = []
@@ -132,12 +111,29 @@ def axis_parameters(axes: Sequence[Axis], sizes: Sequence[int]) -> list[int]:
     return parameters
 
 
-def inner_parameters(inner: Axis, sizes: Sequence[int], kinds: str) -> list[int]:
-    """The strides in bytes of the operands that are strided along the innermost axis."""
-    return [
-        stride * size for stride, size, kind in zip(inner.strides, sizes, kinds, strict=True) if kind == "s"
-    ]
-
-
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def in_place_pairs(inputs: Sequence[View], outputs: Sequence[View]) -> tuple[tuple[int, int], ...]:
+    """Operand pairs (output, input) of equal geometry and element size; inputs are the first operands."""
+    return tuple(
+        (len(inputs) + number, position)
+        for number, output in enumerate(outputs)
+        for position, source in enumerate(inputs)
+        if _same_places(source, output) and sum(view.storage is source.storage for view in inputs) == 1
+    )
+
+
+def _same_places(source: View, output: View) -> bool:
+    """Does each point have an element of its own, at the same distance from the first one in both views?"""
+    repeated = any(n > 1 and s == 0 for n, s in zip(source.shape, source.strides, strict=True))
+    same = source.shape == output.shape and source.strides == output.strides
+    return same and not repeated and source.dtype.itemsize == output.dtype.itemsize
+
+
+def carrier(dtype: DType) -> tuple[DType, int]:
+    """The unsigned integer that copies move elements as, and how many make an element."""
+    if dtype is DType.STRING:
+        raise NotImplementedError("no kernel for copy of string")
+    return CARRIERS.get(dtype.itemsize, DType.UINT64), max(1, dtype.itemsize // 8)
