@@ -34,6 +34,31 @@ def compute_type(dtype: DType) -> str:
     return _INTEGERS[dtype.itemsize][dtype.kind == "u"]
 
 
+def storage_type(dtype: DType) -> str:
+    """The C type that an element is kept as in memory: small floats as their bits, booleans as bytes."""
+    if dtype is DType.BOOL:
+        return "unsigned char"
+    if dtype in WIDE_FLOATS:
+        return _INTEGERS[dtype.itemsize][1]
+    return compute_type(dtype)
+
+
+def loaded(dtype: DType, text: str) -> str:
+    """A stored element in its compute type."""
+    if dtype is DType.BOOL:
+        return f"({text} != 0)"
+    return f"onnxplan_decode_{dtype.label}({text})" if dtype in WIDE_FLOATS else text
+
+
+def stored(dtype: DType, text: str) -> str:
+    """A value of the compute type as it is stored."""
+    if dtype is DType.BOOL:
+        return f"(unsigned char)({text} ? 1 : 0)"
+    if dtype in WIDE_FLOATS:
+        return f"({storage_type(dtype)})onnxplan_encode_{dtype.label}({text})"
+    return text
+
+
 def template(text: str) -> CudaText:
     """The same text for all types, ``{0}``, ``{1}``, ... being the arguments."""
     return lambda operand, result, *arguments: text.format(*arguments)
@@ -131,6 +156,9 @@ ONNXPLAN_INLINE float onnxplan_round_{name}(float a) {{ return {decode}({encode}
 
 _GENERIC = r"""
 #define ONNXPLAN_INLINE __device__ __forceinline__
+#ifndef ONNXPLAN_DYNAMIC_SHARED
+#define ONNXPLAN_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
 template <typename T> ONNXPLAN_INLINE T onnxplan_min(T a, T b) { return a != a || a < b ? a : b; }
 template <typename T> ONNXPLAN_INLINE T onnxplan_max(T a, T b) { return a != a || a > b ? a : b; }
 template <typename T> struct onnxplan_unsigned { typedef T type; };

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 from fake_selector import FakeSelector
 
 from onnxplan.compiler.builder import Builder, ConstantPool
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.graphs import HOST_FAMILIES, GraphRange, graph_ranges, host_copies
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.plan_text import binary, duration, kernel_name, metric
 from onnxplan.compiler.program import Program
+from onnxplan.compiler.target import Target
 from onnxplan.compiler.trace import apply, reduce, trace
 
 
@@ -68,3 +72,83 @@ def test_kernel_names_are_short():
     long = KernelSpec("matmul", tuple(f"part{n}" for n in range(30)))
     assert kernel_name(long).endswith("...")
     assert len(kernel_name(long)) == 44
+
+
+CUDA = Target(
+    "cuda", "sm_90", 128, 255, (227 << 10, 50 << 20), 132, alignment=256, flops=6e13, bandwidth=3e12
+)
+
+
+class CudaSelector(FakeSelector):
+    """Products go to cuBLASLt; norms and maps are generated kernels of 256 threads a block."""
+
+    def select(self, operation, emit):
+        if operation.primitive.name == "matmul":
+            variant = ("float32", "float32", "float32", False, False, "none")
+            kernel = KernelSpec("cublaslt", variant)
+            tiles = scratch = 1
+        else:
+            kernel, tiles, scratch = KernelSpec(operation.primitive.name, (256, "float32")), 20, 2048
+        operands = (*operation.outputs, *operation.inputs)
+        outputs = tuple(range(len(operation.outputs)))
+        emit.step(kernel, operands, outputs, (), tiles=tiles, scratch=scratch, flops=1000, bytes_moved=4096)
+
+
+def cuda_plan():
+    b = Builder(ConstantPool())
+    x = b.new(DType.FLOAT32, (20, 30))
+    x.storage.name = "x"
+    b.node = "Gemm_0"
+    y = b.matmul(x, b.constant(np.ones((30, 40), np.float32)))
+    b.node = "Softmax_1"
+    e = b.scalar("exp", b.scalar("sub", y, b.reduce("max", y, (1,), keepdims=True)))
+    y = b.scalar("div", e, b.reduce("sum", e, (1,), keepdims=True))
+    program = Program({"x": x}, {"y": y}, b.operations)
+    return compile_program(program, CudaSelector(CUDA), ConstantPool(), optimize=1).plan
+
+
+def test_a_plan_for_cuda_as_text():
+    assert str(cuda_plan()) == CUDA_EXPECTED.strip("\n")
+
+
+CUDA_EXPECTED = """
+plan for cuda sm_90, 132 multiprocessors, math=strict
+  input      in0   x: float32[20, 30]
+  output     out0  y: float32[20, 40]
+  arena      3.2 KiB (lower bound 3.2 KiB)
+  constants  1, 4.7 KiB
+  graph      0: steps 0 to 1
+  copies between host and device inside the plan: 0
+
+step  graph  time  FLOPs    bytes  blocks  threads   shared  kernel                                       operands                                                      nodes
+   0      0  1 ns  1.0 k  4.0 KiB       -        -        -  cublaslt[f32, f32, f32, False, False, none]  arena[0:3200] f32[20x40] <- in0 f32[20x30] const0 f32[30x40]  Gemm_0
+   1      0  1 ns  1.0 k  4.0 KiB      20      256  2.0 KiB  norm[256, f32]                               out0 f32[20x40] <- arena[0:3200] f32[20x40]                   Softmax_1
+
+total: 2 steps, 2 kernels, 2.0 kFLOP, 8.0 KiB moved, 3 ns on the device
+"""  # noqa: E501
+
+
+def test_steps_of_the_host_are_between_graphs(monkeypatch):
+    plan = cuda_plan()
+    assert graph_ranges(plan) == (GraphRange(0, len(plan.steps) - 1),)
+    assert host_copies(plan) == 0
+    monkeypatch.setitem(HOST_FAMILIES, "norm", "the host computes norms")
+    norm = next(number for number, step in enumerate(plan.steps) if step.kernel.family == "norm")
+    assert graph_ranges(plan) == (
+        GraphRange(0, norm - 1),
+        GraphRange(norm, norm, "the host computes norms"),
+    )
+    assert [part.captured for part in graph_ranges(plan)] == [True, False]
+    copies = len(plan.steps[norm].operands)
+    assert host_copies(plan) == copies
+    text = str(plan)
+    assert f"  no graph   step {norm}: the host computes norms" in text
+    assert f"copies between host and device inside the plan: {copies}" in text
+    (row,) = (line for line in text.splitlines() if line.split()[:1] == [str(norm)])
+    assert row.split()[1] == "-"
+
+
+def test_a_plan_without_steps_has_no_graph():
+    plan = replace(cuda_plan(), steps=())
+    assert graph_ranges(plan) == ()
+    assert "copies between host and device inside the plan: 0" in str(plan)

@@ -1,5 +1,7 @@
 """Runs the steps that a selector emits for one operation, straight from object code, without a runtime.
 
+CUDA kernels run too, on the CPU, by ``tests/cuda/emulator.py``; a test's ``isa`` says which device it is for.
+
 Every storage lies between guard bytes, results are poisoned before the run, and after it nothing but the
 elements of the output views may have changed. Tiles run one by one in random order, in ranges, or at once.
 """
@@ -9,6 +11,7 @@ import functools
 import itertools
 from dataclasses import dataclass, field
 
+import emulator
 import llvmlite.binding as llvm
 import numpy as np
 
@@ -16,6 +19,7 @@ from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
 from onnxplan.kernels.cpu import registry
+from onnxplan.kernels.cuda import registry as cuda_registry
 
 GUARD = 256
 POISON = 0xA5
@@ -25,16 +29,33 @@ SIGNATURE = ctypes.CFUNCTYPE(
 
 
 def make_target(isa):
-    """The test machine's target for an instruction set."""
+    """The test machine's target for an instruction set, or that of a GPU for a compute capability."""
+    if is_cuda(isa):
+        return Target("cuda", isa, 16, 255, (227 << 10, 50 << 20), 132, alignment=256)
     wide = isa == "avx512"
     return Target(
         "cpu", isa, {"avx512": 64, "avx2": 32}.get(isa, 16), 32 if wide else 16, (32 << 10, 1 << 20), 2
     )
 
 
-@functools.cache
+def is_cuda(isa):
+    return isa.startswith("sm_")
+
+
+def selector(isa):
+    """The kernel selector for an instruction set or compute capability."""
+    target = make_target(isa)
+    return (cuda_registry.CudaKernels if is_cuda(isa) else registry.CpuKernels)(target)
+
+
 def available_isas():
-    """The instruction sets that kernels can be tested for here, the best first."""
+    """All that kernels can be tested for here: the CPU's instruction sets, and CUDA on the CPU."""
+    return (*cpu_isas(), "sm_90") if emulator.COMPILER else cpu_isas()
+
+
+@functools.cache
+def cpu_isas():
+    """The instruction sets that CPU kernels can be tested for here, the best first."""
     llvm.initialize_native_target()
     features = llvm.get_host_cpu_features()
     if features.get("neon"):
@@ -92,7 +113,7 @@ _numbers = itertools.count()
 
 @functools.cache
 def linker():
-    available_isas()
+    cpu_isas()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), jit=True
@@ -101,8 +122,15 @@ def linker():
 
 
 @functools.cache
+def load_cuda_kernel(spec, isa):
+    """The emulated kernel of a specification."""
+    source = cuda_registry.build(spec, make_target(isa))
+    return emulator.load(emulator.compile_source(source.text), source.symbol)
+
+
+@functools.cache
 def load_kernel(spec, isa):
-    """The native function of a kernel, compiled in this process."""
+    """The native function of a CPU kernel, compiled in this process."""
     built = registry.build(spec, make_target(isa))
     library = llvm.JITLibraryBuilder().add_object_img(built.code).add_current_process()
     # Some families export one name for all of their kernels.
@@ -150,6 +178,9 @@ def array_of(view, elements):
 
 def run_steps(steps, memories, isa, rng=None):
     """Runs recorded steps; with ``rng`` the tiles are cut into ranges that run in random order."""
+    if is_cuda(isa):
+        run_cuda_steps(steps, memories, isa)
+        return
     for step in steps:
         function = load_kernel(step.kernel, isa)
         addresses = [
@@ -178,10 +209,48 @@ def run_steps(steps, memories, isa, rng=None):
             assert (scratch[start + step.scratch :] == POISON).all()
 
 
+def run_cuda_steps(steps, memories, isa):
+    for step in steps:
+        if step.kernel.family in cuda_registry.LIBRARY_FAMILIES:
+            multiply(step, memories)
+            continue
+        kernel = load_cuda_kernel(step.kernel, isa)
+        addresses = [
+            memories[view.storage].address + view.offset * view.dtype.itemsize for view in step.operands
+        ]
+        words = np.array([*addresses, *step.parameters, 0], np.int64)
+        assert kernel.words == max(1, words.size - 1), f"{step.kernel}: {words.size - 1} words are given"
+        kernel.launch(step.tiles, step.kernel.variant[0], step.scratch, words.ctypes.data)
+
+
+def multiply(step, memories):
+    """What cuBLASLt does for a step, by NumPy; see ``onnxplan.kernels.cuda.matmul``."""
+    trans_a, trans_b, epilogue = step.kernel.variant[3:]
+    batch, m, n, k, *strides = step.parameters
+
+    def matrices(view, rows, columns, row_stride, batch_stride):
+        assert view.storage.size, view
+        elements = memories[view.storage].elements
+        window = View(view.storage, view.offset, (batch, rows, columns), (batch_stride, row_stride, 1))
+        return array_of(window, elements)
+
+    lda, ldb, ldd, batch_a, batch_b, batch_d = strides
+    a = matrices(step.operands[0], *((k, m) if trans_a else (m, k)), lda, batch_a).astype(np.float64)
+    b = matrices(step.operands[1], *((n, k) if trans_b else (k, n)), ldb, batch_b).astype(np.float64)
+    total = (a.swapaxes(1, 2) if trans_a else a) @ (b.swapaxes(1, 2) if trans_b else b)
+    if "bias" in epilogue:
+        bias = step.operands[2]
+        total += array_of(bias, memories[bias.storage].elements).astype(np.float64)
+    if "relu" in epilogue:
+        total = np.maximum(total, 0)
+    d = matrices(step.operands[-1], m, n, ldd, batch_d)
+    d[...] = total.astype(d.dtype)
+
+
 def run_operation(operation, values, isa, rng=None):
     """The outputs of ``operation`` as arrays; ``values`` maps storages of inputs to their elements."""
     recorder = Recorder()
-    registry.CpuKernels(make_target(isa)).select(operation, recorder)
+    selector(isa).select(operation, recorder)
     memories = {storage: Memory(storage, elements) for storage, elements in values.items()}
     temporaries = set(recorder.temporaries)
     for view in operation.views:

@@ -1,13 +1,12 @@
 """Views of one shape laid out in memory in different ways, and operations run over them."""
 
 import numpy as np
-from harness import Recorder, array_of, make_target, run_operation
+from harness import Recorder, array_of, run_operation, selector
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.view import Storage, View, dense_strides
-from onnxplan.kernels.cpu import registry
 
 LAYOUTS = ("dense", "permuted", "gaps", "holes", "reversed")
 
@@ -54,7 +53,7 @@ def select(primitive, inputs, outputs, isa):
     """The steps that are selected for ``primitive``."""
     recorder = Recorder()
     operation = Operation(primitive, tuple(inputs), tuple(outputs))
-    registry.CpuKernels(make_target(isa)).select(operation, recorder)
+    selector(isa).select(operation, recorder)
     return recorder.steps
 
 

@@ -243,7 +243,7 @@ def test_empty_convolutions(isa):
         (dense(F32, (0, 4, 4, 3)), dense(F32, (1, 1, 3, 5))),
         (dense(F32, (0, 4, 4, 5)),),
     )
-    harness.registry.CpuKernels(harness.make_target(isa)).select(operation, recorder)
+    harness.selector(isa).select(operation, recorder)
     assert recorder.steps == []
 
 
@@ -268,7 +268,7 @@ def test_more_than_three_spatial_axes_are_refused(isa):
         Conv((1,) * 4, (1,) * 4, (0,) * 4, 1, F32), (x, w), (dense(F32, (1, 2, 2, 2, 2, 5)),)
     )
     with pytest.raises(NotImplementedError, match="spatial"):
-        harness.registry.CpuKernels(harness.make_target(isa)).select(operation, harness.Recorder())
+        harness.selector(isa).select(operation, harness.Recorder())
 
 
 def test_views_of_a_larger_input(isa):

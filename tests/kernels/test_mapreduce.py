@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from harness import Recorder, array_of, available_isas, dense, make_target, run_operation
+from harness import Recorder, array_of, available_isas, dense, run_operation, selector
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_views import Tracer, layer_norm, log_sum_exp, reference, rms_norm, shapes, softmax, views
@@ -14,7 +14,6 @@ from onnxplan.compiler.expression import identity
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.view import Storage, View
-from onnxplan.kernels.cpu import registry
 
 ISAS = available_isas()
 SETTINGS = settings(
@@ -292,7 +291,7 @@ def test_results_do_not_depend_on_tiles(isa):
 
 def select(operation):
     recorder = Recorder()
-    registry.CpuKernels(make_target(ISAS[0])).select(operation, recorder)
+    selector(ISAS[0]).select(operation, recorder)
     return recorder.steps
 
 

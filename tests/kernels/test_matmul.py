@@ -142,7 +142,7 @@ def test_in_place_is_offered_for_equal_geometry_only(isa):
     other_type = dense(F64, (8, 70))
     expression = epilogue(F32, F32, 2)
     recorder = harness.Recorder()
-    kernels = harness.registry.CpuKernels(harness.make_target(isa))
+    kernels = harness.selector(isa)
     kernels.select(Operation(MatMul(F32, expression), (a, b, bias, same), (output,)), recorder)
     assert recorder.steps[-1].in_place == ((2, 4),)
     recorder = harness.Recorder()
@@ -188,7 +188,7 @@ def test_empty_products(isa):
             (dense(F32, (batch, rows, 4)), dense(F32, (batch, 4, columns))),
             (dense(F32, (batch, rows, columns)),),
         )
-        harness.registry.CpuKernels(harness.make_target(isa)).select(operation, recorder)
+        harness.selector(isa).select(operation, recorder)
         assert recorder.steps == []
 
 
@@ -232,7 +232,7 @@ def test_large_problems_have_enough_tiles_to_share(isa):
             (dense(F32, (rows, columns)),),
         )
         recorder = harness.Recorder()
-        harness.registry.CpuKernels(harness.make_target(isa)).select(operation, recorder)
+        harness.selector(isa).select(operation, recorder)
         (step,) = recorder.steps
         assert step.tiles >= 16
         assert step.flops == 2 * rows * depth * columns
@@ -254,7 +254,7 @@ def test_coordinates_in_an_epilogue_are_refused(isa):
         MatMul(F32, expression), (dense(F32, (2, 3)), dense(F32, (3, 4))), (dense(F32, (2, 4)),)
     )
     with pytest.raises(NotImplementedError, match="epilogue"):
-        harness.registry.CpuKernels(harness.make_target(isa)).select(operation, harness.Recorder())
+        harness.selector(isa).select(operation, harness.Recorder())
 
 
 def test_an_expensive_epilogue(isa):

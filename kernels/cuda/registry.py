@@ -1,0 +1,101 @@
+"""What a CUDA device has: which selector serves a primitive, and which builder writes a kernel family.
+
+Entries are ``"module:function"`` of ``onnxplan.kernels.cuda``, so that only what is needed is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import (
+    ArgReduce,
+    Conv,
+    Gather,
+    GatherReduce,
+    MapReduce,
+    MatMul,
+    Pool,
+    Primitive,
+    Recurrent,
+    Resample,
+    Scan,
+    Scatter,
+    Sort,
+    SuppressNonMaximum,
+)
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cuda.source import KernelSource
+
+# ``select(operation, emit, target)`` for each primitive.
+SELECTORS: dict[type[Primitive], str] = {
+    MapReduce: "mapreduce:select_mapreduce",
+    MatMul: "matmul:select_matmul",
+    Conv: "conv:select_conv",
+    Pool: "pool:select_pool",
+    Gather: "gather:select_gather",
+    GatherReduce: "gather_reduce:select_gather_reduce",
+    Scatter: "scatter:select_scatter",
+    Sort: "sort:select_sort",
+    ArgReduce: "arg_reduce:select_arg_reduce",
+    Scan: "scan:select_scan",
+    Resample: "resample:select_resample",
+    Recurrent: "recurrent:select_recurrent",
+    SuppressNonMaximum: "non_maximum:select_non_maximum",
+}
+
+# ``build(spec.variant, target)`` for each family; the variant begins with the threads of a block.
+FAMILIES: dict[str, str] = {
+    "map": "map:build_map",
+    "reduce": "reduce:build_reduce",
+    "arg_reduce": "arg_reduce:build_arg_reduce",
+    "scan": "scan:build_scan",
+    "product": "product:build_product",
+    "conv": "conv:build_conv",
+    "pool": "pool:build_pool",
+    "gather": "gather:build_gather",
+    "gather_reduce": "gather_reduce:build_gather_reduce",
+    "scatter": "scatter:build_scatter",
+    "sort": "sort:build_sort",
+    "resample": "resample:build_resample",
+    "recurrent": "recurrent:build_recurrent",
+    "non_maximum": "non_maximum:build_non_maximum",
+}
+
+LIBRARY_FAMILIES = frozenset(["cublaslt"])
+"""Families whose steps are calls of libraries: they have no code of ours."""
+
+
+def build(spec: KernelSpec, target: Target) -> KernelSource:
+    """The CUDA C of the kernel that ``spec`` names; raises ``KeyError`` for an unknown family."""
+    source: KernelSource = _resolve(FAMILIES[spec.family])(spec.variant, target)
+    return source
+
+
+class CudaKernels:
+    """The :class:`~onnxplan.compiler.selection.KernelSelector` of a CUDA device."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def select(self, operation: Operation, emit: StepEmitter) -> None:
+        """Emits the steps of ``operation``; raises ``NotImplementedError`` if there is no kernel for it."""
+        name = SELECTORS.get(type(operation.primitive))
+        if name is None:
+            types = ", ".join(view.dtype.label for view in operation.views)
+            raise NotImplementedError(f"no CUDA kernel for {operation.primitive.name} of {types}")
+        _resolve(name)(operation, emit, self.target)
+
+
+@functools.cache
+def _resolve(name: str) -> Callable[..., Any]:
+    module, function = name.split(":")
+    resolved: Callable[..., Any] = getattr(
+        importlib.import_module(f"onnxplan.kernels.cuda.{module}"), function
+    )
+    return resolved
