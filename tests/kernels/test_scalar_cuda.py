@@ -1,9 +1,9 @@
 """The CUDA side of the table, its text compiled for the CPU and compared with NumPy."""
 
 import ctypes
-import shutil
 import subprocess
 
+import emulator
 import numpy as np
 import pytest
 from test_scalar_math import NARROW, REFERENCES, SMALL, TYPES, grid_distance, interesting
@@ -14,41 +14,16 @@ from onnxplan.compiler.expression import TRANSCENDENTAL
 from onnxplan.kernels import scalar_cuda
 from onnxplan.kernels.scalar import cuda_expression
 
-COMPILER = shutil.which("g++") or shutil.which("clang++")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-
-# What CUDA has built in and C++ has not.
-BUILT_IN = r"""
-#include <cmath>
-#include <cstring>
-#define __device__
-#define __forceinline__ inline
-static inline unsigned __float_as_uint(float a) { unsigned b; std::memcpy(&b, &a, 4); return b; }
-static inline float __uint_as_float(unsigned a) { float b; std::memcpy(&b, &a, 4); return b; }
-static inline float __double2float_rn(double a) { return (float)a; }
-static inline float __fadd_rn(float a, float b) { volatile float c = a + b; return c; }
-static inline float __fmul_rn(float a, float b) { volatile float c = a * b; return c; }
-using std::isinf;
-"""
-
-
-def element(dtype):
-    """How a test function reads and writes elements: the bits of small floats, else the compute type."""
-    if dtype in scalar.WIDE_FLOATS:
-        return "unsigned char" if dtype.itemsize == 1 else "unsigned short"
-    return scalar_cuda.compute_type(dtype)
-
+pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="no C++ compiler")
 
 def function_text(name, op, operands, result):
     loads = []
     for number, dtype in enumerate(operands):
-        value = f"x{number}[i]"
-        if dtype in scalar.WIDE_FLOATS:
-            value = f"onnxplan_decode_{dtype.label}({value})"
+        value = scalar_cuda.loaded(dtype, f"x{number}[i]")
         loads.append(f"{scalar_cuda.compute_type(dtype)} a{number} = {value};")
     value = cuda_expression(op, operands[-1], result, *(f"a{number}" for number in range(len(operands))))
-    if result in scalar.WIDE_FLOATS:
-        value = f"onnxplan_encode_{result.label}({value})"
+    value = scalar_cuda.stored(result, value)
+    element = scalar_cuda.storage_type
     inputs = ", ".join(f"const {element(dtype)}* x{number}" for number, dtype in enumerate(operands))
     return (
         f'extern "C" void {name}(long n, {inputs}, {element(result)}* y) '
@@ -80,10 +55,10 @@ CASES = [(f"f{number}", *case) for number, case in enumerate(cases())]
 def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scalar_cuda")
     source, binary = folder / "scalar.cpp", folder / "scalar.so"
-    text = BUILT_IN + scalar_cuda.PRELUDE + "".join(function_text(*case) for case in CASES)
+    text = '#include "cuda_shim.h"\n' + scalar_cuda.PRELUDE + "".join(function_text(*case) for case in CASES)
     source.write_text(text)
-    options = ["-O1", "-fwrapv", "-ffp-contract=off", "-w", "-shared", "-fPIC"]
-    subprocess.run([COMPILER, *options, "-o", binary, source], check=True)
+    options = ["-O1", "-fwrapv", "-ffp-contract=off", "-w", "-shared", "-fPIC", f"-I{emulator.HERE}"]
+    subprocess.run([emulator.COMPILER, *options, "-o", binary, source], check=True)
     return ctypes.CDLL(str(binary))
 
 
