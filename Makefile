@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-models lint types format bench clean
+.PHONY: demo test test-models test-cuda lint types format bench bench-cuda clean
 .NOTPARALLEL:
 
 $(BIN)/python:
@@ -41,6 +41,13 @@ types: $(VENV)/.installed-test
 	@for room in compiler kernels runtime; do ln -s "../../../$$room" "build/types/onnxplan/$$room"; done
 	@for folder in bench examples; do ln -s "../../$$folder" "build/types/$$folder"; done
 	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml -p onnxplan -p bench -p examples
+
+# On a machine with a GPU, with the packages that $(PYTHON) has: nothing is installed, no network is needed.
+test-cuda:
+	$(PYTHON) bench/checkout.py tests.cuda.gpu_run
+
+bench-cuda:
+	$(PYTHON) bench/checkout.py bench.cuda
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.overhead

@@ -7,13 +7,16 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from onnxplan.cli.terminal import add_row, console, table
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("onnxplan", "numpy", "numba", "llvmlite", "onnx", "onnxruntime", "openvino", "torch")
+CUDA_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cublas", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +49,24 @@ def device_name() -> str:
     return f"{name}, {target.isa}, {target.threads} cores"
 
 
-def write(suite: str, rows: list[Row]) -> Path:
-    """Writes the record of a suite and returns its file."""
-    device = device_name()
+def write(
+    suite: str, rows: list[Row], *, device: str | None = None, details: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes the record of a suite and returns its file.
+
+    ``device`` is the processor's name by default; ``details`` are further entries of the record.
+    """
+    packages = PACKAGES if device is None else (*PACKAGES, *CUDA_PACKAGES)
+    device = device or device_name()
     date = datetime.date.today().isoformat()
     record = {
         "suite": suite,
         "device": device,
         "date": date,
         "commit": _commit(),
-        "versions": _versions(),
+        "versions": _versions(packages),
         "rows": [asdict(row) for row in rows],
+        **(details or {}),
     }
     slug = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
     RESULTS.mkdir(exist_ok=True)
@@ -75,9 +85,9 @@ def show(title: str, rows: list[Row]) -> None:
     console().print(found)
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Sequence[str]) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

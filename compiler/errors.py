@@ -32,6 +32,10 @@ class DeviceUnavailableError(OnnxPlanError, RuntimeError):
     """The requested device cannot be used; the message says why and what would fix it."""
 
 
+class DeviceError(OnnxPlanError, RuntimeError):
+    """The device refused a call during a run; the run is lost, the device stays usable."""
+
+
 class OutOfMemoryError(OnnxPlanError, MemoryError):
     """A plan needs more memory than there is; the message gives both figures."""
 

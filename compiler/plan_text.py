@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import LEAVES, Expression
+from onnxplan.compiler.graphs import graph_ranges, host_copies
 from onnxplan.compiler.plan import Binding, Buffer, Constant, ExecutionPlan, KernelSpec, Operand, Step
 
 KERNEL_WIDTH = 44
@@ -15,12 +18,35 @@ OPERANDS_WIDTH = 100
 NODES_WIDTH = 60
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Numbers stand to the right, texts to the left; a wide column grows no further than its limit."""
+
+    title: str
+    limit: int = 12
+    number: bool = True
+
+
+CPU_COLUMNS = tuple(map(Column, ("step", "time", "FLOPs", "bytes", "tiles")))
+CUDA_COLUMNS = tuple(map(Column, ("step", "graph", "time", "FLOPs", "bytes", "blocks", "threads", "shared")))
+TEXT_COLUMNS = (
+    Column("kernel", KERNEL_WIDTH, number=False),
+    Column("operands", OPERANDS_WIDTH, number=False),
+    Column("nodes", NODES_WIDTH, number=False),
+)
+LIBRARY_FAMILIES = frozenset({"cublaslt"})
+"""Families whose launches a library decides on."""
+
+
 def plan_to_text(plan: ExecutionPlan) -> str:
     """A table for people: target, inputs, outputs, memory, then the steps and their totals.
 
     An operand reads ``buffer[first byte:end] type[shape]``; buffers are ``arena``, ``in0``, ``out0`` and
     ``const0``, numbered as the plan's inputs, outputs and constants. FLOPs, bytes and times are estimates.
+    Plans for CUDA tell which CUDA graph each step is in, how many blocks of how many threads it starts, and
+    the dynamic shared memory of a block.
     """
+    cuda = plan.target.device == "cuda"
     constant_bytes = sum(_bytes_of(constant) for constant in plan.constants)
     lines = [
         f"plan for {plan.target}",
@@ -28,14 +54,40 @@ def plan_to_text(plan: ExecutionPlan) -> str:
         *_tensors("output", "out", plan.outputs),
         f"  arena      {_arena(plan)}",
         f"  constants  {len(plan.constants)}, {binary(constant_bytes)}",
-        f"  scratch    {binary(plan.scratch_bytes)} a thread",
+        *(_graphs(plan) if cuda else [f"  scratch    {binary(plan.scratch_bytes)} a thread"]),
         "",
     ]
-    rows = [_row(number, step, plan.buffers) for number, step in enumerate(plan.steps)]
-    header = ("step", "time", "FLOPs", "bytes", "tiles", "kernel", "operands", "nodes")
-    lines += _columns(header, rows)
-    lines += ["", f"total: {_totals(plan)}"]
+    graphs = _graph_numbers(plan) if cuda else ()
+    rows = [
+        _row(number, _cuda_cells(step, graphs[number]) if cuda else _cpu_cells(step), step, plan.buffers)
+        for number, step in enumerate(plan.steps)
+    ]
+    lines += _table((*(CUDA_COLUMNS if cuda else CPU_COLUMNS), *TEXT_COLUMNS), rows)
+    lines += ["", f"total: {_totals(plan, 'on the device' if cuda else 'on one thread')}"]
     return "\n".join(lines)
+
+
+def _graphs(plan: ExecutionPlan) -> Iterable[str]:
+    """Graphs, what is in none of them, and the copies that this costs."""
+    number = 0
+    for part in graph_ranges(plan):
+        steps = f"step {part.first}" if part.first == part.last else f"steps {part.first} to {part.last}"
+        if part.captured:
+            yield f"  graph      {number}: {steps}"
+            number += 1
+        else:
+            yield f"  no graph   {steps}: {part.reason}"
+    yield f"  copies between host and device inside the plan: {host_copies(plan)}"
+
+
+def _graph_numbers(plan: ExecutionPlan) -> Sequence[str]:
+    """For each step the number of its graph, or ``-``."""
+    found: list[str] = []
+    numbers = itertools.count()
+    for part in graph_ranges(plan):
+        label = str(next(numbers)) if part.captured else "-"
+        found += [label] * (part.last - part.first + 1)
+    return found
 
 
 def _arena(plan: ExecutionPlan) -> str:
@@ -44,14 +96,14 @@ def _arena(plan: ExecutionPlan) -> str:
     return f"{binary(plan.arena_bytes)} (lower bound {binary(bound)}{excess})"
 
 
-def _totals(plan: ExecutionPlan) -> str:
+def _totals(plan: ExecutionPlan, where: str) -> str:
     return ", ".join(
         [
             f"{len(plan.steps)} steps",
             f"{len(plan.kernels)} kernels",
             f"{metric(plan.flops)}FLOP",
             f"{binary(plan.bytes)} moved",
-            f"{duration(plan.seconds)} on one thread",
+            f"{duration(plan.seconds)} {where}",
         ]
     )
 
@@ -66,29 +118,34 @@ def _bytes_of(tensor: Constant) -> int:
     return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
-def _row(number: int, step: Step, buffers: Sequence[Buffer]) -> tuple[str, ...]:
-    return (
-        str(number),
-        duration(step.seconds),
-        metric(step.flops).strip(),
-        binary(step.bytes),
-        str(step.tiles),
-        kernel_name(step.kernel),
-        _operands(step, buffers),
-        shorten(", ".join(step.nodes), NODES_WIDTH),
-    )
+def _row(number: int, cells: tuple[str, ...], step: Step, buffers: Sequence[Buffer]) -> tuple[str, ...]:
+    nodes = shorten(", ".join(step.nodes), NODES_WIDTH)
+    return (str(number), *cells, kernel_name(step.kernel), _operands(step, buffers), nodes)
 
 
-def _columns(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
-    """Numbers to the right, texts to the left; the wide columns grow no further than their limit."""
-    limits = (12, 12, 12, 12, 12, KERNEL_WIDTH, OPERANDS_WIDTH, NODES_WIDTH)
+def _work(step: Step) -> tuple[str, str, str]:
+    return duration(step.seconds), metric(step.flops).strip(), binary(step.bytes)
+
+
+def _cpu_cells(step: Step) -> tuple[str, ...]:
+    return (*_work(step), str(step.tiles))
+
+
+def _cuda_cells(step: Step, graph: str) -> tuple[str, ...]:
+    if graph == "-" or step.kernel.family in LIBRARY_FAMILIES:
+        return (graph, *_work(step), "-", "-", "-")
+    return (graph, *_work(step), str(step.tiles), str(step.kernel.variant[0]), binary(step.scratch))
+
+
+def _table(columns: Sequence[Column], rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
+    lines = [tuple(column.title for column in columns), *rows]
     widths = [
-        min(limit, max(len(row[column]) for row in (header, *rows))) for column, limit in enumerate(limits)
+        min(column.limit, max(len(line[place]) for line in lines)) for place, column in enumerate(columns)
     ]
-    for row in (header, *rows):
+    for line in lines:
         cells = [
-            text.rjust(width) if column < 5 else text.ljust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+            text.rjust(width) if column.number else text.ljust(width)
+            for column, text, width in zip(columns, line, widths, strict=True)
         ]
         yield "  ".join(cells).rstrip()
 

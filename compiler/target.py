@@ -35,4 +35,5 @@ class Target:
         return Target(**{**data, "cache_bytes": tuple(data["cache_bytes"])})
 
     def __str__(self) -> str:
-        return f"{self.device} {self.isa}, {self.threads} threads, math={self.math}"
+        units = "multiprocessors" if self.device == "cuda" else "threads"
+        return f"{self.device} {self.isa}, {self.threads} {units}, math={self.math}"

@@ -93,3 +93,18 @@ def _closure(
 def accumulator(dtype: DType) -> DType:
     """The type that a reduction of ``dtype`` is accumulated and kept in: small floats in float32."""
     return WIDE_FLOATS.get(dtype, dtype)
+
+
+def reduction_identity(op: str, dtype: DType) -> float | int:
+    """What a reduction over nothing gives."""
+    if op in ("reduce_sum", "reduce_prod"):
+        return int(op == "reduce_prod")
+    largest = op == "reduce_min"
+    if dtype.is_float:
+        return float("inf") if largest else float("-inf")
+    if dtype is DType.BOOL:
+        return int(largest)
+    bits = 8 * dtype.itemsize - (dtype.kind == "i")
+    if largest:
+        return (1 << bits) - 1
+    return -(1 << bits) if dtype.kind == "i" else 0

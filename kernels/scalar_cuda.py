@@ -22,6 +22,8 @@ _INTEGERS = {
     8: ("long long", "unsigned long long"),
 }
 
+NARROW_INTEGERS = {DType.INT4: 4, DType.UINT4: 4, DType.INT2: 2, DType.UINT2: 2}
+
 
 def compute_type(dtype: DType) -> str:
     """The C type that expressions compute an element in."""
@@ -44,10 +46,12 @@ def storage_type(dtype: DType) -> str:
 
 
 def loaded(dtype: DType, text: str) -> str:
-    """A stored element in its compute type."""
+    """A stored element in its compute type; of integers below eight bits the high bits mean nothing."""
     if dtype is DType.BOOL:
         return f"({text} != 0)"
-    return f"onnxplan_decode_{dtype.label}({text})" if dtype in WIDE_FLOATS else text
+    if dtype in WIDE_FLOATS:
+        return f"onnxplan_decode_{dtype.label}({text})"
+    return _narrow(dtype, text)
 
 
 def stored(dtype: DType, text: str) -> str:
@@ -56,6 +60,8 @@ def stored(dtype: DType, text: str) -> str:
         return f"(unsigned char)({text} ? 1 : 0)"
     if dtype in WIDE_FLOATS:
         return f"({storage_type(dtype)})onnxplan_encode_{dtype.label}({text})"
+    if dtype in NARROW_INTEGERS:
+        return f"({storage_type(dtype)})({text} & {(1 << NARROW_INTEGERS[dtype]) - 1})"
     return text
 
 
@@ -134,7 +140,7 @@ def cast_saturate(operand: DType, result: DType, a: str) -> str:
 
 
 def _narrow(result: DType, text: str) -> str:
-    bits = {DType.INT4: 4, DType.UINT4: 4, DType.INT2: 2, DType.UINT2: 2}.get(result)
+    bits = NARROW_INTEGERS.get(result)
     if bits is None:
         return text
     return f"(({compute_type(result)})(({compute_type(result)})({text} << {8 - bits}) >> {8 - bits}))"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxplan.compiler.errors import CompilerError as CompilerError
+    from onnxplan.compiler.errors import DeviceError as DeviceError
     from onnxplan.compiler.errors import DeviceUnavailableError as DeviceUnavailableError
     from onnxplan.compiler.errors import InvalidFeedsError as InvalidFeedsError
     from onnxplan.compiler.errors import InvalidModelError as InvalidModelError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from onnxplan.compiler.errors import UnsupportedOperatorError as UnsupportedOperatorError
     from onnxplan.compiler.plan import ExecutionPlan as ExecutionPlan
     from onnxplan.feeds import TensorInfo as TensorInfo
+    from onnxplan.runtime.budget import SessionMemory as SessionMemory
     from onnxplan.session import InferenceSession as InferenceSession
     from onnxplan.tensor import Tensor as Tensor
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CompilerError": "compiler.errors",
+    "DeviceError": "compiler.errors",
     "DeviceUnavailableError": "compiler.errors",
     "ExecutionPlan": "compiler.plan",
     "InferenceSession": "session",
@@ -35,6 +38,7 @@ _HOMES = {
     "InvalidModelError": "compiler.errors",
     "OnnxPlanError": "compiler.errors",
     "OutOfMemoryError": "compiler.errors",
+    "SessionMemory": "runtime.budget",
     "SessionClosedError": "compiler.errors",
     "Tensor": "tensor",
     "TensorInfo": "feeds",

@@ -6,16 +6,14 @@ import array as array_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.errors import InvalidFeedsError
-from onnxplan.tensor import Tensor
+from onnxplan.compiler.errors import InvalidFeedsError, OnnxPlanError
+from onnxplan.runtime.device import AnyArray, Array, Device, DeviceTensor
+from onnxplan.tensor import Tensor, unwrap
 
 if TYPE_CHECKING:
     from onnxplan.feeds import TensorInfo
-
-Array = npt.NDArray[Any]
 
 _PYTHON = (bool, int, float, complex, str, bytes, list, tuple)
 _BUFFERS = (bytearray, memoryview, array_module.array)
@@ -23,18 +21,19 @@ _FITTING_KINDS = {"b": "b", "i": "biu", "u": "biu", "f": "biuf", "c": "biufc"}
 """Kinds of NumPy arrays that Python values become, by the kind of element type that may take them."""
 
 
-def to_array(value: Any, info: TensorInfo) -> Array:
+def to_array(value: Any, info: TensorInfo, device: Device) -> AnyArray:
     """``value`` as an aligned, C-contiguous array in native byte order of the type of the input ``info``.
 
-    No copy is made where ``value`` is so already. Raises :class:`InvalidFeedsError` for other types: only
-    Python lists and scalars, which have none of their own, take the input's type.
+    Arrays in the memory of ``device`` stay there, all others become NumPy arrays. No copy is made where
+    ``value`` is so already. Raises :class:`InvalidFeedsError` for other types (only Python lists and scalars,
+    which have none of their own, take the input's type) and for arrays of other devices.
     """
     if info.type is None:
         raise InvalidFeedsError(f"input {info.name!r} is not a tensor; such inputs are not supported")
     expected = DType.from_label(info.type)
     if isinstance(value, _PYTHON):
         return _from_python(value, expected, info)
-    array = _as_numpy(value, info)
+    array = value if type(value) is np.ndarray else _as_array(value, info, device)
     try:
         found = DType.from_numpy(array.dtype)
     except TypeError:
@@ -46,10 +45,37 @@ def to_array(value: Any, info: TensorInfo) -> Array:
             f"input {info}: expected {expected}, got {found}{list(array.shape)}; "
             "convert it, where that is meant, with .astype"
         )
+    if not isinstance(array, np.ndarray):
+        return array
     if expected is DType.STRING:
         return _strings(array, info)
     # Contiguity, alignment and byte order; NumPy makes vectors of scalars on the way.
     return np.require(array, expected.numpy, ["C", "A"]).reshape(array.shape)
+
+
+def on_device(value: Any, device: Device, what: str, *, copy: bool = True) -> DeviceTensor | None:
+    """``value`` where it lies in the memory of ``device``; ``None`` where it is the host's or no array.
+
+    Raises :class:`InvalidFeedsError`, which calls it ``what``, for arrays of other devices and, with
+    ``copy=False``, for those that cannot be written in place.
+    """
+    if isinstance(value, Tensor):
+        value = unwrap(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return None
+    if not (hasattr(value, "__dlpack_device__") or hasattr(value, "__cuda_array_interface__")):
+        return None
+    try:
+        return device.import_array(value, copy=copy)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, OnnxPlanError) and not isinstance(error, InvalidFeedsError):
+            raise
+        raise InvalidFeedsError(f"{what}: {error}") from error
+
+
+def _as_array(value: Any, info: TensorInfo, device: Device) -> AnyArray:
+    found = on_device(value, device, f"input {info}")
+    return _as_numpy(value, info) if found is None else found
 
 
 def _as_numpy(value: Any, info: TensorInfo) -> Array:

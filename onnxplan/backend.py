@@ -82,17 +82,23 @@ class OnnxPlanBackend(Backend):
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
+        """Does the device open? ``"CUDA"`` is True only where a kernel really ran on it."""
         try:
             open_device(_device(device))
-        except DeviceUnavailableError:
+        except (DeviceUnavailableError, AttributeError, ValueError):
             return False
         return True
 
 
 def _device(device: str) -> str:
-    """``"CUDA:1"`` in the notation of onnx to ``"cuda:1"`` in ours."""
+    """``"CUDA:1"`` in the notation of onnx to ``"cuda:1"`` in ours.
+
+    ``AttributeError`` for other kinds of devices, ``ValueError`` for numbers that are none.
+    """
     parsed = Device(device)
-    return "cpu" if parsed.type == DeviceType.CPU else f"cuda:{parsed.device_id}"
+    if parsed.type == DeviceType.CPU:
+        return "cpu"
+    return f"cuda:{parsed.device_id}" if ":" in device else "cuda"
 
 
 is_compatible = OnnxPlanBackend.is_compatible

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from onnxplan.arrays import to_array
+from onnxplan.arrays import on_device, to_array
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError
 from onnxplan.compiler.ir import Dim, Value
-
-Array = npt.NDArray[Any]
+from onnxplan.runtime.device import AnyArray, Device, DeviceTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def check_feeds(
-    feeds: Mapping[str, Any], inputs: Sequence[TensorInfo], optional: Sequence[TensorInfo]
-) -> dict[str, Array]:
+    feeds: Mapping[str, Any], inputs: Sequence[TensorInfo], optional: Sequence[TensorInfo], device: Device
+) -> dict[str, AnyArray]:
     """The feeds as aligned, C-contiguous arrays of the inputs' types, in the inputs' order.
 
-    ``optional`` are inputs with a default. Raises :class:`InvalidFeedsError`.
+    They are NumPy arrays or lie in the memory of ``device``, on which the run will be. ``optional`` are
+    inputs with a default. Raises :class:`InvalidFeedsError`.
     """
     if not isinstance(feeds, Mapping):
         raise InvalidFeedsError(
@@ -81,7 +81,7 @@ def check_feeds(
     if missing:
         what = "these inputs are" if len(missing) > 1 else "this input is"
         raise InvalidFeedsError(f"{what} missing in the feeds: {'; '.join(missing)}")
-    arrays = {name: to_array(feeds[name], info) for name, info in known.items() if name in feeds}
+    arrays = {name: to_array(feeds[name], info, device) for name, info in known.items() if name in feeds}
     check_dims({name: array.shape for name, array in arrays.items()}, known)
     return arrays
 
@@ -131,7 +131,9 @@ def check_fetches(fetches: Iterable[str] | None, outputs: Sequence[TensorInfo]) 
     return None if names == tuple(known) else names
 
 
-def check_out(out: Mapping[str, Any], names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
+def check_out(
+    out: Mapping[str, Any], names: Sequence[str], feeds: Mapping[str, AnyArray], device: Device
+) -> dict[str, AnyArray]:
     """The arrays that outputs are to be written into; ``names`` are the run's outputs.
 
     Raises :class:`InvalidFeedsError` where kernels could not write there, or would write over what they
@@ -141,16 +143,42 @@ def check_out(out: Mapping[str, Any], names: Sequence[str], feeds: Mapping[str, 
         raise InvalidFeedsError(
             f"out must be a mapping from output names to arrays, not {type(out).__name__}"
         )
-    seen: list[tuple[str, Array]] = [(f"input {name!r}", array) for name, array in feeds.items()]
-    for name, array in out.items():
+    seen = [(f"input {name!r}", array) for name, array in feeds.items()]
+    targets = {}
+    for name, given in out.items():
         if name not in names:
             raise InvalidFeedsError(f"out: the run has no output {name!r}{suggest(str(name), names)}")
-        if not isinstance(array, np.ndarray):
-            raise InvalidFeedsError(f"out: {name!r} must be a NumPy array, not {type(array).__name__}")
-        if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
-            raise InvalidFeedsError(f"out: {name!r} must be a writable, aligned, C-contiguous array")
+        array = _target(name, given, device)
         for other, memory in seen:
-            if np.may_share_memory(array, memory):
+            if _overlap(array, memory):
                 raise InvalidFeedsError(f"out: {name!r} shares memory with {other}")
         seen.append((f"output {name!r}", array))
-    return dict(out)
+        targets[name] = array
+    return targets
+
+
+def _target(name: str, given: Any, device: Device) -> AnyArray:
+    found = on_device(given, device, f"out: {name!r}", copy=False)
+    if found is not None:
+        return found
+    if not isinstance(given, np.ndarray):
+        expected = "a NumPy array" if device.name == "cpu" else f"a NumPy array or an array on {device.name}"
+        raise InvalidFeedsError(f"out: {name!r} must be {expected}, not {type(given).__name__}")
+    if not (given.flags.c_contiguous and given.flags.writeable and given.flags.aligned):
+        raise InvalidFeedsError(f"out: {name!r} must be a writable, aligned, C-contiguous array")
+    return given
+
+
+def _overlap(one: AnyArray, other: AnyArray) -> bool:
+    """Do the two share memory? That of the host and of a device is never the same."""
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.may_share_memory(one, other)
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return False
+    (first, first_end), (second, second_end) = _range(one), _range(other)
+    return first < second_end and second < first_end
+
+
+def _range(tensor: DeviceTensor) -> tuple[int, int]:
+    size = math.prod(tensor.shape) * tensor.dtype.itemsize
+    return tensor.pointer, tensor.pointer + size

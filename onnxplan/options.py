@@ -20,13 +20,14 @@ class SessionOptions:
     max_concurrency: int | None = None
     max_plans: int = 32
     optimize: int = 1
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.device, str):
             raise TypeError(f"device must be a string such as 'cpu', not {self.device!r}")
         if self.math not in ("strict", "fast"):
             raise ValueError(f"math must be 'strict' or 'fast', not {self.math!r}")
-        for name in ("threads", "max_concurrency", "max_plans"):
+        for name in ("threads", "max_concurrency", "max_plans", "memory_limit"):
             value = getattr(self, name)
             if value is None and name != "max_plans":
                 continue
@@ -36,3 +37,10 @@ class SessionOptions:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if self.optimize not in (0, 1):
             raise ValueError(f"optimize must be 0 or 1, not {self.optimize!r}")
+
+
+def check_outputs(outputs: str) -> bool:
+    """Are outputs to stay on the device? ``ValueError`` for what is neither ``"cpu"`` nor ``"device"``."""
+    if outputs not in ("cpu", "device"):
+        raise ValueError(f"outputs must be 'cpu' or 'device', not {outputs!r}")
+    return outputs == "device"

@@ -11,17 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy.typing as npt
-
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.errors import InvalidFeedsError, InvalidModelError, SessionClosedError
-from onnxplan.feeds import TensorInfo, check_feeds, check_fetches, check_out, describe
-from onnxplan.options import SessionOptions
+from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError, SessionClosedError
+from onnxplan.feeds import check_out
+from onnxplan.interface import ModelInterface
+from onnxplan.options import SessionOptions, check_outputs
+from onnxplan.runtime.budget import SessionMemory
 from onnxplan.runtime.cancellation import CancelFlag
+from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.engine import BoundStage, Engine, Request
 from onnxplan.runtime.places import Places
-from onnxplan.runtime.workers import submit
+from onnxplan.runtime.workers import workers_for
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
 from onnxplan.tensor import Tensor, wrap
 
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 
     from onnxplan.compiler.plan import ExecutionPlan
 
-Array = npt.NDArray[Any]
-
 INLINE_SECONDS = 100e-6
-"""Plans estimated under this run inside the coroutine: a hop to another thread costs more than it saves."""
+"""Plans for the CPU estimated under this run inside the coroutine: a hop to another thread costs more than it
+saves. Runs on other devices always wait on another thread.
+"""
 
 SLICE_SECONDS = 1e-3
 """Runs inside the coroutine yield to the event loop after about so long."""
@@ -42,7 +43,7 @@ OVERHEAD_SECONDS = 2e-6
 """What a run takes beside its plan."""
 
 
-class InferenceSession:
+class InferenceSession(ModelInterface):
     """A model, compiled for a device, ready to run.
 
     ``model`` is a path, serialised bytes, or an ``onnx.ModelProto``. Keyword options:
@@ -52,13 +53,17 @@ class InferenceSession:
     * ``math``: ``"strict"`` keeps float32 arithmetic in float32, ``"fast"`` allows narrower products;
     * ``cache``: keep compiled kernels on disk for later processes;
     * ``max_concurrency``: asynchronous runs of this session in flight at once (default: as many as the
-      process has worker threads, which all sessions share: one for each core, but two at least);
+      process has worker threads for the device, which all its sessions share: on the CPU one for each core,
+      but two at least);
     * ``max_plans``: plans kept for different input shapes;
-    * ``optimize``: 0 plans node by node, 1 with all passes.
+    * ``optimize``: 0 plans node by node, 1 with all passes;
+    * ``memory_limit``: bytes that constants and temporaries of all plans may take together (default: no
+      limit). Where they would take more, runs wait for others to end.
 
     Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.UnsupportedOperatorError`,
-    :class:`~onnxplan.DeviceUnavailableError`, ``ValueError`` and ``TypeError`` for options, and ``OSError``
-    for files that cannot be read. Files of 16 MiB and more and those of external data are mapped: while the
+    :class:`~onnxplan.DeviceUnavailableError`, :class:`~onnxplan.OutOfMemoryError` where ``memory_limit`` is
+    too low for a single run, ``ValueError`` and ``TypeError`` for options, and ``OSError`` for files that
+    cannot be read. Files of 16 MiB and more and those of external data are mapped: while the
     session is open they may be replaced (by a rename), but must not be changed in place.
 
     Sessions may be used from any number of tasks and threads at once, as context managers, and pickle as
@@ -76,30 +81,37 @@ class InferenceSession:
         max_concurrency: int | None = None,
         max_plans: int = 32,
         optimize: int = 1,
+        memory_limit: int | None = None,
     ) -> None:
-        self._options = SessionOptions(device, threads, math, cache, max_concurrency, max_plans, optimize)
+        self._options = SessionOptions(
+            device, threads, math, cache, max_concurrency, max_plans, optimize, memory_limit
+        )
         self._device = open_device(device, threads=threads, math=math, cache=cache)
         from onnxplan.compiler.importer import load_model
 
         imported = load_model(model)
-        graph = imported.graph
+        super().__init__(imported)
         self._source = imported.source
-        self._inputs = tuple(TensorInfo.of(value) for value in graph.inputs if value.default is None)
-        self._optional = tuple(TensorInfo.of(value) for value in graph.inputs if value.default is not None)
-        self._outputs = tuple(TensorInfo.of(value) for value in graph.outputs)
-        self._metadata = dict(imported.metadata)
-        self._engine = Engine(imported, self._device, optimize=optimize, max_plans=max_plans)
-        self._names = tuple(info.name for info in self._inputs)
+        self._engine = Engine(
+            imported,
+            self._device,
+            optimize=optimize,
+            max_plans=max_plans,
+            memory_limit=memory_limit,
+            max_concurrency=max_concurrency,
+        )
         self._recent: BoundStage | None = None
         self._slice = SLICE_SECONDS
+        self._inline_seconds = INLINE_SECONDS if self._device.runs_inline else 0.0
+        self._workers = workers_for(self._device.name, self._device.concurrency)
         self._places = None if max_concurrency is None else Places(max_concurrency)
         self._closed = False
         self._reset_runs()
         shapes = static_shapes(self._inputs)
         if shapes is not None and all(info.type != DType.STRING.label for info in self._inputs):
             stage = self._engine.first_stage(Request(self._names, shapes))
-            planned = dict(zip(stage.output_names, stage.allocations, strict=True)) if stage.final else {}
-            self._outputs = tuple(info.completed(planned.get(info.name)) for info in self._outputs)
+            if stage.final:
+                self._complete(dict(zip(stage.output_names, stage.allocations, strict=True)))
         _sessions.add(self)
 
     def _reset_runs(self) -> None:
@@ -120,33 +132,6 @@ class InferenceSession:
         return self._device.name
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        return self._names
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        return tuple(info.name for info in self._outputs)
-
-    @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        """The inputs that must be fed."""
-        return self._inputs
-
-    @property
-    def optional_inputs(self) -> tuple[TensorInfo, ...]:
-        """The inputs that have a default and may be fed."""
-        return self._optional
-
-    @property
-    def outputs(self) -> tuple[TensorInfo, ...]:
-        return self._outputs
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The model's own key-value metadata."""
-        return dict(self._metadata)
-
-    @property
     def compiled_kernels(self) -> int:
         """How many kernels this process has compiled for the session's device and options so far.
 
@@ -160,35 +145,47 @@ class InferenceSession:
 
     # Running
 
-    async def run(self, feeds: Mapping[str, Any], fetches: Iterable[str] | None = None) -> dict[str, Tensor]:
+    async def run(
+        self, feeds: Mapping[str, Any], fetches: Iterable[str] | None = None, outputs: str = "cpu"
+    ) -> dict[str, Tensor]:
         """One forward pass; the event loop stays free while it computes.
 
         ``feeds`` maps input names to NumPy arrays, :class:`Tensor`, DLPack objects, nested lists or
         scalars; arrays of the right type and layout are read in place and must not change until the run
-        is over. ``fetches`` names the outputs wanted (default: all). The results belong to the caller.
-        Cancelling the task stops the run at its next step. Raises :class:`~onnxplan.InvalidFeedsError`.
+        is over. Sessions on a CUDA device also take arrays in its memory (CuPy, PyTorch, anything with
+        ``__dlpack__`` or ``__cuda_array_interface__``), without a copy to the host. ``fetches`` names the
+        outputs wanted (default: all). The results belong to the caller; they are on the host, or with
+        ``outputs="device"`` in the memory of the session's device (strings always on the host).
+
+        Cancelling the task stops the run at its next step. Raises :class:`~onnxplan.InvalidFeedsError`,
+        :class:`~onnxplan.OutOfMemoryError`, and ``ValueError`` for another value of ``outputs``.
         """
         recent = self._recent
-        if recent is not None and fetches is None and recent.seconds < INLINE_SECONDS:
-            results = self._try_recent(recent, feeds)
+        if recent is not None and fetches is None and recent.seconds < self._inline_seconds:
+            results = self._try_recent(recent, feeds, outputs)
             if results is not None:
                 if self._ends_slice(recent):
                     await asyncio.sleep(0)
                 return results
+        on_device = check_outputs(outputs)
         self._require_open()
-        request, arrays = self._check(feeds, fetches)
+        request, arrays = self._check(feeds, fetches, self._device)
         stage = self._engine.plain.get(request.shapes) if request.names == self._names else None
-        if stage is not None and fetches is None and stage.seconds < INLINE_SECONDS:
+        if stage is not None and fetches is None and stage.seconds < self._inline_seconds:
             results = self._run_request(request, arrays, None)
             if self._ends_slice(stage):
                 await asyncio.sleep(0)
             return results
+
+        def work(cancel: CancelFlag) -> dict[str, Tensor]:
+            return self._run_request(request, arrays, cancel, on_device=on_device)
+
         places = self._places
         if places is None:
-            return await submit(lambda cancel: self._run_request(request, arrays, cancel))
+            return await self._workers.submit(work)
         await places.take()
         try:
-            return await submit(lambda cancel: self._run_request(request, arrays, cancel))
+            return await self._workers.submit(work)
         finally:
             places.give()
 
@@ -196,27 +193,32 @@ class InferenceSession:
         self,
         feeds: Mapping[str, Any],
         fetches: Iterable[str] | None = None,
-        out: Mapping[str, Array] | None = None,
+        out: Mapping[str, Any] | None = None,
+        outputs: str = "cpu",
     ) -> dict[str, Tensor]:
         """The same, blocking. ``out`` maps output names to arrays that the results are written into.
 
         The arrays of ``out`` must be writable, C-contiguous, of the output's type and shape, and overlap
-        neither each other nor the feeds.
+        neither each other nor the feeds. They are NumPy arrays or lie in the memory of the session's device,
+        whatever ``outputs`` says about the other results.
         """
         recent = self._recent
         if recent is not None and fetches is None and out is None:
-            results = self._try_recent(recent, feeds)
+            results = self._try_recent(recent, feeds, outputs)
             if results is not None:
                 return results
+        on_device = check_outputs(outputs)
         self._require_open()
-        request, arrays = self._check(feeds, fetches)
+        request, arrays = self._check(feeds, fetches, self._device)
         targets = {}
         if out is not None:
             names = request.fetches or self.output_names
-            targets = check_out(out, names, dict(zip(request.names, arrays, strict=True)))
-        return self._run_request(request, arrays, None, targets)
+            targets = check_out(out, names, dict(zip(request.names, arrays, strict=True)), self._device)
+        return self._run_request(request, arrays, None, targets, on_device=on_device)
 
-    def _try_recent(self, stage: BoundStage, feeds: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    def _try_recent(
+        self, stage: BoundStage, feeds: Mapping[str, Any], outputs: str
+    ) -> dict[str, Tensor] | None:
         """A run of the latest plan if the feeds are just what it expects: the hot path, so no messages."""
         if type(feeds) is not dict or len(feeds) != len(self._names) or stage.pick is None:
             return None
@@ -228,14 +230,21 @@ class InferenceSession:
         try:
             if self._closed:
                 raise SessionClosedError("the session is closed")
-            outputs = stage.allocate()
-            if not stage.executor.try_run(arrays, outputs):
+            try:
+                if outputs == "cpu" or not check_outputs(outputs):
+                    results = stage.allocate()
+                else:
+                    results = stage.allocate_on_device()
+            except OutOfMemoryError:
+                # The other path makes room first.
+                return None
+            if not stage.executor.try_run(arrays, results):
                 return None
             stage.used = True
             names = stage.output_names
             if len(names) == 1:
-                return {names[0]: wrap(outputs[0])}
-            return dict(zip(names, map(wrap, outputs), strict=True))
+                return {names[0]: wrap(results[0])}
+            return dict(zip(names, map(wrap, results), strict=True))
         finally:
             self._leave()
 
@@ -247,21 +256,14 @@ class InferenceSession:
         self._slice = SLICE_SECONDS
         return True
 
-    def _check(
-        self, feeds: Mapping[str, Any], fetches: Iterable[str] | None
-    ) -> tuple[Request, tuple[Array, ...]]:
-        arrays = check_feeds(feeds, self._inputs, self._optional)
-        wanted = check_fetches(fetches, self._outputs)
-        shapes = tuple(array.shape for array in arrays.values())
-        texts = tuple((name, tuple(array.flat)) for name, array in arrays.items() if array.dtype == object)
-        return Request(tuple(arrays), shapes, wanted, texts), tuple(arrays.values())
-
     def _run_request(
         self,
         request: Request,
-        arrays: tuple[Array, ...],
+        arrays: tuple[AnyArray, ...],
         cancel: CancelFlag | None,
-        out: Mapping[str, Array] | None = None,
+        out: Mapping[str, AnyArray] | None = None,
+        *,
+        on_device: bool = False,
     ) -> dict[str, Tensor]:
         self._running.append(None)
         try:
@@ -271,19 +273,12 @@ class InferenceSession:
                 stage = self._engine.first_stage(request)
                 if stage.pick is not None and request.names == self._names and request.fetches is None:
                     self._recent = stage
-                results = self._engine.run(stage, arrays, cancel, out)
+                results = self._engine.run(stage, arrays, cancel, out, on_device=on_device)
             except InvalidModelError as error:
                 raise self._refused(request, error) from error
             return {name: wrap(results[name]) for name in request.fetches or self.output_names}
         finally:
             self._leave()
-
-    def _refused(self, request: Request, error: InvalidModelError) -> InvalidFeedsError:
-        """The error of a model that is valid for other inputs than these."""
-        types = {info.name: info.type for info in (*self._inputs, *self._optional)}
-        given = zip(request.names, request.shapes, strict=True)
-        inputs = ", ".join(f"{name} {describe(types[name], shape)}" for name, shape in given)
-        return InvalidFeedsError(f"{error}; the inputs are {inputs or 'none'}")
 
     def _leave(self) -> None:
         self._running.pop()
@@ -317,6 +312,19 @@ class InferenceSession:
         """The same, blocking."""
         for each in [shapes] if shapes is None or isinstance(shapes, Mapping) else shapes:
             self.plans(each)
+
+    # Memory
+
+    def memory(self) -> SessionMemory:
+        """The bytes of the device's memory that the session's plans hold now, by kind."""
+        return self._engine.budget.memory()
+
+    def trim(self) -> int:
+        """Gives up the memory of temporaries that no run in flight needs; the number of bytes.
+
+        Later runs take it again. Constants stay.
+        """
+        return self._engine.budget.trim()
 
     # Life
 

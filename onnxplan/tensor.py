@@ -1,4 +1,4 @@
-"""The tensor that runs return: a typed, shaped view of memory, without copies."""
+"""The tensor that runs return: a typed, shaped view of memory on the host or on a device, without copies."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.runtime.device import AnyArray
+from onnxplan.runtime.elsewhere import cuda_location, host_advice
 
 
 class Tensor:
-    """A dense tensor in row-major order.
+    """A dense tensor in row-major order, in the host's memory or in that of a CUDA device.
 
     ``Tensor(type, data, dims)``: ``type`` is an ONNX element type (``'float32'``), ``data`` the elements in
     row-major order (anything NumPy takes), ``dims`` the shape (default: that of ``data``). Raises
     ``TypeError`` for an unknown type or data of another type, ``ValueError`` where size and dims disagree.
+
+    Tensors made from data are the host's; those on a device come from runs with ``outputs="device"``. What
+    needs NumPy arrays of them (:meth:`numpy`, :attr:`data`, ``np.asarray``, pickling) copies them to the
+    host each time; CuPy, PyTorch and others read them in place (DLPack, ``__cuda_array_interface__``).
     """
 
     __slots__ = ("_array",)
-    _array: npt.NDArray[Any]
+    _array: AnyArray
 
     def __init__(self, type: str, data: npt.ArrayLike, dims: Sequence[int] | None = None) -> None:  # noqa: A002
         try:
@@ -55,7 +61,15 @@ class Tensor:
 
     @classmethod
     def from_dlpack(cls, source: Any) -> Tensor:
-        """A tensor that shares the memory of any CPU object with ``__dlpack__`` (PyTorch, JAX, ...)."""
+        """A tensor that shares the memory of any object with ``__dlpack__`` (PyTorch, JAX, ...) on the host.
+
+        Raises ``BufferError`` for objects elsewhere: runs take those as they are.
+        """
+        if isinstance(source, Tensor):
+            return wrap(source._array, cls)
+        location = cuda_location(source)
+        if location is not None:
+            raise BufferError(f"the object is on {location}; feed it as it is, or {host_advice(source)}")
         return cls.from_numpy(np.from_dlpack(source))
 
     @property
@@ -70,28 +84,31 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return self._array.size
+        return math.prod(self._array.shape)
 
     @property
     def data(self) -> npt.NDArray[Any]:
-        """The elements in row-major order, one-dimensional, without a copy."""
-        return self._array.reshape(-1)
+        """The elements in row-major order, one-dimensional: without a copy, if they are on the host."""
+        return self.numpy().reshape(-1)
 
     @property
     def location(self) -> str:
-        """Where the elements are: ``'cpu'``."""
-        return "cpu"
+        """Where the elements are: ``'cpu'`` or ``'cuda:0'``."""
+        return "cpu" if isinstance(self._array, np.ndarray) else self._array.location
 
     def numpy(self) -> npt.NDArray[Any]:
-        """The elements in their shape, without a copy."""
-        return self._array
+        """The elements in their shape: without a copy, if they are on the host, else copied there."""
+        return self._array if isinstance(self._array, np.ndarray) else self._array.numpy()
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        if dtype is not None and np.dtype(dtype) != self._array.dtype:
+        if copy is False and not isinstance(self._array, np.ndarray):
+            raise ValueError(f"a tensor on {self.location} cannot become a NumPy array without a copy")
+        array = self.numpy()
+        if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
                 raise ValueError(f"a {self.type} tensor cannot become {np.dtype(dtype)} without a copy")
-            return self._array.astype(dtype)
-        return self._array.copy() if copy else self._array
+            return array.astype(dtype)
+        return array.copy() if copy and array is self._array else array
 
     def __dlpack__(self, **options: Any) -> Any:
         """See https://data-apis.org/array-api/latest/API_specification/generated/array_api.array.__dlpack__.html.
@@ -103,16 +120,42 @@ class Tensor:
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._array.__dlpack_device__()
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3, see https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html.
+
+        Tensors on the host do not have this attribute.
+        """
+        if isinstance(self._array, np.ndarray):
+            raise AttributeError("a tensor on the host has no __cuda_array_interface__")
+        return self._array.__cuda_array_interface__
+
     def __len__(self) -> int:
-        return len(self._array)
+        if not self.dims:
+            raise TypeError("a tensor without dimensions has no length")
+        return self.dims[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (builtins.type(self), self.numpy())
 
     def __repr__(self) -> str:
-        return (
-            f"Tensor({self.type!r}, dims={list(self.dims)}, data={np.array2string(self.data, threshold=8)})"
-        )
+        if isinstance(self._array, np.ndarray):
+            elements = f"data={np.array2string(self.data, threshold=8)}"
+        else:
+            elements = f"location={self.location!r}"
+        return f"Tensor({self.type!r}, dims={list(self.dims)}, {elements})"
 
 
-def wrap(array: npt.NDArray[Any], kind: type[Tensor] = Tensor) -> Tensor:
+def _restore(kind: type[Tensor], array: npt.NDArray[Any]) -> Tensor:
+    return wrap(array, kind)
+
+
+def unwrap(tensor: Tensor) -> AnyArray:
+    """The array or device tensor that ``tensor`` is made of."""
+    return tensor._array
+
+
+def wrap(array: AnyArray, kind: type[Tensor] = Tensor) -> Tensor:
     """A tensor of an array as :func:`_standard` makes it, unchecked: the hot path of a run."""
     tensor = _new(kind)
     tensor._array = array

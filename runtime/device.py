@@ -3,16 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.plan import ExecutionPlan
 from onnxplan.compiler.selection import KernelSelector
+from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
 
 Array = npt.NDArray[Any]
+
+
+class DeviceTensor(Protocol):
+    """A C-contiguous tensor in the memory of a device: :class:`onnxplan.runtime.cuda.array.DeviceArray`."""
+
+    @property
+    def pointer(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def location(self) -> str:
+        """``cuda:0``"""
+        ...
+
+    def numpy(self) -> Array:
+        """A copy on the host."""
+        ...
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+
+AnyArray: TypeAlias = "Array | DeviceTensor"
+"""A NumPy array, or a tensor on the device."""
 
 
 class Executor(Protocol):
@@ -21,18 +63,26 @@ class Executor(Protocol):
     @property
     def plan(self) -> ExecutionPlan: ...
 
-    def run(
-        self, inputs: Sequence[Array], outputs: Sequence[Array], cancel: CancelFlag | None = None
-    ) -> None:
+    @property
+    def peak_bytes(self) -> int:
+        """Memory of the device that one run needs: the plan's constants and a slot."""
+        ...
+
+    def run(self, inputs: Sequence[Any], outputs: Sequence[Any], cancel: CancelFlag | None = None) -> None:
         """One run. Arrays are C-contiguous, of the plan's types and shapes, in its order.
 
-        Safe from any number of threads at once. Raises
-        :class:`~onnxplan.runtime.cancellation.Cancelled` where ``cancel`` was set before the last step.
+        Each is a NumPy array or what :meth:`Device.allocate` and :meth:`Device.import_array` gave. Safe from any
+        number of threads at once. Raises :class:`~onnxplan.runtime.cancellation.Cancelled` where ``cancel``
+        was set before the last step, and :class:`~onnxplan.OutOfMemoryError`.
         """
         ...
 
-    def try_run(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> bool:
+    def try_run(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
         """:meth:`run` if that is what the arrays are, which the device checks itself; else False."""
+        ...
+
+    def trim(self) -> int:
+        """Gives up the memory of slots that no run uses; the number of bytes."""
         ...
 
     def close(self) -> None:
@@ -56,6 +106,38 @@ class Device(Protocol):
         """Kernels compiled (not loaded from the store) by this process for this kind of device."""
         ...
 
-    def bind(self, compiled: CompiledPlan) -> Executor:
-        """Loads the plan's kernels (compiling those that are missing) and binds its constants."""
+    @property
+    def concurrency(self) -> int:
+        """How many runs in flight at once it can make use of."""
+        ...
+
+    @property
+    def runs_inline(self) -> bool:
+        """Does the calling thread do the work, on NumPy arrays only? Then short runs need no other thread.
+
+        Of such a device :meth:`allocate` is ``numpy.empty``.
+        """
+        ...
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, host: bool) -> AnyArray:
+        """A new tensor of undefined elements: a NumPy array with ``host``, else one in device memory.
+
+        Raises ``MemoryError``.
+        """
+        ...
+
+    def import_array(self, value: object, *, copy: bool = True) -> DeviceTensor | None:
+        """``value`` as C-contiguous tensor of this device; ``None`` where it lies in no CUDA device's memory.
+
+        ``value`` has ``__dlpack__`` or ``__cuda_array_interface__``. Nothing is copied where its layout
+        fits. Raises ``ValueError`` for arrays of other devices and element types that ONNX has not, and,
+        with ``copy=False``, for those that cannot be written in place: not C-contiguous, or read-only.
+        """
+        ...
+
+    def bind(self, compiled: CompiledPlan, budget: Budget) -> Executor:
+        """Loads the plan's kernels (compiling those that are missing) and binds its constants.
+
+        The memory of slots comes from ``budget`` (:class:`~onnxplan.runtime.slots.SlotPool` does that).
+        """
         ...

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import onnxplan.kernels
 from onnxplan.compiler import dtypes, expression, scalar
@@ -16,15 +19,15 @@ from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.errors import DeviceUnavailableError
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.registry import CpuKernels, build
+from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cpu.executor import CpuExecutor
-from onnxplan.runtime.cpu.target import detect_target
-from onnxplan.runtime.device import Device
+from onnxplan.runtime.cpu.target import default_threads, detect_target
+from onnxplan.runtime.device import Array, Device
+from onnxplan.runtime.elsewhere import cuda_location, host_advice
 from onnxplan.runtime.library import KernelLibrary, Progress
 from onnxplan.runtime.store import source_digest
 
 logger = logging.getLogger("onnxplan")
-
-NO_CUDA = "this version of onnxplan has no CUDA device yet; use device='cpu' or device='auto'"
 
 
 def log_progress(done: int, total: int) -> None:
@@ -56,6 +59,7 @@ class CpuDevice:
     """The processor. Its kernels are shared by all sessions for the same instruction set and math mode."""
 
     name = "cpu"
+    runs_inline = True
 
     def __init__(self, target: Target, *, cache: bool, progress: Progress = log_progress) -> None:
         self.selector = CpuKernels(target)
@@ -67,16 +71,43 @@ class CpuDevice:
     def compiled_kernels(self) -> int:
         return self.library.compiled_count
 
-    def bind(self, compiled: CompiledPlan) -> CpuExecutor:
-        return CpuExecutor(compiled.plan, compiled.constants, self.library, progress=self._progress)
+    @property
+    def concurrency(self) -> int:
+        return max(2, default_threads())
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, host: bool) -> Array:
+        return np.empty(shape, dtype)
+
+    def import_array(self, value: object, *, copy: bool = True) -> None:
+        """None: arrays of the host are NumPy's affair. ``ValueError`` for those of a CUDA device."""
+        location = cuda_location(value)
+        if location is not None:
+            raise ValueError(f"the array is on {location}, the session runs on the CPU; {host_advice(value)}")
+
+    def bind(self, compiled: CompiledPlan, budget: Budget) -> CpuExecutor:
+        return CpuExecutor(
+            compiled.plan, compiled.constants, self.library, progress=self._progress, budget=budget
+        )
 
 
 @functools.cache
 def _cpu_library(target: Target, cache: bool) -> KernelLibrary:
-    # Generated code depends on its generators and on the vocabulary that they read.
+    return KernelLibrary(build, target, _kernel_sources(), cache=cache)
+
+
+@functools.cache
+def _kernel_sources() -> str:
+    """A digest of the kernels' generators and of the vocabulary that they read."""
     vocabulary = [Path(str(module.__file__)) for module in (dtypes, expression, scalar)]
-    sources = source_digest([*map(Path, onnxplan.kernels.__path__), *vocabulary])
-    return KernelLibrary(build, target, sources, cache=cache)
+    return source_digest([*map(Path, onnxplan.kernels.__path__), *vocabulary])
+
+
+def _open_cuda(ordinal: int, math: str, cache: bool) -> Device:
+    from onnxplan.kernels.cuda import registry
+    from onnxplan.runtime.cuda.device import CudaKernelSet, open_cuda
+
+    kernels = CudaKernelSet(registry.CudaKernels, registry.build, _kernel_sources)
+    return open_cuda(ordinal, kernels, math=math, cache=cache, progress=_progress.get())
 
 
 def open_device(name: str, *, threads: int | None = None, math: str = "strict", cache: bool = True) -> Device:
@@ -87,10 +118,13 @@ def open_device(name: str, *, threads: int | None = None, math: str = "strict", 
     """
     if name == "cpu":
         return CpuDevice(detect_target(threads, math), cache=cache, progress=_progress.get())
-    kind, _, number = name.partition(":")
-    if name == "cuda" or (kind == "cuda" and number.isdecimal()):
-        raise DeviceUnavailableError(NO_CUDA)
     if name == "auto":
-        logger.info("device='auto' chose the CPU: %s", NO_CUDA)
+        try:
+            return _open_cuda(0, math, cache)
+        except DeviceUnavailableError as error:
+            logger.info("device='auto' chose the CPU: %s", error)
         return open_device("cpu", threads=threads, math=math, cache=cache)
+    kind, colon, number = name.partition(":")
+    if kind == "cuda" and (not colon or (number.isascii() and number.isdecimal())):
+        return _open_cuda(int(number or 0), math, cache)
     raise ValueError(f"unknown device {name!r}; expected 'cpu', 'cuda', 'cuda:N' or 'auto'")

@@ -6,13 +6,13 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError, UnsupportedOperatorError
@@ -21,11 +21,11 @@ from onnxplan.compiler.lowering import DEMAND, lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import ExecutionPlan
 from onnxplan.compiler.program import Program
+from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
-from onnxplan.runtime.device import Device, Executor
+from onnxplan.runtime.device import AnyArray, Array, Device, Executor
 from onnxplan.runtime.stage_cache import StageCache
 
-Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
 
@@ -49,10 +49,12 @@ class BoundStage:
 
     ``final`` stages end the model; the output ``DEMAND`` of others is the answer to the question that ended
     them. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
-    ``texts`` are outputs of strings, known since planning.
+    ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
+    constants by their identities.
     """
 
     executor: Executor
+    device: Device
     final: bool
     request: Request
     answers: tuple[Array, ...]
@@ -61,7 +63,22 @@ class BoundStage:
     allocations: tuple[tuple[Shape, np.dtype[Any]], ...]
     seconds: float
     texts: Mapping[str, Array]
+    constants: Mapping[int, int]
     used: bool = False
+
+    def __post_init__(self) -> None:
+        device = self.device
+        empty = np.empty if device.runs_inline else partial(device.allocate, host=True)
+        self.allocate: Callable[[], tuple[AnyArray, ...]] = _allocator(
+            self.output_names,
+            [partial(empty, shape, dtype) for shape, dtype in self.allocations],
+            self._bytes,
+        )
+        """Makes new arrays on the host for the outputs; raises ``OutOfMemoryError``."""
+
+    @property
+    def _bytes(self) -> int:
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.allocations)
 
     @cached_property
     def pick(self) -> Callable[[Mapping[str, Array]], tuple[Array, ...]] | None:
@@ -71,18 +88,11 @@ class BoundStage:
             return None
         return itemgetter(*names) if len(names) > 1 else lambda feeds: (feeds[names[0]],)
 
-    def allocate(self) -> tuple[Array, ...]:
-        """New arrays for the outputs; raises ``OutOfMemoryError``."""
-        allocations = self.allocations
-        try:
-            if len(allocations) == 1:
-                shape, dtype = allocations[0]
-                return (np.empty(shape, dtype),)
-            return tuple([np.empty(shape, dtype) for shape, dtype in allocations])
-        except MemoryError as error:
-            raise self._out_of_memory(error) from error
+    def allocate_on_device(self) -> tuple[AnyArray, ...]:
+        """New tensors for the outputs where the device has its memory, but for the answer, which is read."""
+        return self.allocate_beside({}, on_device=True)
 
-    def allocate_beside(self, out: Mapping[str, Array]) -> tuple[Array, ...]:
+    def allocate_beside(self, out: Mapping[str, AnyArray], *, on_device: bool) -> tuple[AnyArray, ...]:
         """The arrays of ``out``, and new ones for outputs that are not in it.
 
         Raises ``InvalidFeedsError`` where those of ``out`` have another type or shape, ``OutOfMemoryError``.
@@ -93,18 +103,46 @@ class BoundStage:
                 raise InvalidFeedsError(
                     f"out: {name!r} is {array.dtype}{list(array.shape)}, the output is {dtype}{list(shape)}"
                 )
+        allocate = self.device.allocate
         try:
             return tuple(
-                out[name] if name in out else np.empty(shape, dtype)
-                for name, (shape, dtype) in zip(self.output_names, self.allocations, strict=True)
+                [
+                    out[name] if name in out else allocate(shape, dtype, host=not on_device or name == DEMAND)
+                    for name, (shape, dtype) in zip(self.output_names, self.allocations, strict=True)
+                ]
             )
         except MemoryError as error:
-            raise self._out_of_memory(error) from error
+            raise _out_of_memory(self.output_names, self._bytes, error) from error
 
-    def _out_of_memory(self, error: MemoryError) -> OutOfMemoryError:
-        needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.allocations)
-        names = ", ".join(map(repr, self.output_names))
-        return OutOfMemoryError(f"the outputs {names} need {needed:,} bytes: {error}")
+
+def _allocator(
+    names: tuple[str, ...], makers: Sequence[Callable[[], AnyArray]], nbytes: int
+) -> Callable[[], tuple[AnyArray, ...]]:
+    """A function that calls all ``makers``. Every run calls it, so it has nothing left to look up."""
+    if len(makers) == 1:
+        (make,) = makers
+
+        def allocate_one() -> tuple[AnyArray, ...]:
+            try:
+                return (make(),)
+            except MemoryError as error:
+                raise _out_of_memory(names, nbytes, error) from error
+
+        return allocate_one
+
+    def allocate() -> tuple[AnyArray, ...]:
+        try:
+            return tuple([make() for make in makers])
+        except MemoryError as error:
+            raise _out_of_memory(names, nbytes, error) from error
+
+    return allocate
+
+
+def _out_of_memory(names: tuple[str, ...], nbytes: int, error: MemoryError) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"the outputs {', '.join(map(repr, names))} need {nbytes:,} bytes of memory: {error}"
+    )
 
 
 LATER_STAGES = 16
@@ -116,12 +154,23 @@ class Engine:
 
     ``max_plans`` bounds the plans kept for different requests; of models whose course depends on data,
     :data:`LATER_STAGES` times as many are kept for the answers that came up. Those not used for long go
-    first.
+    first. ``memory_limit`` bounds the bytes of constants and slots of all plans together, ``max_concurrency``
+    the runs of each plan in flight.
     """
 
-    def __init__(self, model: Model, device: Device, *, optimize: int = 1, max_plans: int = 32) -> None:
+    def __init__(
+        self,
+        model: Model,
+        device: Device,
+        *,
+        optimize: int = 1,
+        max_plans: int = 32,
+        memory_limit: int | None = None,
+        max_concurrency: int | None = None,
+    ) -> None:
         self.model = model
         self.device = device
+        self.budget = Budget(memory_limit, runs=max_concurrency, idle_first=self._idle_first)
         self._optimize = optimize
         self._pool = ConstantPool()
         self._required = tuple(value.name for value in model.graph.inputs if value.default is None)
@@ -138,7 +187,8 @@ class Engine:
     def first_stage(self, request: Request) -> BoundStage:
         """The first stage for a request, planned if it is new. ``request.names`` are graph inputs.
 
-        Raises :class:`InvalidModelError` and :class:`UnsupportedOperatorError`.
+        Raises :class:`InvalidModelError`, :class:`UnsupportedOperatorError`, and :class:`OutOfMemoryError`
+        where the plan alone needs more than the memory limit.
         """
         stage = self._first.get(request)
         if stage is not None:
@@ -148,6 +198,7 @@ class Engine:
             if stage is None:
                 stage = self._bind(request, ())
                 self._first.put(request, stage)
+                self._count_constants()
                 if stage.final and request.fetches is None and request.names == self._required:
                     self.plain[request.shapes] = stage
             return stage
@@ -160,18 +211,26 @@ class Engine:
     def run(
         self,
         stage: BoundStage,
-        inputs: Sequence[Array],
+        inputs: Sequence[AnyArray],
         cancel: CancelFlag | None = None,
-        out: Mapping[str, Array] | None = None,
-    ) -> dict[str, Array]:
+        out: Mapping[str, AnyArray] | None = None,
+        *,
+        on_device: bool = False,
+    ) -> dict[str, AnyArray]:
         """Runs a first stage and all that follow; ``inputs`` in the order of the request's names.
 
-        Returns the outputs by name, freshly allocated, or written into the C-contiguous arrays of ``out``.
-        Raises ``InvalidFeedsError`` where those have another type or shape.
+        Returns the outputs by name, freshly allocated on the host or, if ``on_device``, in the device's
+        memory, or written into the C-contiguous arrays of ``out``. Strings stay on the host. Raises
+        ``InvalidFeedsError`` where arrays of ``out`` have another type or shape, ``OutOfMemoryError``.
         """
-        tensors: dict[str, Array] = dict(zip(stage.request.names, inputs, strict=True))
+        tensors: dict[str, AnyArray] = dict(zip(stage.request.names, inputs, strict=True))
         while True:
-            outputs = stage.allocate_beside(out) if stage.final and out else stage.allocate()
+            try:
+                outputs = _allocate(stage, out, on_device=on_device)
+            except OutOfMemoryError:
+                if not self.budget.trim():
+                    raise
+                outputs = _allocate(stage, out, on_device=on_device)
             arrays = tuple([tensors[name] for name in stage.input_names])
             stage.executor.run(arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))
@@ -179,6 +238,7 @@ class Engine:
                 produced.update((name, array.copy()) for name, array in stage.texts.items())
                 return produced
             answer = produced.pop(DEMAND)
+            assert isinstance(answer, np.ndarray)
             tensors.update(produced)
             stage = self._stage_after(stage, answer)
 
@@ -192,6 +252,7 @@ class Engine:
             if following is None:
                 following = self._bind(stage.request, (*stage.answers, answer))
                 self._later.put(key, following)
+                self._count_constants()
             return following
 
     def _bind(self, request: Request, answers: tuple[Array, ...]) -> BoundStage:
@@ -208,8 +269,10 @@ class Engine:
         # Weights were packed, or copied to where they are aligned; few are read from the file when running.
         self.model.release_pages()
         plan = compiled.plan
+        constants = {id(array): array.nbytes for array in compiled.constants}
         return BoundStage(
-            self.device.bind(compiled),
+            self._bind_plan(compiled, sum(constants.values()) + plan.arena_bytes),
+            self.device,
             stage.final,
             request,
             answers,
@@ -218,7 +281,39 @@ class Engine:
             tuple((binding.shape, binding.dtype.numpy) for binding in plan.outputs),
             plan.seconds,
             texts,
+            constants,
         )
+
+    def _bind_plan(self, compiled: CompiledPlan, least: int) -> Executor:
+        """Binds a plan that needs ``least`` bytes of memory or more, if it is within the limit."""
+        limit = self.budget.limit
+        if limit is None:
+            return self.device.bind(compiled, self.budget)
+        if least <= limit:
+            executor = self.device.bind(compiled, self.budget)
+            if executor.peak_bytes <= limit:
+                return executor
+            least = executor.peak_bytes
+            executor.close()
+        raise OutOfMemoryError(
+            f"a run needs {least:,} bytes of memory for constants and temporaries, memory_limit is {limit:,}"
+        )
+
+    def _stages(self) -> list[BoundStage]:
+        return [stage for _, stage in (*self._first.items(), *self._later.items())]
+
+    def _count_constants(self) -> None:
+        constants: dict[int, int] = {}
+        for stage in self._stages():
+            constants.update(stage.constants)
+        self.budget.set_fixed(sum(constants.values()))
+
+    def _idle_first(self) -> list[Executor]:
+        """The plans, those first that were not used since this was last asked."""
+        stages = sorted(self._stages(), key=lambda stage: stage.used)
+        for stage in stages:
+            stage.used = False
+        return [stage.executor for stage in stages]
 
     def plans(self, request: Request) -> tuple[ExecutionPlan, ...]:
         """The plans for a request: one, or where data decides, the first and those made after it so far."""
@@ -231,12 +326,23 @@ class Engine:
     def close(self) -> None:
         """Waits for the runs in flight, then releases all plans and constants."""
         with self._planning:
-            for _, stage in (*self._first.items(), *self._later.items()):
+            for stage in self._stages():
                 stage.executor.close()
             self._first.clear()
             self._later.clear()
             self.plain.clear()
             self._pool = ConstantPool()
+            self._count_constants()
+
+
+def _allocate(
+    stage: BoundStage, out: Mapping[str, AnyArray] | None, *, on_device: bool
+) -> tuple[AnyArray, ...]:
+    if not stage.final:
+        return stage.allocate_on_device()
+    if out:
+        return stage.allocate_beside(out, on_device=on_device)
+    return stage.allocate_on_device() if on_device else stage.allocate()
 
 
 def _take_texts(program: Program) -> dict[str, Array]:

@@ -7,7 +7,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 
 from onnxplan.compiler.plan import KernelSpec
@@ -18,10 +19,16 @@ from onnxplan.runtime.store import KernelStore, ObjectCode, content_key, store_d
 logger = logging.getLogger("onnxplan.store")
 
 Build = Callable[[KernelSpec, Target], ObjectCode]
+Load = Callable[[bytes, str], int]
 Progress = Callable[[int, int], None]
 
 _libraries: weakref.WeakSet[KernelLibrary] = weakref.WeakSet()
 LOADER = ObjectLoader()
+
+
+def load_object(code: bytes, symbol: str) -> int:
+    """The address of a function in object code for this machine, which stays in the process."""
+    return LOADER.load(code, (symbol,))[0]
 
 
 class KernelLibrary:
@@ -30,7 +37,10 @@ class KernelLibrary:
     ``build`` compiles a specification to object code; ``sources`` is a digest of the sources it compiles from
     (:func:`onnxplan.runtime.store.source_digest`). Of the target only what kernels are compiled for counts:
     instruction set, registers, alignment and math mode; cache sizes and threads must not change the code.
-    ``cache=False`` neither reads nor writes the store on disk.
+    ``cache=False`` neither reads nor writes the store on disk. ``load`` brings code to where it runs, gives
+    what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what the
+    code depends on beside its source. Both default to those of this machine's processor. Up to ``parallel``
+    kernels are compiled at once.
     """
 
     def __init__(
@@ -41,6 +51,9 @@ class KernelLibrary:
         *,
         cache: bool = True,
         store: KernelStore | None = None,
+        load: Load = load_object,
+        platform: Callable[[Target], str] | None = None,
+        parallel: int = 1,
     ) -> None:
         self._build = build
         self._target = target
@@ -48,7 +61,10 @@ class KernelLibrary:
         self._store = store or KernelStore(store_directory() if cache else None)
         self._addresses: dict[KernelSpec, int] = {}
         self._lock = threading.Lock()
+        self._load = load
+        self._platform = platform or platform_key
         self._platform_key: str | None = None
+        self._parallel = parallel
         self.compiled_count = 0
         """Kernels that ``build`` has compiled."""
         self.loaded_count = 0
@@ -80,7 +96,7 @@ class KernelLibrary:
         if entry is None:
             return False
         try:
-            self._addresses[spec] = LOADER.load(entry.code, (entry.symbol,))[0]
+            self._addresses[spec] = self._load(entry.code, entry.symbol)
         except RuntimeError as error:
             logger.warning("stored object code of %s cannot be linked and is built again: %s", spec, error)
             return False
@@ -91,17 +107,29 @@ class KernelLibrary:
         total = len(specs := list(specs))
         if progress is not None and total:
             progress(0, total)
-        for done, spec in enumerate(specs, 1):
-            code = self._build(spec, self._target)
-            self._addresses[spec] = LOADER.load(code.code, (code.symbol,))[0]
+        for done, (spec, code) in enumerate(zip(specs, self._built(specs), strict=True), 1):
+            self._addresses[spec] = self._load(code.code, code.symbol)
             self.compiled_count += 1
             self._store.put(self._key(spec), code)
             if progress is not None:
                 progress(done, total)
 
+    def _built(self, specs: Sequence[KernelSpec]) -> Iterator[ObjectCode]:
+        """The code of the kernels, in order; once one fails, none is begun any more."""
+        if self._parallel == 1 or len(specs) < 2:
+            yield from (self._build(spec, self._target) for spec in specs)
+            return
+        with ThreadPoolExecutor(min(self._parallel, len(specs)), "onnxplan-compiler") as pool:
+            jobs = [pool.submit(self._build, spec, self._target) for spec in specs]
+            try:
+                for job in jobs:
+                    yield job.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
     def _key(self, spec: KernelSpec) -> str:
         if self._platform_key is None:
-            self._platform_key = platform_key(self._target)
+            self._platform_key = self._platform(self._target)
         return content_key(spec.key, self._platform_key, self._sources)
 
     def reset_lock(self) -> None:

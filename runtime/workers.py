@@ -1,4 +1,4 @@
-"""The process's worker threads for asynchronous runs: a callable in, an ``asyncio`` future out."""
+"""Worker threads for asynchronous runs, some for each device: a callable in, an ``asyncio`` future out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from onnxplan.runtime.cancellation import CancelFlag
-from onnxplan.runtime.cpu.target import default_threads
 
 logger = logging.getLogger("onnxplan.workers")
 
@@ -78,10 +77,11 @@ class Job(asyncio.Future[T], Generic[T]):
 
 
 class Workers:
-    """Up to ``limit`` daemon threads, started when work finds none idle."""
+    """Up to ``limit`` daemon threads, started when work finds none idle; ``name`` begins their names."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, name: str = "onnxplan-worker") -> None:
         self.limit = limit
+        self.name = name
         self._reset()
 
     def _reset(self) -> None:
@@ -118,7 +118,7 @@ class Workers:
         with self._lock:
             if len(self._threads) < self.limit:
                 number = len(self._threads) + 1
-                thread = threading.Thread(target=self._work, name=f"onnxplan-worker-{number}", daemon=True)
+                thread = threading.Thread(target=self._work, name=f"{self.name}-{number}", daemon=True)
                 thread.start()
                 self._threads.append(thread)
 
@@ -159,21 +159,27 @@ class Workers:
         self._reset()
 
 
-_workers: Workers | None = None
+_pools: dict[str, Workers] = {}
+_making = threading.Lock()
 
 
-def submit(function: Callable[[CancelFlag], T]) -> Job[T]:
-    """:meth:`Workers.submit` on the process's workers: as many as cores, but at least two."""
-    global _workers
-    if _workers is None:
-        _workers = Workers(max(2, default_threads()))
-        atexit.register(_workers.stop)
-    return _workers.submit(function)
+def workers_for(device: str, limit: int) -> Workers:
+    """The process's workers for runs on the device of that name, at most ``limit`` threads.
+
+    They are made on first use. Runs on different devices do not wait for each other.
+    """
+    with _making:
+        if device not in _pools:
+            _pools[device] = Workers(limit, name=f"onnxplan-{device}")
+            atexit.register(_pools[device].stop)
+        return _pools[device]
 
 
 def _after_fork_in_child() -> None:
-    if _workers is not None:
-        _workers.after_fork()
+    global _making
+    _making = threading.Lock()
+    for workers in _pools.values():
+        workers.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,6 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("ONNXPLAN_VERIFY", "1")
 # Kept between runs, since compiling everything anew takes minutes; any number of processes may share it.
 os.environ.setdefault("ONNXPLAN_CACHE_DIR", str(Path(__file__).parent.parent / "build" / "test-kernels"))
+
+
+@pytest.fixture(scope="session")
+def emulated_cuda():
+    """A CUDA device of the stand-in, whose kernels run on the CPU, for ``device="cuda"``."""
+    import emulator
+
+    if emulator.COMPILER is None:
+        pytest.skip("kernels cannot be emulated without g++")
+    pytest.importorskip("cupy_backends", reason="the stand-in takes CuPy's error types")
+    from emulated import EmulatedCuda
+
+    with EmulatedCuda() as device:
+        yield device

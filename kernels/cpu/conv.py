@@ -13,12 +13,11 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
-from onnxplan.kernels.cpu.convolution import AXES, Convolution
+from onnxplan.kernels.convolution import Convolution
 from onnxplan.kernels.cpu.depthwise import emit_depthwise
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import select_mapreduce
 from onnxplan.kernels.cpu.matmul import emit_matmul, same_bits
-from onnxplan.kernels.cpu.matrices import Matrices, batch_records, distinct_bytes, fold_batch
 from onnxplan.kernels.cpu.pack import pack, panel_count
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words
 from onnxplan.kernels.cpu.tiling import (
@@ -31,8 +30,11 @@ from onnxplan.kernels.cpu.tiling import (
     round_up,
     sum_dtype,
 )
+from onnxplan.kernels.matrices import Matrices, batch_records, distinct_bytes, fold_batch
 
 FAMILY = "conv"
+# Kernels are written for this many spatial axes; missing ones get extent 1.
+AXES = 3
 # With fewer channels than this the rows of all taps are copied side by side instead of addressed one by one.
 CHANNELS_WORTH_ADDRESSING = 12
 

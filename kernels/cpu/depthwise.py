@@ -15,10 +15,9 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.convolution import Convolution
+from onnxplan.kernels.convolution import Convolution
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import select_mapreduce
-from onnxplan.kernels.cpu.matrices import distinct_bytes
 from onnxplan.kernels.cpu.tiling import (
     LEAST_SECONDS,
     LEAST_TILES,
@@ -27,6 +26,7 @@ from onnxplan.kernels.cpu.tiling import (
     register_tile,
     sum_dtype,
 )
+from onnxplan.kernels.matrices import distinct_bytes
 
 FAMILY = "depthwise"
 

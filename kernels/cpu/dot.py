@@ -14,9 +14,9 @@ from onnxplan.compiler.primitives import MatMul
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
-from onnxplan.kernels.cpu.matrices import Matrices, batch_records, distinct_bytes
 from onnxplan.kernels.cpu.product import place_words
 from onnxplan.kernels.cpu.tiling import LEAST_SECONDS, LEAST_TILES, ceil_div, round_up, sum_dtype
+from onnxplan.kernels.matrices import Matrices, batch_records, distinct_bytes
 
 FAMILY = "dot"
 MOST_ROWS = 4

@@ -14,7 +14,6 @@ from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.dot import emit_dot, prefers_dot
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
-from onnxplan.kernels.cpu.matrices import Matrices, batch_records, distinct_bytes, fold_batch, transposed
 from onnxplan.kernels.cpu.pack import access_kind, pack, panel_count
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words
 from onnxplan.kernels.cpu.tiling import (
@@ -28,6 +27,7 @@ from onnxplan.kernels.cpu.tiling import (
     round_up,
     sum_dtype,
 )
+from onnxplan.kernels.matrices import Matrices, batch_records, distinct_bytes, fold_batch, transposed
 
 FAMILY = "matmul"
 

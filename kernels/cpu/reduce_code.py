@@ -23,7 +23,7 @@ from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.operand_code import Access, Operand, Place, read_operands
 from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count, unroll_factor
 from onnxplan.kernels.cpu.walk_code import Odometer, OuterAxis, Reader, read_axes, vector_loop, walk_rows
-from onnxplan.kernels.phases import Phase, Schedule, accumulator, schedule
+from onnxplan.kernels.phases import Phase, Schedule, accumulator, reduction_identity, schedule
 
 # Points (row mode: vectors) that are summed up before their total is added to the rest.
 BLOCK = 64
@@ -289,21 +289,6 @@ COMBINE: dict[str, Callable[..., ir.Value]] = {
     "reduce_max": arithmetic.maximum,
     "reduce_min": arithmetic.minimum,
 }
-
-
-def reduction_identity(op: str, dtype: DType) -> float | int:
-    """What a reduction over nothing gives."""
-    if op in ("reduce_sum", "reduce_prod"):
-        return int(op == "reduce_prod")
-    largest = op == "reduce_min"
-    if dtype.is_float:
-        return float("inf") if largest else float("-inf")
-    if dtype is DType.BOOL:
-        return int(largest)
-    bits = 8 * dtype.itemsize - (dtype.kind == "i")
-    if largest:
-        return (1 << bits) - 1
-    return -(1 << bits) if dtype.kind == "i" else 0
 
 
 def _no_input(number: int, dtype: DType) -> ir.Value:

@@ -1,28 +1,21 @@
-"""Elementwise maps and copies: selection and code."""
+"""Elementwise maps and copies: selection. The code is in ``map_code``."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.expression import Instruction, identity
+from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
-from onnxplan.kernels.cuda.expression_code import Names, statements
-from onnxplan.kernels.cuda.indexing import (
-    BLOCK_THREADS,
-    axis_words,
-    declare_axes,
-    index_type,
-    offsets,
-    points_of,
-)
-from onnxplan.kernels.cuda.source import KernelSource, KernelText, check_words
+from onnxplan.kernels.cuda.indexing import BLOCK_THREADS, axis_words, index_type, points_of
+from onnxplan.kernels.cuda.map_code import GROUP, MOST_GROUPED, build_map, items_of
+from onnxplan.kernels.cuda.source import check_words
+from onnxplan.kernels.cuda.transpose import select_transpose
 from onnxplan.kernels.geometry import (
+    Axis,
     axes_of,
     carrier,
     ceil_div,
@@ -32,9 +25,8 @@ from onnxplan.kernels.geometry import (
     pad_axes,
     unique_bytes,
 )
-from onnxplan.kernels.scalar_cuda import loaded, stored
 
-POINTS_PER_THREAD = 4
+__all__ = ["build_map", "select_map"]
 
 
 def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
@@ -53,18 +45,25 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
         views = flip_negative(views, range(count, len(views)))
     kernel_types = [view.dtype for view in views]
     strides = [list(view.strides) for view in views]
-    if primitive.name == "copy" and views[0].dtype is views[-1].dtype:
+    copies = primitive.name == "copy" and views[0].dtype is views[-1].dtype
+    if copies:
         element, parts = carrier(views[0].dtype)
         expression, kernel_types = identity(element), [element] * 2
         shape = (*shape, parts)
         strides = [[*(stride * parts for stride in row), 1] for row in strides]
     strides += [[int(axis == wanted) for axis in range(len(shape))] for wanted in indexed]
     priority = [*range(count, len(views)), *range(count)]
-    axes = pad_axes(collapse(axes_of(shape, strides), priority), len(strides))
+    merged = collapse(axes_of(shape, strides), priority)
+    if copies and select_transpose(merged, views[0], views[1], kernel_types[0], emit):
+        return
+    axes = pad_axes(merged, len(strides))
     points = points_of(axes)
+    kinds = _kinds(axes, len(views), count)
     labels = tuple(dtype.label for dtype in kernel_types)
-    numbers = (*used, *indexed)
-    variant = (BLOCK_THREADS, expression, labels, numbers, count, len(axes), index_type(points, axes))
+    variant = (
+        BLOCK_THREADS, expression, labels, (*used, *indexed), count, len(axes), index_type(points, axes),
+        kinds,
+    )  # fmt: skip
     parameters = (points, *axis_words(axes))
     check_words(len(views), len(parameters))
     emit.step(
@@ -72,49 +71,23 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
         tuple(views),
         tuple(range(count, len(views))),
         parameters,
-        tiles=ceil_div(points, BLOCK_THREADS * POINTS_PER_THREAD),
+        tiles=ceil_div(points, BLOCK_THREADS * items_of(count, kinds)),
         flops=math.prod(primitive.shape) * expression.cost,
         bytes_moved=sum(map(unique_bytes, views)),
         in_place=in_place_pairs(views[:count], views[count:]),
     )
 
 
-def build_map(variant: Any, target: Target) -> KernelSource:
-    """``variant`` is ``(threads, expression, labels, numbers, inputs, rank, index type)``.
+def _kinds(axes: list[Axis], operands: int, inputs: int) -> str:
+    """How threads that take groups of neighbouring points access each operand; "" if they take single ones.
 
-    Operands are the inputs that are read, then the outputs, of types ``labels``; ``numbers`` are the
-    expression's numbers of the inputs, then the axes of coordinates, which have strides like operands.
-    Parameters: points, then the axes.
+    ``v`` as vectors, ``b`` the same element for all, ``s`` one by one. A group does not span rows.
     """
-    threads, expression, labels, numbers, inputs, rank, index = variant
-    dtypes = [DType.from_label(label) for label in labels]
-    kernel = KernelText(threads)
-    for position, dtype in enumerate(dtypes):
-        kernel.operand(f"x{position}", dtype, written=position >= inputs)
-    kernel.parameter("points", index)
-    placed = len(labels) + len(numbers) - inputs
-    declare_axes(kernel, "axis", rank, placed, index)
-    kernel.line(
-        f"const {index} first = ({index})blockIdx.x * {threads * POINTS_PER_THREAD} + ({index})threadIdx.x;",
-        "#pragma unroll",
-        f"for (int item = 0; item < {POINTS_PER_THREAD}; ++item) {{",
-        f"const {index} point = first + item * {threads};",
-        "if (point >= points) break;",
-        *offsets("axis", rank, range(placed), index, "point", "at"),
-    )
-    input_places = {number: place for place, number in enumerate(numbers[:inputs])}
-    index_places = {axis: len(labels) + place for place, axis in enumerate(numbers[inputs:])}
-
-    def leaf(instruction: Instruction) -> str:
-        number = instruction.arguments[0]
-        if instruction.op == "index":
-            return f"at{index_places[number]}"
-        place = input_places[number]
-        return loaded(dtypes[place], f"x{place}[at{place}]")
-
-    names: Names = {}
-    kernel.line(*statements(expression, expression.outputs, names, leaf))
-    for place, output in enumerate(expression.outputs, inputs):
-        kernel.line(f"x{place}[at{place}] = {stored(dtypes[place], names[output])};")
-    kernel.line("}")
-    return kernel.source("map")
+    if not axes or inputs > MOST_GROUPED or (len(axes) > 1 and axes[-1].extent % GROUP):
+        return ""
+    kinds = ""
+    for operand in range(operands):
+        inner = axes[-1].strides[operand]
+        aligned = all(axis.strides[operand] % GROUP == 0 for axis in axes[:-1] if axis.extent > 1)
+        kinds += "b" if inner == 0 else "v" if inner == 1 and aligned else "s"
+    return kinds if "v" in kinds[inputs:] else ""

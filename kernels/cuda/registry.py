@@ -52,18 +52,21 @@ SELECTORS: dict[type[Primitive], str] = {
 # ``build(spec.variant, target)`` for each family; the variant begins with the threads of a block.
 FAMILIES: dict[str, str] = {
     "map": "map:build_map",
+    "transpose": "transpose:build_transpose",
     "reduce": "reduce:build_reduce",
     "arg_reduce": "arg_reduce:build_arg_reduce",
     "scan": "scan:build_scan",
     "product": "product:build_product",
     "conv": "conv:build_conv",
+    "depthwise": "depthwise:build_depthwise",
     "pool": "pool:build_pool",
     "gather": "gather:build_gather",
     "gather_reduce": "gather_reduce:build_gather_reduce",
-    "scatter": "scatter:build_scatter",
+    "scatter": "scatter_code:build_scatter",
+    "scatter_winners": "scatter_code:build_scatter_winners",
     "sort": "sort:build_sort",
     "resample": "resample:build_resample",
-    "recurrent": "recurrent:build_recurrent",
+    "recurrent": "recurrent_code:build_recurrent",
     "non_maximum": "non_maximum:build_non_maximum",
 }
 

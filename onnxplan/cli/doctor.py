@@ -12,11 +12,12 @@ from pathlib import Path
 import onnxplan
 from onnxplan.compiler.errors import DeviceUnavailableError
 from onnxplan.runtime.cpu.target import detect_target
+from onnxplan.runtime.cuda.inventory import Inventory, take_inventory
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.store import store_directory
 
 REQUIRED = ("numpy", "ml-dtypes", "onnx", "numba", "llvmlite", "typer", "rich")
-OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "onnxruntime", "openvino", "torch")
+OPTIONAL = ("onnxruntime", "openvino", "torch")
 MISSING = "MISSING"
 
 
@@ -25,6 +26,7 @@ def diagnose() -> dict[str, dict[str, str]]:
     return {
         "versions": _versions(),
         "devices": _devices(),
+        "cuda": _cuda(take_inventory()),
         "kernel store": _store(),
         "environment": {
             name: value for name, value in sorted(os.environ.items()) if name.startswith("ONNXPLAN_")
@@ -53,12 +55,36 @@ def _version(name: str) -> str | None:
 
 
 def _devices() -> dict[str, str]:
+    """Each device, and whether ``device="cuda"`` works: in the words of its own error if not."""
     rows = {"cpu": _cpu()}
     try:
         open_device("cuda")
-        rows["cuda"] = "usable"
+        rows["cuda"] = "usable: device='cuda' works"
     except DeviceUnavailableError as error:
-        rows["cuda"] = f"unavailable: {error}"
+        rows["cuda"] = f"unavailable, device='cuda' does not work: {error}"
+    return rows
+
+
+def _cuda(inventory: Inventory) -> dict[str, str]:
+    """Driver, devices and libraries of CUDA, and what would have to be installed."""
+    if inventory.driver is None:
+        rows = {"driver": f"not found: {inventory.driver_problem}"}
+    else:
+        release = f"{inventory.driver_release}, " if inventory.driver_release else ""
+        problem = f", but {inventory.driver_problem}" if inventory.driver_problem else ""
+        rows = {"driver": f"{release}for CUDA {'.'.join(map(str, inventory.driver))}{problem}"}
+    for device in inventory.devices:
+        major, minor = device.capability
+        rows[f"cuda:{device.number}"] = (
+            f"{device.name}, compute capability {major}.{minor}, {device.memory / 2**30:.1f} GiB"
+        )
+    for library in inventory.libraries:
+        found = f"{library.version}, {library.path or 'at an unknown place'}"
+        rows[library.name] = found if library.found else f"not found: {library.problem}"
+    if inventory.fix:
+        rows["to use device='cuda'"] = inventory.fix
+    if inventory.option:
+        rows["to add cuDNN"] = inventory.option
     return rows
 
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.errors import OutOfMemoryError, SessionClosedError
+from onnxplan.compiler.errors import OutOfMemoryError
 from onnxplan.compiler.plan import ExecutionPlan
+from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cpu.bound_plan import BoundPlan, Constants
 from onnxplan.runtime.cpu.layout import Status
-from onnxplan.runtime.cpu.native_executor import Caller
+from onnxplan.runtime.cpu.native_executor import Caller, NativeExecutor
 from onnxplan.runtime.cpu.slot import Arrays, Slot, slot_bytes
 from onnxplan.runtime.cpu.target import default_threads
 from onnxplan.runtime.cpu.team import Team, process_team
 from onnxplan.runtime.library import KernelLibrary, Progress
+from onnxplan.runtime.slots import SlotPool
 
 _executors: weakref.WeakSet[CpuExecutor] = weakref.WeakSet()
 
@@ -50,7 +51,8 @@ class CpuExecutor:
     ``constants`` are the plan's constants, in order or by name, aligned as the target says; they are kept,
     not copied. ``library`` gives the kernels (``progress`` as there). ``max_concurrency`` bounds the runs
     in flight, each of which needs a slot; further callers wait. It defaults to the number of cores.
-    ``ValueError`` where plan and constants do not fit together.
+    ``budget`` is where slots take their memory from. ``ValueError`` where plan and constants do not fit
+    together.
     """
 
     def __init__(
@@ -62,41 +64,45 @@ class CpuExecutor:
         max_concurrency: int | None = None,
         progress: Progress | None = None,
         team: Team | None = None,
+        budget: Budget | None = None,
     ) -> None:
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}")
         self.plan = plan
         self._team = team or process_team(library.store)
         kernels = library.addresses(plan.kernels, progress)
-        self._bound: BoundPlan | None = BoundPlan(plan, constants, kernels, self._team)
-        self._limit = max_concurrency or default_threads()
+        bound = BoundPlan(plan, constants, kernels, self._team)
+        self._bound: BoundPlan | None = bound
         self._slots: dict[Caller, Slot] = {}
-        self._slot_bytes = slot_bytes(self._bound)
-        self._peak_slots = 0
-        self._idle: deque[Caller] = deque()
-        self._spare: list[Caller] = []
-        self._take: Callable[[], Caller] = self._idle.pop
-        self._give = self._idle.append
-        self._condition = threading.Condition(threading.Lock())
-        self._waiting = 0
-        self._closed = False
+        self._pool = SlotPool(
+            # Not a method: plans that fall out of the cache go with their last reference.
+            partial(_new_slot, bound, self._team.native, self._slots),
+            self._slots.pop,
+            slot_bytes(bound),
+            max_concurrency or default_threads(),
+            budget or Budget(),
+        )
+        self._take: Callable[[], Caller] = self._pool.take
+        self._give = self._pool.give
+        self._waiting = self._pool.waiting
         _executors.add(self)
 
     def try_run(self, inputs: Arrays, outputs: Arrays) -> bool:
         """:meth:`run` if the arrays are just what the plan expects, which is checked in no time; else False.
 
-        Both must be tuples. False too where this interpreter does not let native code look into arrays.
+        Both must be tuples. False too where no slot is idle (none is made for arrays that may not fit), and
+        where this interpreter does not let native code look into arrays.
         """
         try:
             call = self._take()
         except IndexError:
-            call = self._acquire()
+            return False
         try:
             status = call(inputs, outputs)
         finally:
             self._give(call)
             if self._waiting:
-                self._notify()
+                self._pool.notify()
         if status == Status.CANCELLED:
             raise Cancelled("the interpreter exits")
         return not status
@@ -113,7 +119,7 @@ class CpuExecutor:
         try:
             call = self._take()
         except IndexError:
-            call = self._acquire()
+            call = self._acquire(cancel)
         try:
             status = call(inputs, outputs, (cancel or _NEVER).address)
             if status:
@@ -121,23 +127,26 @@ class CpuExecutor:
         finally:
             self._give(call)
             if self._waiting:
-                self._notify()
+                self._pool.notify()
 
     def memory(self) -> MemoryUse:
-        with self._condition:
-            bound = self._bound
-            return MemoryUse(
-                slots=len(self._slots),
-                slot_bytes=self._slot_bytes,
-                peak_slot_bytes=self._peak_slots * self._slot_bytes,
-                constant_bytes=sum(array.nbytes for array in bound.constants) if bound else 0,
-                table_bytes=bound.table_bytes if bound else 0,
-            )
+        bound, pool = self._bound, self._pool
+        return MemoryUse(
+            slots=pool.count,
+            slot_bytes=pool.nbytes,
+            peak_slot_bytes=pool.peak * pool.nbytes,
+            constant_bytes=_constant_bytes(bound) if bound else 0,
+            table_bytes=bound.table_bytes if bound else 0,
+        )
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that one run needs: constants and a slot."""
+        return (_constant_bytes(self._bound) if self._bound else 0) + self._pool.nbytes
 
     def trim(self) -> int:
         """Gives up the memory of slots that no run uses; the number of bytes."""
-        with self._condition:
-            return self._drop_idle() * self._slot_bytes
+        return self._pool.trim()
 
     def close(self, *, wait: bool = True) -> None:
         """Releases memory, constants and tables; later runs raise ``SessionClosedError``.
@@ -145,73 +154,21 @@ class CpuExecutor:
         Waits for the runs in flight, or with ``wait=False`` raises ``RuntimeError`` and stays open if there
         are any. Callers that wait for a slot get ``SessionClosedError``.
         """
-        with self._condition:
-            if self._closed:
-                return
-            take, self._take = self._take, self._refuse
-            self._drop_idle()
-            if self._slots and not wait:
-                self._take = take
-                raise RuntimeError(f"cannot close: {len(self._slots)} runs are in flight")
-            self._closed = True
-            self._condition.notify_all()
-            self._waiting += 1
-            while self._slots:
-                self._condition.wait()
-                self._drop_idle()
-            self._waiting -= 1
-            self._bound = None
-
-    def _drop_idle(self) -> int:
-        dropped = 0
-        for source in (self._idle, self._spare):
-            while True:
-                try:
-                    call = source.pop()
-                except IndexError:
-                    break
-                del self._slots[call]
-                dropped += 1
-        return dropped
-
-    def _refuse(self) -> Caller:
-        raise IndexError
-
-    def _acquire(self) -> Caller:
-        """A slot where none is idle: a new one, or after waiting for one that another run gives back."""
-        with self._condition:
-            self._waiting += 1
-            try:
-                while True:
-                    if self._bound is None or self._closed:
-                        raise SessionClosedError("the session is closed")
-                    if self._spare:
-                        self._team.ensure(self._bound.helpers)
-                        return self._spare.pop()
-                    if len(self._slots) < self._limit:
-                        return self._new_slot(self._bound)
-                    try:
-                        return self._take()
-                    except IndexError:
-                        self._condition.wait()
-            finally:
-                self._waiting -= 1
-
-    def _new_slot(self, bound: BoundPlan) -> Caller:
-        self._team.ensure(bound.helpers)
+        take, self._take = self._take, _refuse
         try:
-            slot = Slot(bound, self._team.native)
-        except MemoryError as error:
-            raise OutOfMemoryError(
-                f"a run needs {self._slot_bytes:,} bytes of memory, {_available_bytes()} are available"
-            ) from error
-        self._slots[slot.call] = slot
-        self._peak_slots = max(self._peak_slots, len(self._slots))
-        return slot.call
+            self._pool.close(wait=wait)
+        except RuntimeError:
+            self._take = take
+            raise
+        self._bound = None
 
-    def _notify(self) -> None:
-        with self._condition:
-            self._condition.notify()
+    def _acquire(self, cancel: CancelFlag | None = None) -> Caller:
+        """A slot where none is idle. In the child of a fork the team's threads must be started anew."""
+        call = self._pool.acquire(cancel)
+        bound = self._bound
+        if bound is not None:
+            self._team.ensure(bound.helpers)
+        return call
 
     def _finish_unusual(
         self, status: int, call: Caller, inputs: Arrays, outputs: Arrays, cancel: CancelFlag | None
@@ -228,14 +185,30 @@ class CpuExecutor:
     def after_fork(self) -> None:
         """In the child of a fork: the parent's runs in flight do not exist, nor do the team's threads.
 
-        Idle slots are set aside, so that the next run comes by :meth:`_acquire`, which starts the team.
+        The next run comes by :meth:`_acquire`, which starts the team.
         """
-        self._condition = threading.Condition(threading.Lock())
-        self._waiting = 0
-        idle = set(self._idle) | set(self._spare)
-        self._idle.clear()
-        self._spare = list(idle)
-        self._slots = {call: slot for call, slot in self._slots.items() if call in idle}
+        kept = set(self._pool.after_fork())
+        for call in [call for call in self._slots if call not in kept]:
+            del self._slots[call]
+
+
+def _new_slot(bound: BoundPlan, native: NativeExecutor, slots: dict[Caller, Slot]) -> Caller:
+    try:
+        slot = Slot(bound, native)
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"a run needs {slot_bytes(bound):,} bytes of memory, {_available_bytes()} are available"
+        ) from error
+    slots[slot.call] = slot
+    return slot.call
+
+
+def _refuse() -> Caller:
+    raise IndexError
+
+
+def _constant_bytes(bound: BoundPlan) -> int:
+    return sum(array.nbytes for array in bound.constants)
 
 
 def _plain_arrays(name: str, arrays: Sequence[Any], count: int) -> tuple[npt.NDArray[Any], ...]:

@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 import onnxplan
 from onnxplan.compiler.dtypes import DType
 from onnxplan.feeds import TensorInfo, check_feeds
+from onnxplan.runtime.devices import open_device
 
 FLOAT = TensorProto.FLOAT
 
@@ -91,9 +92,12 @@ def info(kind: str = "float32", dims=("n",)) -> TensorInfo:
     return TensorInfo("x", kind, dims)
 
 
+CPU = open_device("cpu")
+
+
 def taken(given, kind: str = "float32", dims=None) -> np.ndarray:
     """What a kernel would be handed."""
-    (found,) = check_feeds({"x": given}, [info(kind, dims)], []).values()
+    (found,) = check_feeds({"x": given}, [info(kind, dims)], [], CPU).values()
     assert found.flags.c_contiguous
     assert found.flags.aligned
     assert found.dtype == DType.from_label(kind).numpy

@@ -67,9 +67,9 @@ def test_max_concurrency_is_kept(slow):
         seen = []
         real = session._run_request
 
-        def watched(*arguments):
+        def watched(*arguments, **options):
             seen.append(len(session._running))
-            return real(*arguments)
+            return real(*arguments, **options)
 
         session._run_request = watched
 

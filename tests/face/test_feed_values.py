@@ -151,13 +151,13 @@ class Exporter:
 
 
 class ElsewhereExporter(Exporter):
-    """The same on a GPU."""
+    """The same on a GPU that is not NVIDIA's."""
 
     def __dlpack__(self, **options):
         raise BufferError("the data is on a GPU")
 
     def __dlpack_device__(self):
-        return (2, 0)
+        return (10, 0)
 
 
 class Convertible:

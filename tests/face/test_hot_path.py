@@ -50,14 +50,14 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_feeds_take_the_hot_path(session, name):
-    results = session._try_recent(session._recent, {"x": PLAIN[name]})
+    results = session._try_recent(session._recent, {"x": PLAIN[name]}, "cpu")
     np.testing.assert_array_equal(results["y"].numpy(), np.maximum(values(), 0))
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_feeds_do_not_but_work(session, name):
     feeds = {"x": OTHERS[name]}
-    assert session._try_recent(session._recent, feeds) is None
+    assert session._try_recent(session._recent, feeds, "cpu") is None
     np.testing.assert_array_equal(
         session.run_sync(feeds)["y"].numpy(), np.maximum(np.asarray(OTHERS[name]), 0)
     )
@@ -66,7 +66,7 @@ def test_other_feeds_do_not_but_work(session, name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_wrong_feeds_are_refused_on_both_paths(session, name):
     feeds = {"x": REFUSED[name]}
-    assert session._try_recent(session._recent, feeds) is None
+    assert session._try_recent(session._recent, feeds, "cpu") is None
     with pytest.raises(InvalidFeedsError, match="input x"):
         session.run_sync(feeds)
     np.testing.assert_array_equal(session.run_sync({"x": values()})["y"].numpy(), np.maximum(values(), 0))

@@ -97,6 +97,15 @@ def test_many_rows_are_cut_into_tiles(isa):
     check(isa, rng, ArgReduce("max", 0), DType.FLOAT32, (100, 3000), "dense", "dense")
 
 
+@pytest.mark.parametrize("shape", [(300_000,), (2, 140_000), (140_000, 3), (7, 30_000, 2)])
+def test_few_long_rows(isa, shape):
+    rng = np.random.default_rng(5)
+    axis = shape.index(max(shape))
+    for last in (False, True):
+        check(isa, rng, ArgReduce("min", axis, last), DType.FLOAT32, shape, "dense", "dense")
+        check(isa, rng, ArgReduce("max", axis, last), DType.INT32, shape, "reversed", "holes")
+
+
 def test_strings_are_refused(isa):
     with pytest.raises(NotImplementedError, match="arg_reduce"):
         select(ArgReduce("max", 0), [laid_out(DType.STRING, (3,))], [laid_out(DType.INT64, (1,))], isa)

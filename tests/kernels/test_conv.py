@@ -262,13 +262,16 @@ def test_nan_outside_of_the_taps_is_not_read(isa):
         np.testing.assert_array_equal(where, want)
 
 
-def test_more_than_three_spatial_axes_are_refused(isa):
-    x, w = dense(F32, (1, 2, 2, 2, 2, 3)), dense(F32, (1, 1, 1, 1, 3, 5))
-    operation = Operation(
-        Conv((1,) * 4, (1,) * 4, (0,) * 4, 1, F32), (x, w), (dense(F32, (1, 2, 2, 2, 2, 5)),)
-    )
+@pytest.mark.parametrize("groups", [1, 3])
+def test_more_than_three_spatial_axes(isa, groups):
+    x, w = dense(F32, (2, 3, 4, 3, 5, 6)), dense(F32, (2, 1, 3, 2, 6 // groups, 9))
+    output = dense(F32, (2, 3, 4, 2, 3, 9))
+    options = {"strides": (1, 1, 1, 2), "pads": (1, 0, 0, 1), "groups": groups}
+    if harness.is_cuda(isa):
+        check(isa, x, w, output, **options)
+        return
     with pytest.raises(NotImplementedError, match="spatial"):
-        harness.selector(isa).select(operation, harness.Recorder())
+        check(isa, x, w, output, **options)
 
 
 def test_views_of_a_larger_input(isa):

@@ -141,13 +141,16 @@ def test_in_place_is_offered_for_equal_geometry_only(isa):
     output, same, bias = dense(F32, (8, 70)), dense(F32, (8, 70)), dense(F32, (1, 70)).expand((8, 70))
     other_type = dense(F64, (8, 70))
     expression = epilogue(F32, F32, 2)
-    recorder = harness.Recorder()
-    kernels = harness.selector(isa)
-    kernels.select(Operation(MatMul(F32, expression), (a, b, bias, same), (output,)), recorder)
-    assert recorder.steps[-1].in_place == ((2, 4),)
-    recorder = harness.Recorder()
-    kernels.select(Operation(MatMul(F32, expression), (a, b, bias, other_type), (output,)), recorder)
-    assert recorder.steps[-1].in_place == ()
+
+    def offered(*extras):
+        recorder = harness.Recorder()
+        operation = Operation(MatMul(F32, expression), (a, b, *extras), (output,))
+        harness.selector(isa).select(operation, recorder)
+        found = {step.operands[at].storage for step in recorder.steps for _, at in step.in_place}
+        return found & {view.storage for view in extras}
+
+    assert offered(bias, same) == {same.storage}
+    assert offered(bias, other_type) == set()
 
 
 def test_batched_products_as_in_attention(isa):
@@ -234,7 +237,8 @@ def test_large_problems_have_enough_tiles_to_share(isa):
         recorder = harness.Recorder()
         harness.selector(isa).select(operation, recorder)
         (step,) = recorder.steps
-        assert step.tiles >= 16
+        # A library cuts its work itself.
+        assert step.tiles >= 16 or step.kernel.family == "cublaslt"
         assert step.flops == 2 * rows * depth * columns
 
 

@@ -103,6 +103,19 @@ def test_large_tensors_are_cut_into_tiles(isa):
     check(isa, rng, "average", DType.FLOAT32, case, 1, "dense", "dense")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_windows(isa, kind):
+    rng = np.random.default_rng(8)
+    for case in (
+        ((9, 11), (9, 11), (1, 1), (1, 1), (0, 0), (1, 1), (0, 0)),
+        ((9, 11), (8, 9), (2, 2), (1, 1), (3, 3), (4, 4), (2, 3)),
+        ((40, 30), (20, 52), (9, 1), (2, 1), (1, 20), (3, 3), (0, 0)),
+        ((40,), (70,), (2,), (1,), (36,), (3,), (0,)),
+    ):
+        for channels in (1, 35):
+            check(isa, rng, kind, DType.FLOAT32, case, channels, "dense", "gaps")
+
+
 def test_averages_of_integers_are_refused(isa):
     with pytest.raises(NotImplementedError, match="average pool"):
         check(isa, np.random.default_rng(7), "average", DType.INT8, CASES[0], 3, "dense", "dense")

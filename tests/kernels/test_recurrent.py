@@ -132,6 +132,19 @@ def test_large_weights_are_shared_step_by_step(isa, kind, linear):
     assert len({step.kernel for step in steps}) == 1
 
 
+@pytest.mark.parametrize(("kind", "linear"), VARIANTS)
+def test_many_rows(isa, kind, linear):
+    """So many that rows share blocks, with small weights and with large ones."""
+    rng = np.random.default_rng(9)
+    check(isa, rng, recurrent(kind, linear=linear), DType.FLOAT32, (2, 301, 5))
+    check(isa, rng, recurrent(kind, linear=linear, reverse=True), DType.FLOAT64, (2, 37, 150))
+
+
+def test_long_sequences_with_large_weights(isa):
+    rng = np.random.default_rng(10)
+    check(isa, rng, recurrent("rnn"), DType.FLOAT32, (520, 1, 260))
+
+
 def test_not_a_number_stays_in_its_row(isa):
     rng = np.random.default_rng(8)
     primitive = recurrent("lstm")

@@ -68,6 +68,20 @@ def test_many_rows_are_cut_into_tiles(isa):
     assert select(Scan("sum", 1), views[:1], views[1:], isa)[0].tiles > 4
 
 
+@pytest.mark.parametrize("shape", [(3, 300_000), (200_001, 3), (1, 70_000)])
+def test_few_long_lines(isa, shape):
+    rng = np.random.default_rng(4)
+    axis = int(shape[1] > shape[0])
+    for exclusive in (False, True):
+        for reverse in (False, True):
+            check(isa, rng, Scan("sum", axis, exclusive, reverse), DType.INT32, shape, "dense", "dense")
+    data = rng.normal(size=shape).astype(np.float32)
+    views = laid_out(DType.FLOAT32, shape), laid_out(DType.FLOAT32, shape)
+    (found,), (expected,) = run(Scan("sum", axis), views[:1], views[1:], [data], isa, rng)
+    # What serial addition of as many terms of size 1 may err by.
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
 def test_booleans_are_refused(isa):
     views = laid_out(DType.BOOL, (3,)), laid_out(DType.BOOL, (3,))
     with pytest.raises(NotImplementedError, match="scan of bool"):

@@ -76,6 +76,44 @@ def test_wide_rows_are_cut_into_tiles(isa, kind):
     check(isa, rng, kind, DType.INT32, (7, 40, 5003), ("dense", "dense", "permuted"), "dense")
 
 
+@pytest.mark.parametrize("layout", ["dense", "gaps", "reversed"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_updates_in_order(isa, kind, layout):
+    """Rounding shows an order other than that of the updates: each is compared with NumPy one by one."""
+    rng = np.random.default_rng(5)
+    for rows, count, columns in [(7, 300, 1), (400, 300, 1), (5, 100, 9), (90, 200, 16)]:
+        dtype = DType.FLOAT16
+        data, updates = (rng.uniform(0.5, 1.5, (n, columns)).astype(np.float16) for n in (rows, count))
+        positions = rng.integers(-1, rows + 1, count)
+        views = [
+            laid_out(dtype, data.shape, layout),
+            laid_out(DType.INT64, positions.shape, layout),
+            laid_out(dtype, updates.shape, layout),
+        ]
+        output = laid_out(dtype, data.shape, layout)
+        (found,), _ = run(Scatter(kind), views, [output], [data, positions, updates], isa, rng)
+        right = data.copy()
+        combine = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}.get(kind)
+        for position, update in zip(positions, updates, strict=True):
+            if 0 <= position < rows:
+                right[position] = update if combine is None else combine(right[position], update)
+        np.testing.assert_array_equal(found, right)
+
+
+def test_many_updates_of_all_types(isa):
+    rng = np.random.default_rng(6)
+    for kind, dtype in [
+        ("none", DType.COMPLEX128),
+        ("none", DType.UINT8),
+        ("add", DType.INT8),
+        ("mul", DType.INT64),
+        ("max", DType.BOOL),
+        ("add", DType.FLOAT64),
+    ]:
+        check(isa, rng, kind, dtype, (20, 150, 3), ("dense",) * 3, "dense")
+        check(isa, rng, kind, dtype, (300, 90, 1), ("dense",) * 3, "gaps")
+
+
 def test_the_last_of_several_updates_stays(isa):
     updates = np.arange(6, dtype=np.float32).reshape(6, 1)
     arrays = [np.zeros((3, 1), np.float32), np.array([1, 1, 0, 1, -1, 3]), updates]

@@ -115,6 +115,17 @@ def test_many_rows_are_cut_into_tiles(isa):
     check(isa, rng, DType.FLOAT32, ((2, 100_000), 1, 50), True, "dense", "dense")
 
 
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.INT64, DType.BFLOAT16])
+def test_long_rows(isa, dtype):
+    rng = np.random.default_rng(6)
+    for shape, axis in [((2, 2049), 1), ((9001, 3), 0), ((16384,), 0)]:
+        length = shape[axis]
+        for kept in (1, 1024, 1025, 2048, 2049, length - 1, length):
+            if kept <= length:
+                data = random_data(rng, dtype, shape, 120 if dtype is DType.BFLOAT16 else 3000)
+                check(isa, rng, dtype, (shape, axis, kept), bool(kept % 2), "dense", "dense", data)
+
+
 def test_strings_are_refused(isa):
     views = [laid_out(DType.STRING, (3,)), laid_out(DType.STRING, (3,)), laid_out(DType.INT64, (3,))]
     with pytest.raises(NotImplementedError, match="sort"):

@@ -60,17 +60,27 @@ def test_sessions_share_kernels_whatever_their_threads():
     assert open_device("cpu", cache=False).library is not one.library
 
 
-def test_names():
+@pytest.fixture
+def no_driver(monkeypatch):
+    """A machine where no CUDA device can be used."""
+
+    def fail():
+        raise DeviceUnavailableError("no NVIDIA driver")
+
+    monkeypatch.setattr("onnxplan.runtime.cuda.device.load_api", fail)
+
+
+def test_names(no_driver):
     assert open_device("cpu").name == "cpu"
     for name in ("cuda", "cuda:1"):
-        with pytest.raises(DeviceUnavailableError, match="no CUDA device"):
+        with pytest.raises(DeviceUnavailableError, match="no NVIDIA driver"):
             open_device(name)
-    for name in ("", "gpu", "cuda:", "cuda:x", "cpu:0"):
+    for name in ("", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"):
         with pytest.raises(ValueError, match="unknown device"):
             open_device(name)
 
 
-def test_auto_says_in_the_log_what_it_chose(caplog):
+def test_auto_says_in_the_log_what_it_chose_and_why(no_driver, caplog):
     caplog.set_level(logging.INFO, "onnxplan")
     assert open_device("auto").name == "cpu"
-    assert "chose the CPU" in caplog.text
+    assert "chose the CPU: no NVIDIA driver" in caplog.text

@@ -9,7 +9,7 @@ import numpy as np
 from runtime_kernels import meet_plan, wait_until
 
 from onnxplan.runtime.cpu.executor import CpuExecutor
-from onnxplan.runtime.workers import submit
+from onnxplan.runtime.workers import workers_for
 
 IDLE_SECONDS = 0.5
 MOST_CPU_SECONDS = 0.1
@@ -40,7 +40,7 @@ def test_workers_sleep_after_asynchronous_runs(kernels, team):
         executor.run((), (np.zeros(executor.plan.outputs[0].shape[0], np.int64),), cancel)
 
     async def main():
-        await asyncio.gather(*(submit(run) for _ in range(20)))
+        await asyncio.gather(*(workers_for("cpu", 2).submit(run) for _ in range(20)))
 
     asyncio.run(main())
     wait_until(lambda: team.sleepers == team.helpers)

@@ -10,8 +10,7 @@ import weakref
 
 import pytest
 
-from onnxplan.runtime import workers
-from onnxplan.runtime.workers import Workers, submit
+from onnxplan.runtime.workers import Workers, workers_for
 
 SECONDS = 30
 
@@ -19,13 +18,13 @@ SECONDS = 30
 def test_result_error_and_thread():
     async def main():
         loop_thread = threading.current_thread()
-        thread = await submit(lambda _flag: threading.current_thread())
+        thread = await workers_for("cpu", 2).submit(lambda _flag: threading.current_thread())
         assert thread is not loop_thread
         assert thread.daemon
         with pytest.raises(ZeroDivisionError):
-            await submit(lambda _flag: 1 // 0)
+            await workers_for("cpu", 2).submit(lambda _flag: 1 // 0)
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await submit(lambda _flag: next(iter(())))
+            await workers_for("cpu", 2).submit(lambda _flag: next(iter(())))
 
     asyncio.run(main())
 
@@ -33,7 +32,7 @@ def test_result_error_and_thread():
 def test_event_loop_stays_free():
     async def main():
         gate = threading.Event()
-        job = submit(lambda _flag: gate.wait(SECONDS))
+        job = workers_for("cpu", 2).submit(lambda _flag: gate.wait(SECONDS))
         await asyncio.sleep(0)
         assert not job.done()
         gate.set()
@@ -113,13 +112,13 @@ def test_cancelling_a_task_sets_the_flag_of_running_work():
                 pass
             ended.set()
 
-        task = asyncio.ensure_future(asyncio.wait_for(submit(work), SECONDS))
+        task = asyncio.ensure_future(asyncio.wait_for(workers_for("cpu", 2).submit(work), SECONDS))
         await asyncio.to_thread(begun.wait, SECONDS)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await asyncio.to_thread(ended.wait, SECONDS)
-        assert await submit(lambda _flag: 1) == 1
+        assert await workers_for("cpu", 2).submit(lambda _flag: 1) == 1
 
     asyncio.run(main())
 
@@ -148,8 +147,8 @@ def test_result_is_not_kept_by_an_idle_thread():
         pass
 
     async def main():
-        result = await submit(lambda _flag: Result())
-        await submit(lambda _flag: None)
+        result = await workers_for("cpu", 2).submit(lambda _flag: Result())
+        await workers_for("cpu", 2).submit(lambda _flag: None)
         kept = weakref.ref(result)
         del result
         for _ in range(100):
@@ -164,7 +163,7 @@ def test_result_is_not_kept_by_an_idle_thread():
 
 def test_many_event_loops_at_once():
     async def main(number):
-        return [await submit(lambda _flag, n=n: n * number) for n in range(50)]
+        return [await workers_for("cpu", 2).submit(lambda _flag, n=n: n * number) for n in range(50)]
 
     results = {}
     threads = [
@@ -200,7 +199,7 @@ def test_stopped_workers_refuse_and_end():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_child_of_a_fork_has_workers_of_its_own():
     async def main():
-        return await submit(lambda _flag: os.getpid())
+        return await workers_for("cpu", 2).submit(lambda _flag: os.getpid())
 
     assert asyncio.run(main()) == os.getpid()
     child = os.fork()
@@ -212,4 +211,4 @@ def test_child_of_a_fork_has_workers_of_its_own():
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert asyncio.run(main()) == os.getpid()
-    assert workers._workers is not None
+    assert workers_for("cpu", 2).threads

@@ -1,4 +1,4 @@
-"""Geometry of matrix products: operands with batch axes, folded and transposed."""
+"""Geometry of matrix products: operands with batch axes, folded and transposed. The same for all devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Geometry of convolutions."""
+"""Geometry of convolutions. The same for all devices."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from onnxplan.compiler.view import View
 
-AXES = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution with exactly three spatial axes; ``pads`` are those at the beginning."""
+    """A convolution, channels last; ``pads`` are those at the beginning."""
 
     x: View
     w: View
@@ -25,7 +23,7 @@ class Convolution:
 
     @property
     def kernel(self) -> tuple[int, ...]:
-        return self.w.shape[:AXES]
+        return self.w.shape[:-2]
 
     @property
     def channels(self) -> int:

@@ -1,0 +1,77 @@
+"""CUDA C about windows: the coordinates of an output element, and the taps that lie inside of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxplan.compiler.view import View
+from onnxplan.kernels.cuda.source import KernelText
+
+WINDOW_WORDS = ("outputs", "extent", "kernel", "step", "dilation", "pad")
+
+
+def declare_window(kernel: KernelText, axis: int, index: str) -> None:
+    """The parameters of spatial axis ``axis``: ``outputs0``, ``extent0``, ..."""
+    for name in WINDOW_WORDS:
+        kernel.parameter(f"{name}{axis}", index)
+
+
+def window_words(
+    x: View,
+    y: View,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+) -> list[list[int]]:
+    """For each spatial axis the values of :func:`declare_window`'s parameters."""
+    columns = (y.shape[1:-1], x.shape[1:-1], kernel, strides, dilations, pads)
+    return [list(words) for words in zip(*columns, strict=True)]
+
+
+def window_reach(x: View, words: Sequence[Sequence[int]]) -> int:
+    """The largest offset from the beginning of ``x``, in elements, that finding taps may come by.
+
+    That includes taps outside of ``x``, which are left out only then.
+    """
+    total = abs(x.strides[0]) * max(0, x.shape[0] - 1) + abs(x.strides[-1]) * max(0, x.shape[-1] - 1)
+    for (outputs, extent, kernel, step, dilation, pad), stride in zip(words, x.strides[1:-1], strict=True):
+        position = max(extent, outputs * step + (kernel + 1) * dilation) + abs(pad)
+        total += max(1, abs(stride)) * position
+    return total
+
+
+def split(number: str, names: Sequence[str], extents: Sequence[str], index: str) -> list[str]:
+    """Declares the coordinates ``names`` of element ``number``; ``extents`` are of all but the first."""
+    lines = [f"{index} rest = {number};"]
+    for name, extent in zip(reversed(names[1:]), reversed(extents), strict=True):
+        lines += [
+            f"const {index} {name}_quotient = rest / {extent};",
+            f"const {index} {name} = rest - {name}_quotient * {extent};",
+            f"rest = {name}_quotient;",
+        ]
+    return [*lines, f"const {index} {names[0]} = rest;"]
+
+
+def find_taps(axis: int, output: str, index: str) -> list[str]:
+    """Declares where tap 0 of an output position lies, ``start0``, and the range ``first0 .. last0`` of taps
+    inside."""
+    return [
+        f"const {index} start{axis} = {output} * step{axis} - pad{axis};",
+        f"const {index} first{axis} = start{axis} < 0 ? {taps_within(axis, f'-start{axis}')} : 0;",
+        f"const {index} last{axis} = {count_taps(axis, f'extent{axis}')};",
+    ]
+
+
+def count_taps(axis: int, limit: str) -> str:
+    """How many of all taps lie below position ``limit``."""
+    within = taps_within(axis, f"({limit} - start{axis})")
+    return (
+        f"{limit} <= start{axis} ? 0 : "
+        f"{limit} - start{axis} > (kernel{axis} - 1) * dilation{axis} ? kernel{axis} : {within}"
+    )
+
+
+def taps_within(axis: int, length: str) -> str:
+    """How many taps begin within ``length`` positions."""
+    return f"({length} + dilation{axis} - 1) / dilation{axis}"

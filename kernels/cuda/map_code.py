@@ -1,0 +1,194 @@
+"""CUDA C of elementwise maps and copies; see :mod:`onnxplan.kernels.cuda.map`.
+
+A thread computes several points: it reads all it needs for them, so that reads do not wait for each other,
+then computes and writes. Points are neighbours, read and written as vectors, where rows allow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import Expression, Instruction
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cuda.expression_code import Names, statements
+from onnxplan.kernels.cuda.indexing import declare_axes, offsets
+from onnxplan.kernels.cuda.source import KernelSource, KernelText
+from onnxplan.kernels.scalar_cuda import loaded, storage_type, stored
+
+# Neighbouring points that a thread takes where it can.
+GROUP = 4
+# With more inputs than this the values of a group would not fit into registers.
+MOST_GROUPED = 16
+
+_GROUP_FUNCTIONS = f"""
+template <typename T> struct alignas(sizeof(T) * {GROUP} > 16 ? 16 : sizeof(T) * {GROUP}) onnxplan_group {{
+    T items[{GROUP}];
+}};
+template <typename T> ONNXPLAN_INLINE bool onnxplan_is_aligned(const T* start) {{
+    return (unsigned long long)start % alignof(onnxplan_group<T>) == 0;
+}}
+template <typename T> ONNXPLAN_INLINE void onnxplan_read(T* items, const T* from, bool aligned, int count) {{
+    if (aligned && count == {GROUP}) {{
+        const onnxplan_group<T> group = *(const onnxplan_group<T>*)from;
+        #pragma unroll
+        for (int item = 0; item < {GROUP}; ++item) items[item] = group.items[item];
+    }} else {{
+        #pragma unroll
+        for (int item = 0; item < {GROUP}; ++item)
+            if (item < count) items[item] = from[item];
+    }}
+}}
+template <typename T> ONNXPLAN_INLINE void onnxplan_write(T* to, const T* items, bool aligned, int count) {{
+    if (aligned && count == {GROUP}) {{
+        onnxplan_group<T> group;
+        #pragma unroll
+        for (int item = 0; item < {GROUP}; ++item) group.items[item] = items[item];
+        *(onnxplan_group<T>*)to = group;
+    }} else {{
+        #pragma unroll
+        for (int item = 0; item < {GROUP}; ++item)
+            if (item < count) to[item] = items[item];
+    }}
+}}
+"""
+
+
+def items_of(inputs: int, kinds: str) -> int:
+    """Points that a thread of a kernel with so many inputs computes."""
+    if kinds:
+        return GROUP
+    return 4 if inputs <= 4 else 2 if inputs <= 8 else 1
+
+
+def build_map(variant: Any, target: Target) -> KernelSource:
+    """``variant`` is ``(threads, expression, labels, numbers, inputs, rank, index type, kinds)``.
+
+    Operands are the inputs that are read, then the outputs, of types ``labels``; ``numbers`` are the
+    expression's numbers of the inputs, then the axes of coordinates, which have strides like operands.
+    ``kinds`` (see ``map``) says how groups of neighbouring points are accessed, if they are. Parameters:
+    points, then the axes.
+    """
+    return _Map(*variant).source()
+
+
+class _Map:
+    def __init__(
+        self,
+        threads: int,
+        expression: Expression,
+        labels: tuple[str, ...],
+        numbers: tuple[int, ...],
+        inputs: int,
+        rank: int,
+        index: str,
+        kinds: str,
+    ) -> None:
+        self._expression, self._index, self._kinds, self._rank = expression, index, kinds, rank
+        self._inputs, self._placed = inputs, len(labels) + len(numbers) - inputs
+        self._dtypes = [DType.from_label(label) for label in labels]
+        self._items = items_of(inputs, kinds)
+        self._input_places = {number: place for place, number in enumerate(numbers[:inputs])}
+        self._index_places = {axis: len(labels) + place for place, axis in enumerate(numbers[inputs:])}
+        self._kernel = kernel = KernelText(threads)
+        for place, dtype in enumerate(self._dtypes):
+            kernel.operand(f"x{place}", dtype, written=place >= inputs)
+        kernel.parameter("points", index)
+        declare_axes(kernel, "axis", rank, self._placed, index)
+
+    def source(self) -> KernelSource:
+        for place in range(self._inputs):
+            self._kernel.line(f"{storage_type(self._dtypes[place])} in{place}[{self._items}];")
+        if self._kinds:
+            self._grouped()
+        else:
+            self._single()
+        return self._kernel.source("map")
+
+    def _single(self) -> None:
+        """Points of a thread are as far apart as the block has threads."""
+        kernel, index, items, threads = self._kernel, self._index, self._items, self._kernel.threads
+        later = range(self._inputs, self._placed)
+        kernel.line(
+            *(f"{index} place{place}[{items}];" for place in later),
+            f"const {index} first = ({index})blockIdx.x * {items * threads} + ({index})threadIdx.x;",
+            "#pragma unroll",
+            f"for (int item = 0; item < {items}; ++item) {{",
+            f"const {index} point = first + item * {threads};",
+            "if (point >= points) break;",
+            *offsets("axis", self._rank, range(self._placed), index, "point", "at"),
+            *(f"in{place}[item] = x{place}[at{place}];" for place in range(self._inputs)),
+            *(f"place{place}[item] = at{place};" for place in later),
+            "}",
+            "#pragma unroll",
+            f"for (int item = 0; item < {items}; ++item) {{",
+            f"if (first + item * {threads} >= points) break;",
+            *self._compute(
+                lambda place: f"place{place}[item]", lambda place: f"x{place}[place{place}[item]]"
+            ),
+            "}",
+        )
+
+    def _grouped(self) -> None:
+        """A thread takes neighbouring points of one row."""
+        kernel, index = self._kernel, self._index
+        kernel.function(_GROUP_FUNCTIONS)
+        step = f"axis_stride{self._rank - 1}"
+        outputs = range(self._inputs, len(self._dtypes))
+        kernel.line(
+            f"const {index} thread = ({index})blockIdx.x * {kernel.threads} + ({index})threadIdx.x;",
+            f"const {index} first = thread * {GROUP};",
+            "if (first >= points) return;",
+            f"const int count = points - first < {GROUP} ? (int)(points - first) : {GROUP};",
+            *offsets("axis", self._rank, range(self._placed), index, "first", "at"),
+        )
+        for place in range(self._inputs):
+            if self._kinds[place] == "v":
+                kernel.line(
+                    f"onnxplan_read(in{place}, x{place} + at{place}, onnxplan_is_aligned(x{place}), count);"
+                )
+                continue
+            offset = f"at{place}" + (f" + item * {step}_{place}" if self._kinds[place] == "s" else "")
+            kernel.line(
+                "#pragma unroll",
+                f"for (int item = 0; item < {GROUP}; ++item)",
+                f"    if (item < count) in{place}[item] = x{place}[{offset}];",
+            )
+        kernel.line(*(f"{storage_type(self._dtypes[place])} out{place}[{GROUP}];" for place in outputs))
+        kernel.line(
+            "#pragma unroll",
+            f"for (int item = 0; item < {GROUP}; ++item) {{",
+            "if (item >= count) break;",
+            *self._compute(
+                lambda place: f"(at{place} + item * {step}_{place})", lambda place: f"out{place}[item]"
+            ),
+            "}",
+        )
+        for place in outputs:
+            if self._kinds[place] == "v":
+                kernel.line(
+                    f"onnxplan_write(x{place} + at{place}, out{place}, onnxplan_is_aligned(x{place}), count);"
+                )
+            else:
+                kernel.line(
+                    "#pragma unroll",
+                    f"for (int item = 0; item < {GROUP}; ++item)",
+                    f"    if (item < count) x{place}[at{place} + item * {step}_{place}] = out{place}[item];",
+                )
+
+    def _compute(self, coordinate: Callable[[int], str], result: Callable[[int], str]) -> list[str]:
+        """Statements for point ``item`` of the thread."""
+
+        def leaf(instruction: Instruction) -> str:
+            number = instruction.arguments[0]
+            if instruction.op == "index":
+                return coordinate(self._index_places[number])
+            place = self._input_places[number]
+            return loaded(self._dtypes[place], f"in{place}[item]")
+
+        names: Names = {}
+        lines = statements(self._expression, self._expression.outputs, names, leaf)
+        for place, output in enumerate(self._expression.outputs, self._inputs):
+            lines.append(f"{result(place)} = {stored(self._dtypes[place], names[output])};")
+        return lines

@@ -1,0 +1,296 @@
+"""Runs one execution plan on a CUDA device, a few times at once."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxplan.compiler.assembly import CompiledPlan
+from onnxplan.compiler.plan import ExecutionPlan, KernelSpec
+from onnxplan.runtime.budget import Budget
+from onnxplan.runtime.cancellation import CancelFlag, Cancelled
+from onnxplan.runtime.cuda.array import DeviceArray
+from onnxplan.runtime.cuda.bound_plan import BoundPlan
+from onnxplan.runtime.cuda.context import CudaContext
+from onnxplan.runtime.cuda.cublaslt import CublasLt
+from onnxplan.runtime.cuda.graph_cache import GraphCache
+from onnxplan.runtime.cuda.matmul import FAMILY
+from onnxplan.runtime.cuda.memory import Upload, Uploads, peak_bytes
+from onnxplan.runtime.cuda.modules import Modules
+from onnxplan.runtime.cuda.slot import Array, Slot
+from onnxplan.runtime.device import AnyArray
+from onnxplan.runtime.slots import SlotPool
+
+POLL_SECONDS = 100e-6
+"""How long a caller asks whether its run is over before it sleeps."""
+RUNNING = "running a plan"
+
+Functions = Callable[[Sequence[KernelSpec]], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class CudaMemoryUse:
+    """Bytes that an executor holds: ``slots`` (one for each run in flight, kept for later ones) times
+    ``slot_bytes`` of device memory, the most it ever had of those, pinned memory of the host, constants on
+    the device (which others may share), and tables on the host.
+    """
+
+    slots: int
+    slot_bytes: int
+    peak_slot_bytes: int
+    pinned_bytes: int
+    constant_bytes: int
+    table_bytes: int
+
+
+class Plan:
+    """What an executor and its runs share, and what is freed when the executor goes."""
+
+    def __init__(
+        self,
+        context: CudaContext,
+        compiled: CompiledPlan,
+        functions: Functions,
+        budget: Budget,
+        concurrency: int,
+    ) -> None:
+        self.context = context
+        self._graphs: GraphCache = context.part("graphs", GraphCache)
+        plan = compiled.plan
+        with context.active("binding a plan"):
+            specs = [spec for spec in plan.kernels if spec.family != FAMILY]
+            handles = dict(zip(specs, functions(specs), strict=True))
+            modules = Modules.of(context)
+            for step in plan.steps:
+                if step.kernel in handles:
+                    modules.allow_shared(handles[step.kernel], step.scratch)
+            self.constants: tuple[Upload, ...] = Uploads.of(context).get(compiled.constants)
+            library, handle = _cublaslt(context) if len(specs) < len(plan.kernels) else (None, 0)
+            addresses = [upload.address for upload in self.constants]
+            self.bound = BoundPlan(plan, handles, addresses, library, handle)
+        nbytes = self.bound.layout.total_bytes
+        self.slots: SlotPool[Slot] = SlotPool(self._make, self._drop, nbytes, concurrency, budget)
+
+    def _make(self) -> Slot:
+        with self.context.active("making room for a run"):
+            return Slot(self.context, self.bound, self._graphs)
+
+    def _drop(self, slot: Slot) -> None:
+        self.context.dispose(slot.close)
+
+    def take(self, cancel: CancelFlag | None) -> Slot:
+        """A slot for the caller alone; raises as :meth:`SlotPool.acquire` does."""
+        slots = self.slots
+        try:
+            # Who waits already is served first.
+            slot = slots.acquire(cancel) if slots.waiting else slots.take()
+        except IndexError:
+            slot = slots.acquire(cancel)
+        slot.lock.acquire()
+        return slot
+
+    def give(self, slot: Slot) -> None:
+        slot.lock.release()
+        self.slots.give(slot)
+        if self.slots.waiting:
+            self.slots.notify()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Frees everything once no run uses it."""
+        self.slots.close(wait=wait)
+        self.constants = ()
+        self.context.dispose(self.bound.close)
+
+
+class Completion:
+    """A run that was started. Dropping it lets the run go on, whose outputs are then not to be used."""
+
+    __slots__ = ("__weakref__", "_executor", "_outputs", "_plan", "_slot")
+
+    def __init__(self, executor: CudaExecutor, plan: Plan, slot: Slot, outputs: Sequence[Array]) -> None:
+        self._executor = executor
+        self._plan = plan
+        self._slot: Slot | None = slot
+        self._outputs = outputs
+
+    def done(self) -> bool:
+        """Whether :meth:`wait` would return at once. Raises what it would raise for a run that failed."""
+        if self._slot is None:
+            return True
+        with self._plan.context.active(RUNNING):
+            return self._plan.context.finished(self._slot.done, RUNNING)
+
+    def wait(self, cancel: CancelFlag | None = None) -> None:
+        """Waits until the run is over and its outputs are filled.
+
+        Raises ``Cancelled`` where ``cancel`` is set before: the run goes on without anybody, and what it
+        reads is kept until it is over. Raises :class:`DeviceUnavailableError` where the device failed.
+        """
+        slot, self._slot = self._slot, None
+        if slot is None:
+            return
+        try:
+            with self._plan.context.active(RUNNING):
+                self._await(slot, cancel)
+                slot.finish(self._outputs)
+        finally:
+            self._plan.give(slot)
+
+    def _await(self, slot: Slot, cancel: CancelFlag | None) -> None:
+        context = self._plan.context
+        deadline = time.perf_counter() + POLL_SECONDS
+        while not context.finished(slot.done, RUNNING):
+            if cancel is not None and cancel.is_set:
+                raise Cancelled("the run was cancelled")
+            if time.perf_counter() > deadline:
+                context.api.runtime.eventSynchronize(slot.done)
+                return
+
+    def __del__(self) -> None:
+        slot = getattr(self, "_slot", None)
+        if slot is not None:
+            self._plan.give(slot)
+
+
+class CudaExecutor:
+    """An execution plan bound to a device. Safe from any number of threads.
+
+    ``functions`` gives the handles of generated kernels. ``concurrency`` bounds the runs in flight, each of
+    which needs a slot of memory out of ``budget``; further callers wait. Raises
+    :class:`~onnxplan.compiler.errors.OutOfMemoryError` where the constants do not fit on the device.
+    """
+
+    def __init__(
+        self,
+        context: CudaContext,
+        compiled: CompiledPlan,
+        functions: Functions,
+        *,
+        budget: Budget,
+        concurrency: int,
+    ) -> None:
+        self.plan: ExecutionPlan = compiled.plan
+        self._context = context
+        self._shared = Plan(context, compiled, functions, budget, concurrency)
+        bindings = (*self.plan.inputs, *self.plan.outputs)
+        self._expected = tuple((binding.dtype.numpy, binding.shape) for binding in bindings)
+        self.peak_bytes = peak_bytes(self.plan, self._shared.bound.layout.workspace_bytes)
+        """Bytes of device memory that binding and one run need."""
+        self._finalizer = weakref.finalize(self, self._shared.close)
+        # At the end of the process the driver frees everything.
+        self._finalizer.atexit = False
+        context.reclaimers.add(self)
+
+    def launch(
+        self, inputs: Sequence[AnyArray], outputs: Sequence[AnyArray], cancel: CancelFlag | None = None
+    ) -> Completion:
+        """Starts a run; waits only for a slot. Arguments and errors are those of :meth:`run`.
+
+        Arrays on the host are read before this returns; arrays on the device must stay as they are until
+        the run is over, and are kept alive until then.
+        """
+        context, shared = self._context, self._shared
+        context.check()
+        if len(inputs) != len(self.plan.inputs) or len(outputs) != len(self.plan.outputs):
+            raise ValueError(
+                f"the plan has {len(self.plan.inputs)} inputs and {len(self.plan.outputs)} outputs, "
+                f"not {len(inputs)} and {len(outputs)}"
+            )
+        own_inputs, own_outputs = _checked(inputs, context), _checked(outputs, context)
+        if cancel is not None and cancel.is_set:
+            raise Cancelled("the run was cancelled before it began")
+        slot = shared.take(cancel)
+        try:
+            with context.active(RUNNING):
+                slot.drain()
+                slot.queue(own_inputs, own_outputs)
+        except BaseException:
+            shared.give(slot)
+            raise
+        return Completion(self, shared, slot, own_outputs)
+
+    def run(
+        self, inputs: Sequence[AnyArray], outputs: Sequence[AnyArray], cancel: CancelFlag | None = None
+    ) -> None:
+        """One run: reads ``inputs`` and fills ``outputs``, NumPy or device arrays in the plan's order.
+
+        Each must be C-contiguous and have the binding's type and shape, which the caller has checked. Waits
+        where as many runs are in flight as there may be. Raises ``Cancelled``, ``SessionClosedError`` after
+        :meth:`close`, ``TypeError`` and ``ValueError`` for arguments that are no arrays, on another device,
+        or too few or many, :class:`OutOfMemoryError`, :class:`DeviceUnavailableError` once the device failed,
+        and ``DeviceError`` for errors that only end this run.
+        """
+        self.launch(inputs, outputs, cancel).wait(cancel)
+
+    def try_run(self, inputs: tuple[AnyArray, ...], outputs: tuple[AnyArray, ...]) -> bool:
+        """:meth:`run` if the arrays are what the plan expects, which is checked here; else False."""
+        arrays = (*inputs, *outputs)
+        if len(arrays) != len(self._expected) or len(inputs) != len(self.plan.inputs):
+            return False
+        for array, (dtype, shape) in zip(arrays, self._expected, strict=True):
+            if array.dtype != dtype or array.shape != shape:
+                return False
+            if isinstance(array, DeviceArray):
+                fits = array.device is self._context
+            else:
+                fits = type(array) is np.ndarray and array.flags.c_contiguous
+            if not fits:
+                return False
+        self.launch(inputs, outputs).wait()
+        return True
+
+    def memory(self) -> CudaMemoryUse:
+        shared = self._shared
+        slots = shared.slots
+        return CudaMemoryUse(
+            slots=slots.count,
+            slot_bytes=slots.nbytes,
+            peak_slot_bytes=slots.peak * slots.nbytes,
+            pinned_bytes=slots.count * shared.bound.layout.staged_bytes,
+            constant_bytes=sum(upload.nbytes for upload in shared.constants),
+            table_bytes=shared.bound.table_bytes,
+        )
+
+    def trim(self) -> int:
+        """Gives up the memory of slots that no run uses; bytes of device memory."""
+        return self._shared.slots.trim()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Releases memory and constants; later runs raise ``SessionClosedError``.
+
+        Waits for the runs in flight, or with ``wait=False`` raises ``RuntimeError`` and stays open if there
+        are any. Callers that wait for a slot get ``SessionClosedError``.
+        """
+        self._shared.close(wait=wait)
+        self._finalizer.detach()
+
+
+def _checked(arrays: Sequence[AnyArray], context: CudaContext) -> tuple[Array, ...]:
+    checked: list[Array] = []
+    for array in arrays:
+        if isinstance(array, DeviceArray):
+            if array.device is not context:
+                array.device.check()
+                raise ValueError(f"{array} is not on {context.name}")
+            checked.append(array)
+        elif isinstance(array, np.ndarray):
+            checked.append(array)
+        else:
+            kind = type(array).__name__
+            raise TypeError(f"inputs and outputs must be NumPy or device arrays, not {kind}")
+    return tuple(checked)
+
+
+def _cublaslt(context: CudaContext) -> tuple[CublasLt, int]:
+    """cuBLASLt and its handle, made once for each device, which is current."""
+
+    def make() -> tuple[CublasLt, int]:
+        library = CublasLt(context.api.cublaslt)
+        return library, library.create_handle()
+
+    made: tuple[CublasLt, int] = context.part("cublaslt", make)
+    return made

@@ -1,0 +1,60 @@
+"""Operator cases on a device: those of ``tests/ops``, with all passes and without any."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+import onnxplan
+from bench.supervised import Settings
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "ops"))
+
+PLAIN = " [plain]"
+# Case id -> what devices lack.
+LACKING = {
+    "Conv-28-4d": "no convolution kernel has four spatial axes",
+    "Conv-28-4d bias": "no convolution kernel has four spatial axes",
+}
+
+
+@functools.cache
+def cases() -> dict[str, Any]:
+    from cases import discover
+
+    return {case.id: case for case in discover()}
+
+
+def names(settings: Settings) -> list[str]:
+    """One case of each operator first, so that little time tells much; then those without passes."""
+    groups: dict[str, list[str]] = {}
+    for case in cases().values():
+        groups.setdefault(case.nodes[-1].op_type, []).append(case.id)
+    rounds = itertools.zip_longest(*groups.values())
+    ordered = [name for group in rounds for name in group if name is not None]
+    return ordered + [name + PLAIN for name in ordered]
+
+
+def check(name: str, settings: Settings) -> dict[str, Any]:
+    """Runs a case; the details are the kernels it used."""
+    plain = name.endswith(PLAIN)
+    case = cases()[name.removesuffix(PLAIN)]
+    if case.id in LACKING:
+        raise SkipTest(LACKING[case.id])
+    feeds = case.feeds()
+    with onnxplan.InferenceSession(case.model(), device=settings.device, optimize=int(not plain)) as session:
+        results = session.run_sync(feeds)
+        case.check({key: tensor.numpy() for key, tensor in results.items()})
+        plans = session.plans() if all(array.dtype != object for array in feeds.values()) else ()
+    kernels = {spec for plan in plans for spec in plan.kernels}
+    return {"kernels": sorted(f"{spec.family} {digest(spec.key)}" for spec in kernels)}
+
+
+def digest(key: str) -> str:
+    """A short name for a kernel."""
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
