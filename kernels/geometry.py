@@ -103,6 +103,11 @@ def unique_bytes(view: View) -> int:
     return touched * view.dtype.itemsize
 
 
+def reach(view: View) -> int:
+    """The largest distance between elements of a view, in elements."""
+    return sum(abs(s) * (n - 1) for n, s in zip(view.shape, view.strides, strict=True) if n)
+
+
 def axis_parameters(axes: Sequence[Axis], sizes: Sequence[int]) -> list[int]:
     """For each axis its extent and the operands' strides in bytes."""
     parameters: list[int] = []

@@ -24,7 +24,7 @@ from onnxplan.runtime.engine import BoundStage, Engine, Request
 from onnxplan.runtime.places import Places
 from onnxplan.runtime.workers import workers_for
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
-from onnxplan.tensor import Tensor, wrap
+from onnxplan.tensor import Tensor, unwrap, wrap
 
 if TYPE_CHECKING:
     import onnx
@@ -103,6 +103,8 @@ class InferenceSession(ModelInterface):
         self._recent: BoundStage | None = None
         self._slice = SLICE_SECONDS
         self._inline_seconds = INLINE_SECONDS if self._device.runs_inline else 0.0
+        # On a device, results of runs are the usual feeds of others.
+        self._unwraps = not self._device.runs_inline
         self._workers = workers_for(self._device.name, self._device.concurrency)
         self._places = None if max_concurrency is None else Places(max_concurrency)
         self._closed = False
@@ -223,9 +225,11 @@ class InferenceSession(ModelInterface):
         if type(feeds) is not dict or len(feeds) != len(self._names) or stage.pick is None:
             return None
         try:
-            arrays = stage.pick(feeds)
+            arrays: tuple[Any, ...] = stage.pick(feeds)
         except KeyError:
             return None
+        if self._unwraps:
+            arrays = tuple([unwrap(array) if type(array) is Tensor else array for array in arrays])
         self._running.append(None)
         try:
             if self._closed:

@@ -71,9 +71,9 @@ class Executor(Protocol):
     def run(self, inputs: Sequence[Any], outputs: Sequence[Any], cancel: CancelFlag | None = None) -> None:
         """One run. Arrays are C-contiguous, of the plan's types and shapes, in its order.
 
-        Each is a NumPy array or what :meth:`Device.allocate` and :meth:`Device.import_array` gave. Safe from any
-        number of threads at once. Raises :class:`~onnxplan.runtime.cancellation.Cancelled` where ``cancel``
-        was set before the last step, and :class:`~onnxplan.OutOfMemoryError`.
+        Each is a NumPy array or what :meth:`Device.allocate` and :meth:`Device.import_array` gave. Safe
+        from any number of threads at once. Raises :class:`~onnxplan.runtime.cancellation.Cancelled` where
+        ``cancel`` was set before the last step, and :class:`~onnxplan.OutOfMemoryError`.
         """
         ...
 

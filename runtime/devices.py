@@ -120,10 +120,12 @@ def open_device(name: str, *, threads: int | None = None, math: str = "strict", 
         return CpuDevice(detect_target(threads, math), cache=cache, progress=_progress.get())
     if name == "auto":
         try:
-            return _open_cuda(0, math, cache)
+            device = _open_cuda(0, math, cache)
         except DeviceUnavailableError as error:
             logger.info("device='auto' chose the CPU: %s", error)
-        return open_device("cpu", threads=threads, math=math, cache=cache)
+            return open_device("cpu", threads=threads, math=math, cache=cache)
+        logger.info("device='auto' chose %s", device.name)
+        return device
     kind, colon, number = name.partition(":")
     if kind == "cuda" and (not colon or (number.isascii() and number.isdecimal())):
         return _open_cuda(int(number or 0), math, cache)

@@ -42,7 +42,8 @@ class SlotPool(Generic[T]):
         """Slots that there are: idle, in use, or being made."""
         self.peak = 0
         self._idle: deque[T] = deque()
-        self._set_aside: list[T] = []
+        self.set_aside: list[T] = []
+        """Slots from before a fork."""
         self.take: Callable[[], T] = self._idle.pop
         self.give: Callable[[T], None] = self._idle.append
         self.waiting = budget.waiting
@@ -79,8 +80,8 @@ class SlotPool(Generic[T]):
                 while True:
                     if self._closed:
                         raise SessionClosedError("the session is closed")
-                    if self._set_aside:
-                        return self._set_aside.pop()
+                    if self.set_aside:
+                        return self.set_aside.pop()
                     if self._idle:
                         with suppress(IndexError):
                             return self.take()
@@ -172,7 +173,7 @@ class SlotPool(Generic[T]):
 
     def _drop_idle(self) -> int:
         dropped = 0
-        for source in (self._idle, self._set_aside):
+        for source in (self._idle, self.set_aside):
             while True:
                 try:
                     slot = source.pop()
@@ -190,9 +191,9 @@ class SlotPool(Generic[T]):
 
         Idle slots are set aside, so that the next runs come by :meth:`acquire`; those in use are lost.
         """
-        self._set_aside = [*self._set_aside, *self._idle]
+        self.set_aside = [*self.set_aside, *self._idle]
         self._idle.clear()
-        lost = self.count - len(self._set_aside)
+        lost = self.count - len(self.set_aside)
         self.count -= lost
         self._budget.give(lost * self.nbytes)
 

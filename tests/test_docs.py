@@ -35,7 +35,7 @@ def test_the_example_of_the_readme_runs(tmp_path):
 def test_the_reference_names_all_that_is_public():
     missing = {name for name in onnxplan.__all__ if not name.startswith("_")} - words("docs/api.md")
     for kind in (onnxplan.InferenceSession, onnxplan.Tensor):
-        missing |= {name for name in vars(kind) if not name.startswith("_")} - words("docs/api.md")
+        missing |= {name for name in dir(kind) if not name.startswith("_")} - words("docs/api.md")
     assert not missing
 
 

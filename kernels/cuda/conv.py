@@ -29,7 +29,7 @@ from onnxplan.kernels.cuda.epilogue import epilogue_of, in_place_extras
 from onnxplan.kernels.cuda.indexing import axis_words, index_type
 from onnxplan.kernels.cuda.map import select_map
 from onnxplan.kernels.cuda.matmul_library import emit_library
-from onnxplan.kernels.cuda.product import Parts, piece_count, reach, tile_words
+from onnxplan.kernels.cuda.product import Parts, piece_count, tile_words
 from onnxplan.kernels.cuda.product_code import (
     THREADS,
     Feed,
@@ -50,7 +50,7 @@ from onnxplan.kernels.cuda.product_code import (
     sum_type,
 )
 from onnxplan.kernels.cuda.source import KernelSource, KernelText, check_words
-from onnxplan.kernels.geometry import axes_of, ceil_div
+from onnxplan.kernels.geometry import axes_of, ceil_div, reach
 from onnxplan.kernels.matrices import Matrices, distinct_bytes
 
 FAMILY = "conv"

@@ -9,6 +9,9 @@ from onnxplan.kernels.cuda.source import KernelText
 
 WINDOW_WORDS = ("outputs", "extent", "kernel", "step", "dilation", "pad")
 
+# A thread counts on beyond the last tap by no more than the depth of a slice.
+BEYOND = 32
+
 
 def declare_window(kernel: KernelText, axis: int, index: str) -> None:
     """The parameters of spatial axis ``axis``: ``outputs0``, ``extent0``, ..."""
@@ -32,11 +35,11 @@ def window_words(
 def window_reach(x: View, words: Sequence[Sequence[int]]) -> int:
     """The largest offset from the beginning of ``x``, in elements, that finding taps may come by.
 
-    That includes taps outside of ``x``, which are left out only then.
+    That includes taps outside of ``x``, which are left out only then, and some more than there are.
     """
     total = abs(x.strides[0]) * max(0, x.shape[0] - 1) + abs(x.strides[-1]) * max(0, x.shape[-1] - 1)
     for (outputs, extent, kernel, step, dilation, pad), stride in zip(words, x.strides[1:-1], strict=True):
-        position = max(extent, outputs * step + (kernel + 1) * dilation) + abs(pad)
+        position = max(extent, outputs * step + (kernel + BEYOND) * dilation) + abs(pad)
         total += max(1, abs(stride)) * position
     return total
 

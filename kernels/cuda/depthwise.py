@@ -22,10 +22,9 @@ from onnxplan.kernels.cuda.conv_window import (
 )
 from onnxplan.kernels.cuda.epilogue import in_place_extras
 from onnxplan.kernels.cuda.indexing import BLOCK_THREADS, index_type
-from onnxplan.kernels.cuda.product import reach
 from onnxplan.kernels.cuda.product_code import Results, factor, sum_text
 from onnxplan.kernels.cuda.source import KernelSource, KernelText, check_words
-from onnxplan.kernels.geometry import ceil_div
+from onnxplan.kernels.geometry import ceil_div, reach
 from onnxplan.kernels.matrices import distinct_bytes
 
 FAMILY = "depthwise"

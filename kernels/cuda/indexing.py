@@ -13,7 +13,7 @@ NARROW_LIMIT = 1 << 31
 
 
 def index_type(points: int, axes: Sequence[Axis]) -> str:
-    """``int`` where it can count ``points`` (some blocks more) and all offsets, in elements; ``long long``."""
+    """``int`` where it can count ``points`` (some blocks more) and all offsets, else ``long long``."""
     reach = max(
         (sum(abs(axis.strides[k]) * (axis.extent - 1) for axis in axes) for k in range(_operands(axes))),
         default=0,

@@ -68,7 +68,7 @@ def emit_library(
     extents = (*matrices.output.shape, matrices.depth)
     if not serves(a.dtype, b.dtype, accumulator) or matrices.depth == 0:
         return False
-    if math.prod(extents[:-1]) > LARGEST_EXTENT or max(extents) > LARGEST_EXTENT:
+    if math.prod(extents[:-3]) * max(extents[-3:]) > LARGEST_EXTENT:
         return False
     if _stored(matrices.output) != "rows" and _stored(transposed(matrices).output) == "rows":
         matrices = transposed(matrices)

@@ -26,9 +26,8 @@ from onnxplan.kernels.cuda.conv_window import (
 )
 from onnxplan.kernels.cuda.expression_code import literal_of
 from onnxplan.kernels.cuda.indexing import BLOCK_THREADS, index_type
-from onnxplan.kernels.cuda.product import reach
 from onnxplan.kernels.cuda.source import KernelSource, KernelText
-from onnxplan.kernels.geometry import ceil_div
+from onnxplan.kernels.geometry import ceil_div, reach
 from onnxplan.kernels.scalar_cuda import compute_type, loaded, stored
 
 FAMILY = "pool"

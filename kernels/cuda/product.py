@@ -35,7 +35,7 @@ from onnxplan.kernels.cuda.product_code import (
     sum_type,
 )
 from onnxplan.kernels.cuda.source import KernelSource, KernelText, check_words
-from onnxplan.kernels.geometry import Axis, axes_of, ceil_div, pad_axes
+from onnxplan.kernels.geometry import Axis, axes_of, ceil_div, pad_axes, reach
 from onnxplan.kernels.matrices import Matrices, distinct_bytes, fold_batch, transposed
 
 FAMILY = "product"
@@ -122,11 +122,6 @@ def tile_words(
     row_tiles, column_tiles = ceil_div(rows, tile.rows), ceil_div(columns, tile.columns)
     words = [rows, columns, depth, chunk, row_tiles, column_tiles, pieces]
     return batch * pieces * row_tiles * column_tiles, words
-
-
-def reach(view: View) -> int:
-    """The largest distance between elements of a view, in elements."""
-    return sum(abs(s) * (n - 1) for n, s in zip(view.shape, view.strides, strict=True) if n)
 
 
 def _emit_step(

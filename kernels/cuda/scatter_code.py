@@ -38,7 +38,7 @@ def build_scatter_winners(variant: Any, target: Target) -> KernelSource:
 
 
 def build_scatter(variant: Any, target: Target) -> KernelSource:
-    """``variant``: threads, kind, form, type of the last table, element type, bytes of a word, rank, index type.
+    """``variant``: threads, kind, form, last table's type, element type, bytes of a word, rank, index type.
 
     Elements have a type where they are combined and are words else. Forms and their tables, which come
     before updates and output: ``few`` positions; ``last`` positions and winners; ``sorted`` rising positions

@@ -55,10 +55,10 @@ def select_sort(operation: Operation, emit: StepEmitter, target: Target) -> None
     run = CHUNK
     while run < extent:
         last = 2 * run >= extent
-        result = None if last else lines.entries(extent)
-        lines.merge(source, extent, run, result, kept)
-        if result is not None:
-            source = result
+        merged = None if last else lines.entries(extent)
+        lines.merge(source, extent, run, merged, kept)
+        if merged is not None:
+            source = merged
         run *= 2
 
 

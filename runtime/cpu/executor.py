@@ -187,7 +187,8 @@ class CpuExecutor:
 
         The next run comes by :meth:`_acquire`, which starts the team.
         """
-        kept = set(self._pool.after_fork())
+        self._pool.after_fork()
+        kept = set(self._pool.set_aside)
         for call in [call for call in self._slots if call not in kept]:
             del self._slots[call]
 

@@ -232,13 +232,12 @@ class CudaExecutor:
         if len(arrays) != len(self._expected) or len(inputs) != len(self.plan.inputs):
             return False
         for array, (dtype, shape) in zip(arrays, self._expected, strict=True):
-            if array.dtype != dtype or array.shape != shape:
-                return False
             if isinstance(array, DeviceArray):
                 fits = array.device is self._context
             else:
                 fits = type(array) is np.ndarray and array.flags.c_contiguous
-            if not fits:
+            # Only then: callers may hand in anything, lists for example.
+            if not fits or array.dtype != dtype or array.shape != shape:
                 return False
         self.launch(inputs, outputs).wait()
         return True

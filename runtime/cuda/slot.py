@@ -41,7 +41,7 @@ class Slot:
         self.lock = threading.Lock()
         self.graph = 0
         """Handle of the executable graph, or 0."""
-        self.runs = 0
+        self._warm = False
         self.pending = False
         """Whether work was queued of which nobody has seen the end."""
         self._kept: Any = None
@@ -188,16 +188,16 @@ class Slot:
     def _execute(self) -> None:
         """Queues the steps: one by one in the first run, which loads what libraries load late; as a graph
         from the second one on."""
-        self.runs += 1
         if self.graph:
             self._graphs.touch(self)
-        elif self.runs > 1 and self._steps and self._failed_captures < MOST_CAPTURES:
+        elif self._warm and self._steps and self._failed_captures < MOST_CAPTURES:
             self._capture()
         if self.graph:
             self._runtime.graphLaunch(self.graph, self.stream)
         else:
             for step in self._steps:
                 step()
+            self._warm = True
 
     def _capture(self) -> None:
         """Makes the graph; where only that fails, the run goes on without one."""
@@ -223,13 +223,12 @@ class Slot:
         self._context.capturing(True)
         try:
             runtime.streamBeginCapture(self.stream, runtime.streamCaptureModeThreadLocal)
-            try:
-                for step in self._steps:
-                    step()
-            except BaseException:
-                self._abandon_capture()
-                raise
+            for step in self._steps:
+                step()
             return int(runtime.streamEndCapture(self.stream))
+        except BaseException:
+            self._abandon_capture()
+            raise
         finally:
             self._context.capturing(False)
 
@@ -237,7 +236,8 @@ class Slot:
         """Ends a capture whose graph is of no use, so that the stream can be used again."""
         runtime = self._runtime
         try:
-            graph = int(runtime.streamEndCapture(self.stream))
+            capturing = runtime.streamIsCapturing(self.stream)
+            graph = int(runtime.streamEndCapture(self.stream)) if capturing else 0
         except self._context.api.errors as error:
             logger.debug("%s: a capture ended with %s", self._context.name, error)
             return

@@ -145,14 +145,32 @@ def data_decides(settings: Settings) -> None:
     np.testing.assert_array_equal(places, np.nonzero(x))
 
 
+def lists(settings: Settings) -> None:
+    """Feeds that are no arrays, in the first run and in one that finds its plan."""
+    model = node_model([helper.make_node("MatMul", ["a", "b"], ["c"])], SAMPLE, ["c"])
+    with onnxplan.InferenceSession(model, device=settings.device) as session:
+        for _ in range(3):
+            results = session.run_sync({name: array.tolist() for name, array in SAMPLE.items()})
+            assert results["c"].data.tolist() == PRODUCT
+
+
 def outputs_on_device(settings: Settings) -> dict[str, Any]:
+    """Results stay there, and are fed again."""
     if not settings.device.startswith("cuda"):
         raise SkipTest("for CUDA only")
     model = node_model([helper.make_node("MatMul", ["a", "b"], ["c"])], SAMPLE, ["c"])
-    with onnxplan.InferenceSession(model, device=settings.device) as session:
-        result = session.run_sync(SAMPLE, outputs="device")["c"]
-        assert result.location.startswith("cuda"), result.location
-        assert result.numpy().reshape(-1).tolist() == PRODUCT
+    square = {"a": np.ones((3, 3), np.float32), "b": np.eye(3, dtype=np.float32)}
+    again = node_model([helper.make_node("MatMul", ["a", "b"], ["c"])], square, ["c"])
+    with (
+        onnxplan.InferenceSession(model, device=settings.device) as session,
+        onnxplan.InferenceSession(again, device=settings.device) as second,
+    ):
+        for _ in range(3):
+            result = session.run_sync(SAMPLE, outputs="device")["c"]
+            assert result.location.startswith("cuda"), result.location
+            assert result.numpy().reshape(-1).tolist() == PRODUCT
+            fed = second.run_sync({"a": result, "b": square["b"]}, outputs="device")["c"]
+            assert fed.numpy().reshape(-1).tolist() == PRODUCT
         return {"location": result.location}
 
 
@@ -196,6 +214,7 @@ FUNCTIONS = {
     "awaited run": awaited_run,
     "a sum over blocks": sum_over_blocks,
     "data decides a shape": data_decides,
+    "lists and scalars": lists,
     "outputs stay on the device": outputs_on_device,
     "torch tensors": torch_tensors,
     "cupy arrays": cupy_arrays,

@@ -8,30 +8,23 @@ import warnings
 from typing import Any
 from unittest import SkipTest
 
-import onnx.backend.test
-
 from bench.supervised import Settings
-from tests.backend.test_official_suite import ELSEWHERE, KNOWN_FAILURES, SuiteBackend
+from tests.backend.suite import SuiteBackend, suite_cases
 
 
 @functools.cache
-def tests(suffix: str) -> dict[str, Any]:
-    """The suite's tests by name: those for the CPU or for CUDA, less those that are known not to pass."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        suite = onnx.backend.test.BackendTest(SuiteBackend, __name__)
-    for pattern in [*KNOWN_FAILURES, ELSEWHERE]:
-        suite.exclude(pattern.removesuffix("_cpu"))
+def tests(device: str) -> dict[str, Any]:
+    """The suite's test classes by the names of their tests, for ``cpu`` or ``cuda``."""
     return {
         name: cases
-        for cases in suite.test_cases.values()
+        for cases in suite_cases(SuiteBackend, __name__, device).values()
         for name in dir(cases)
-        if name.startswith("test_") and name.endswith(suffix)
+        if name.startswith("test_")
     }
 
 
 def names(settings: Settings) -> list[str]:
-    return sorted(tests(_suffix(settings)))
+    return sorted(tests(_kind(settings)))
 
 
 def _suffix(settings: Settings) -> str:
@@ -56,7 +49,7 @@ def check(name: str, settings: Settings) -> None:
     result = Outcome()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tests(_suffix(settings))[name](name).run(result)
+        tests(_kind(settings))[name](name).run(result)
     for error in result.caught:
         raise error
     for _, reason in result.skipped:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "ops"))
 
 TARGET = Target("cuda", "sm_90", 16, 255, (227 << 10, 50 << 20), 132, alignment=256)
 SHARED_KILOBYTES = {"sm_75": 64, "sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99}
-"""Most shared memory of a block, by compute capability: CUDA C++ Programming Guide, technical specifications."""
+"""Most shared memory of a block by compute capability, from the tables of the CUDA C++ Programming Guide."""
 
 
 def target_of(architecture: str) -> Target:

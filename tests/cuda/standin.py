@@ -13,10 +13,10 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from standin_cublaslt import CublasLt
+from standin_devices import Device, Memory
 from standin_driver import Driver
 from standin_errors import (
     CAPTURE_IMPLICIT,
@@ -35,9 +35,9 @@ from standin_errors import (
 )
 from standin_faults import Counters, Faults
 from standin_graphs import MODE_NAMES, RELAXED, THREAD_LOCAL, Capture
-from standin_memory import DEVICE, Block, MemoryMap
+from standin_memory import DEVICE, MemoryMap
 from standin_nvrtc import Nvrtc
-from standin_order import Ordering
+from standin_order import WRITE, Access, Ordering
 from standin_runtime import Runtime
 from standin_streams import Operation, Scheduler, Stream, Work
 
@@ -45,36 +45,6 @@ __all__ = ["Device", "Memory", "StandIn", "StrictError"]
 
 AccessOracle = Callable[[Any, tuple[int, ...]], "Sequence[tuple[int, int, bool]] | None"]
 """``(function, words)`` to ``(address, bytes, written)`` of all that a launch touches; None if not known."""
-
-
-@dataclass
-class Device:
-    """One fake device. ``attributes`` are by number (``cudaDevAttr...``) and replace the usual ones."""
-
-    ordinal: int
-    total_bytes: int = 4 << 30
-    compute_capability: tuple[int, int] = (9, 0)
-    multiprocessors: int = 4
-    attributes: dict[int, int] = field(default_factory=dict)
-    failure: int | None = None
-    """The sticky status of a context that is lost."""
-    epoch: int = 0
-    """How many times the device was reset."""
-
-
-class Memory:
-    """What ``allocate`` gives: device memory that is free again when this object is dropped."""
-
-    def __init__(self, standin: StandIn, block: Block, epoch: int) -> None:
-        self.ptr = block.address
-        self.size = block.nbytes
-        self.device_id = block.device
-        self._epoch = epoch
-        self._discarded = standin.discarded
-
-    def __del__(self) -> None:
-        # Nothing more: garbage collection runs anywhere, in the middle of the stand-in's own work too.
-        self._discarded.append((self.ptr, self.device_id, self._epoch))
 
 
 class StandIn:
@@ -85,8 +55,10 @@ class StandIn:
     waited for. ``driver_version`` is as CUDA counts (12040), 0 for no driver; ``cuda_version`` is CuPy's.
     ``device_numbers_required`` refuses calls that depend on the current device on threads that have not set
     one. ``access_oracle``, where it is given, tells what kernels read and write; otherwise that comes from
-    the kernels' text, and of each operand only the first byte is known. ``compile_source`` and
-    ``load_kernel`` are the emulator's ``compile_source`` and ``load``.
+    the kernels' text, and of each operand only the first byte is known. With ``private_arenas`` each block
+    that kernels write belongs to the stream that wrote it first, and what a kernel of it touches there counts
+    as all of the block. ``compile_source`` and ``load_kernel`` are the emulator's ``compile_source`` and
+    ``load``.
     """
 
     def __init__(
@@ -100,6 +72,7 @@ class StandIn:
         seed: int | None = None,
         query_steps: int = 1,
         device_numbers_required: bool = False,
+        private_arenas: bool = False,
         access_oracle: AccessOracle | None = None,
         compile_source: Callable[[str], bytes] | None = None,
         load_kernel: Callable[[bytes, str], Any] | None = None,
@@ -109,6 +82,7 @@ class StandIn:
         self.cuda_version = cuda_version
         self.query_steps = query_steps
         self.device_numbers_required = device_numbers_required
+        self.private_arenas = private_arenas
         self.access_oracle = access_oracle
         self.compile_source = compile_source or _emulator_compile
         self.load_kernel = load_kernel or _emulator_load
@@ -144,8 +118,10 @@ class StandIn:
             device = self.current_device("an allocation")
             block = self.memory.allocate(DEVICE, nbytes, device.ordinal, device.total_bytes)
             block.pooled = True
+            cached = device.cached_bytes - nbytes
+            device.cached_bytes = max(0, min(cached, self.free_bytes(device) + device.cached_bytes))
             self.counters.allocations += 1
-            return Memory(self, block, device.epoch)
+            return Memory(block, device.epoch, self.discarded)
 
         try:
             return self.guarded(self.runtime, body)
@@ -158,7 +134,14 @@ class StandIn:
             raise OutOfMemoryError(nbytes, used, self.current_device().total_bytes) from error
 
     def release(self) -> None:
-        """Gives nothing back: freed memory of the allocator counts as free at once."""
+        """Gives memory that the allocator holds back to the current device, as ``free_all_blocks`` does."""
+        with self.lock:
+            self._free_discarded()
+            self.current_device().cached_bytes = 0
+
+    def free_bytes(self, device: Device) -> int:
+        """What the driver has left, of which the allocator may hold some back."""
+        return device.total_bytes - self.memory.used(device.ordinal) - device.cached_bytes
 
     def api(self) -> Any:
         """The record that production code takes its CUDA from."""
@@ -194,6 +177,7 @@ class StandIn:
             device = self.devices[ordinal]
             device.failure = None
             device.epoch += 1
+            device.cached_bytes = 0
             self.memory.drop_device(ordinal)
             for handle, value in list(self._handles.items()):
                 if getattr(value, "device", None) == ordinal:
@@ -247,7 +231,7 @@ class StandIn:
                 self._violations.append(f"memory at {address:#x} is freed after its device was reset")
             elif device.failure is None:
                 try:
-                    self.memory.free(address, DEVICE, "the allocator")
+                    device.cached_bytes += self.memory.free(address, DEVICE, "the allocator").nbytes
                     self.counters.frees += 1
                 except StrictError as error:
                     self._violations.append(str(error))
@@ -352,6 +336,22 @@ class StandIn:
             stream.capture.spoil(str(error))
             raise
         return None
+
+    def in_arenas(self, stream: Stream, label: str, accesses: tuple[Access, ...]) -> tuple[Access, ...]:
+        """The accesses of a kernel or product, widened to whole blocks where those belong to its stream."""
+        if not self.private_arenas:
+            return accesses
+        owner = stream if stream.capture is None else stream.capture.origin
+        widened = []
+        for access in accesses:
+            block = self.memory.at(access.start, 0, label)
+            if access.mode == WRITE:
+                if block.writer not in (None, owner):
+                    raise StrictError(f"{label} on {owner} writes {block}, which belongs to {block.writer}")
+                block.writer = owner
+            own = block.writer is owner
+            widened.append(Access(block.address, block.end, access.mode) if own else access)
+        return tuple(dict.fromkeys(widened))
 
     def check_implicit(self, stream: Stream) -> None:
         """Raises where work of the legacy stream would have to wait for a captured one."""

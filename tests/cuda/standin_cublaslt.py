@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import c_int, c_int64, c_size_t, c_uint64, c_void_p
+from dataclasses import replace
 from typing import Any
 
 from standin_errors import CAPTURE_STATUSES, CudaStatus, StrictError
@@ -257,7 +258,7 @@ class CublasLt:
         if isinstance(work, int):
             return work
         standin.counters.products += 1
-        standin.submit(target, work)
+        standin.submit(target, replace(work, accesses=standin.in_arenas(target, work.label, work.accesses)))
         return SUCCESS
 
     def _product(self, descriptor: int, a: int, b: int, c: int, d: int) -> Product:

@@ -128,15 +128,13 @@ class Launch:
             )
         except AssertionError as error:
             raise StrictError(f"{self.label}: {error}") from error
-        for address in {access.start for access in self.accesses}:
-            block = standin.memory.find(address)
-            if block is not None:
-                block.check_guards(self.label)
+        for block in {standin.memory.find(access.start) for access in self.accesses} - {None}:
+            block.check_guards(self.label)
         if wrong:
             self._spoil_results()
 
     def _spoil_results(self) -> None:
-        for access in self.accesses:
-            if access.mode != READ:
-                byte = ctypes.c_ubyte.from_address(access.start)
-                byte.value ^= 0x5A
+        written = [number for number, mode in self.function.operands.items() if mode == WRITE]
+        for number in written:
+            byte = ctypes.c_ubyte.from_address(self.words[number])
+            byte.value ^= 0x5A

@@ -6,6 +6,7 @@ import bisect
 import ctypes
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from standin_errors import INVALID_VALUE, OUT_OF_MEMORY, CudaStatus, StrictError
@@ -14,6 +15,7 @@ from standin_order import Access, AccessLog, Ordering
 ALIGNMENT = 256
 GUARD_BYTES = 256
 QUARANTINE_BYTES = 32 << 20
+QUARANTINE_BLOCKS = 512
 POISON = 0xFF
 """NaN in every floating point type, -1 in every signed integer."""
 FREED = 0xDD
@@ -33,6 +35,8 @@ class Block:
         self.device = device
         self.log = AccessLog()
         self.pooled = False
+        self.writer: Any = None
+        """The stream whose kernels write the block, where each block has only one."""
         self._storage = None
         if address is None:
             self._storage = np.empty(nbytes + 2 * GUARD_BYTES + ALIGNMENT, np.uint8)
@@ -143,9 +147,9 @@ class MemoryMap:
         return block
 
     def drop_device(self, device: int) -> None:
-        """Forget all device memory of a context that is gone."""
+        """Forget all memory of a context that is gone; its pinned memory goes with it."""
         for block in self:
-            if block.on_device and block.device == device:
+            if block.device == device:
                 self._remove(block)
 
     def _remove(self, block: Block) -> None:
@@ -153,11 +157,10 @@ class MemoryMap:
         self._addresses.remove(block.address)
         if block.kind == REGISTERED:
             return
-        if block.on_device:
-            ctypes.memset(block.address, FREED, block.nbytes)
+        ctypes.memset(block.address, FREED, block.nbytes)
         self._quarantine.append(block)
         self._quarantined += block.nbytes
-        while self._quarantined > QUARANTINE_BYTES:
+        while self._quarantined > QUARANTINE_BYTES or len(self._quarantine) > QUARANTINE_BLOCKS:
             self._quarantined -= self._quarantine.popleft().nbytes
 
     def check(self, accesses: tuple[Access, ...], clock: dict[int, int], label: str) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cupy_backends.cuda.libs import nvrtc as real_nvrtc
@@ -15,7 +19,30 @@ INVALID_INPUT = 3
 INVALID_PROGRAM = 4
 INVALID_OPTION = 5
 COMPILATION = 6
+EMPTY = 'extern "C" __global__ void empty() {}'
 ARCHITECTURE = re.compile(r"(?:-arch|--gpu-architecture)=((?:sm|compute)_(\d+)[af]?)")
+
+
+@functools.cache
+def _compiler_digest(compile_source: Callable[[str], bytes]) -> int:
+    """A number for the state of the emulator and the form of its cubins."""
+    digest = zlib.crc32(getattr(compile_source, "__qualname__", "").encode())
+    for name in ("cuda_shim.h", "cuda_shim.cpp", "emulator.py", "standin_kernels.py"):
+        digest = zlib.crc32((Path(__file__).parent / name).read_bytes(), digest)
+    return digest
+
+
+@functools.cache
+def _option_problem(options: tuple[str, ...]) -> str:
+    """What the real NVRTC says against options, or nothing."""
+    program = real_nvrtc.createProgram(EMPTY, "empty.cu", (), ())
+    try:
+        real_nvrtc.compileProgram(program, options)
+    except real_nvrtc.NVRTCError:
+        return real_nvrtc.getProgramLog(program) or f"invalid options {options}"
+    finally:
+        real_nvrtc.destroyProgram(program)
+    return ""
 
 
 @dataclass(eq=False)
@@ -47,7 +74,9 @@ class Nvrtc(Module):
 
     @function(needs="nothing")
     def getVersion(self) -> tuple[int, int]:
-        return real_nvrtc.getVersion()
+        """No version that NVRTC ever had: what is compiled here must not be taken for a real cubin, nor for
+        what another state of the emulator compiled, where compiled kernels are stored."""
+        return real_nvrtc.getVersion()[0], 1000 + _compiler_digest(self.standin.compile_source)
 
     @function(needs="nothing")
     def getSupportedArchs(self) -> tuple[int, ...]:
@@ -80,10 +109,9 @@ class Nvrtc(Module):
 
     def _architecture(self, program: CompiledProgram, options: tuple[str, ...]) -> str:
         """The architecture among options, which must be one that NVRTC knows."""
-        wrong = [option for option in options if not option.startswith("-")]
         found = [match for option in options if (match := ARCHITECTURE.fullmatch(option))]
-        if wrong or len(found) != 1 or int(found[0][2]) not in real_nvrtc.getSupportedArchs():
-            program.log = f"nvrtc: error: invalid value among options {options}"
+        if len(found) != 1 or (problem := _option_problem(options)):
+            program.log = problem if found else "the stand-in wants one architecture"
             raise CudaStatus(INVALID_OPTION, program.log)
         return found[0][1]
 

@@ -100,12 +100,16 @@ class Ordering:
         self._live.discard(timeline)
         self.host.pop(timeline, None)
 
+    def trimmed(self, clock: Clock) -> Clock:
+        """A copy of a clock without timelines that are closed."""
+        return {timeline: position for timeline, position in clock.items() if timeline in self._live}
+
     def covers(self, clock: Clock, timeline: int, position: int) -> bool:
         """Whether a clock knows a position to be over."""
         return timeline not in self._live or clock.get(timeline, 0) >= position
 
     def host_learns(self, clock: Clock) -> None:
-        join(self.host, {key: value for key, value in clock.items() if key in self._live})
+        join(self.host, self.trimmed(clock))
 
 
 def merged(accesses: Iterable[Access]) -> tuple[Access, ...]:

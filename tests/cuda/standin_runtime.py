@@ -86,14 +86,15 @@ class Runtime(Module):
     @function()
     def memGetInfo(self) -> tuple[int, int]:
         device = self.standin.current_device("memGetInfo")
-        return device.total_bytes - self.standin.memory.used(device.ordinal), device.total_bytes
+        return self.standin.free_bytes(device), device.total_bytes
 
     @function(unsafe=True)
     def malloc(self, size: int) -> int:
         standin = self.standin
         device = standin.current_device("malloc")
         standin.counters.allocations += 1
-        return standin.memory.allocate(DEVICE, size, device.ordinal, device.total_bytes).address
+        limit = device.total_bytes - device.cached_bytes
+        return standin.memory.allocate(DEVICE, size, device.ordinal, limit).address
 
     @function(unsafe=True)
     def free(self, ptr: int) -> None:

@@ -102,7 +102,7 @@ class Scheduler:
         accesses = tuple(accesses)
         label = f"{label} on {stream}"
         waits = (*waits, *self._legacy_waits(stream))
-        clock = dict(stream.clock)
+        clock = self._ordering.trimmed(stream.clock)
         join(clock, self._ordering.host)
         for wait in waits:
             join(clock, wait.clock)

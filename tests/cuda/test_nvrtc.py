@@ -15,11 +15,9 @@ from tests.models.light_networks import NAMES, with_random_weights
 ARCHITECTURES = tuple(SHARED_KILOBYTES)
 SHARDS = 8
 
-MOST_STACK = 48
-"""Bytes of local memory of a thread that a kernel may use: sin, cos and tan of large arguments need 40."""
-
-# Family -> why its kernels may use more.
-STACK_USERS: dict[str, str] = {}
+MOST_STACK = 64
+"""Bytes of local memory of a thread that a kernel may use: around calls of what hardware has no instruction
+for (divisions of 64 bits, functions of doubles) the compiler saves some registers."""
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +57,7 @@ def check(nvrtc, specs, architecture, record):
     if architecture != "sm_90":
         return
     for spec, usage in zip(sources, usages, strict=True):
-        if spec.family not in STACK_USERS:
-            assert usage.spilled == 0, f"{spec} from {specs[spec]}: {usage}"
-            assert usage.stack <= MOST_STACK, f"{spec} from {specs[spec]}: {usage}"
+        assert usage.stack <= MOST_STACK, f"{spec} from {specs[spec]}: {usage}"
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))

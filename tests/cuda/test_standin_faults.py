@@ -191,6 +191,8 @@ def test_compilation(machine):
     assert status_of(machine, nvrtc.getCUBIN, program) == 4
     assert status_of(machine, nvrtc.compileProgram, program, ("-arch=sm_12",)) == 5
     assert status_of(machine, nvrtc.compileProgram, program, ()) == 5
+    assert status_of(machine, nvrtc.compileProgram, program, ("-arch=sm_90", "--no-such-option")) == 5
+    assert "no-such-option" in nvrtc.getProgramLog(program)
     machine.standin.faults.fail_compilation("kernel.cu(3): error: expected a ;")
     assert status_of(machine, nvrtc.compileProgram, program, ("-arch=sm_90",)) == 6
     assert nvrtc.getProgramLog(program) == "kernel.cu(3): error: expected a ;"
@@ -202,6 +204,14 @@ def test_compilation(machine):
     nvrtc.destroyProgram(program)
     with pytest.raises(StrictError, match="after it was destroyed"):
         nvrtc.getProgramLog(program)
+
+
+def test_compiled_kernels_are_never_taken_for_real_ones(machine):
+    from cupy_backends.cuda.libs import nvrtc
+
+    emulated = StandIn().nvrtc.getVersion()
+    assert len({nvrtc.getVersion(), emulated, machine.nvrtc.getVersion()}) == 3
+    assert emulated == StandIn().nvrtc.getVersion()
 
 
 def test_texts_that_do_not_compile_leave_a_log():
@@ -232,6 +242,7 @@ def test_a_kernel_that_fails_kills_the_context(machine):
 
 def test_a_reset_device_is_new(machine):
     kernel, stream, block = machine.kernel(), machine.stream(), machine.upload(ONES)
+    pinned, _ = machine.pinned(ONES)
     machine.standin.faults.fail_kernel(719)
     machine.launch(kernel, block.ptr, block.ptr, 64, stream)
     assert status_of(machine, machine.runtime.deviceSynchronize) == 719
@@ -241,6 +252,8 @@ def test_a_reset_device_is_new(machine):
         machine.runtime.streamSynchronize(stream)
     del block
     assert "freed after its device was reset" in machine.standin.violations[-1]
+    with pytest.raises(StrictError, match="was freed"):
+        machine.runtime.memcpy(machine.standin.allocate(256).ptr, pinned, 256, 1)
     fresh, target = machine.upload(ONES), machine.upload(ONES)
     stream = machine.stream()
     machine.launch(machine.kernel(), fresh.ptr, target.ptr, 64, stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +105,7 @@ class FakeExecutor:
         self.inner = inner
         self.traffic = traffic
         self.plan = inner.plan
+        self.process = os.getpid()
 
     @property
     def peak_bytes(self) -> int:
@@ -111,6 +113,8 @@ class FakeExecutor:
 
     def run(self, inputs: Any, outputs: Any, cancel: Any = None) -> None:
         traffic = self.traffic
+        if os.getpid() != self.process:
+            raise onnxplan.DeviceUnavailableError("the process was forked")
         with traffic.lock:
             traffic.threads.add(threading.current_thread().name)
             traffic.running += 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import multiprocessing
+import os
 import pickle
 import threading
 
@@ -322,3 +324,49 @@ def test_many_tasks_are_in_flight_on_threads_of_the_device(monkeypatch, places, 
     assert traffic.most_running == most
     assert all(name.startswith("onnxplan-cuda:0-") for name in traffic.threads)
     assert threading.current_thread().name not in traffic.threads
+
+
+# Forks
+
+
+def _use_in_child(session, queue):
+    outcomes = []
+    for attempt in (
+        lambda: session.run_sync({"x": [1.0], "y": [2.0]}),
+        lambda: asyncio.run(session.run({"x": [1.0], "y": [2.0]})),
+        session.trim,
+        session.close,
+    ):
+        try:
+            outcomes.append(type(attempt()).__name__)
+        except onnxplan.DeviceUnavailableError as error:
+            outcomes.append(str(error))
+    queue.put(outcomes)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_a_fork_is_told_and_does_not_hang(monkeypatch):
+    """Even if the parent had a run in flight, whose slot will never come back."""
+    session, traffic = fake_session(monkeypatch, sums_model(["n"]))
+    x = np.ones(1, np.float32)
+
+    async def main():
+        await session.run({"x": x, "y": x})
+        traffic.gate.clear()
+        task = asyncio.create_task(session.run({"x": x, "y": x}))
+        while not traffic.running:
+            await asyncio.sleep(0.001)
+        queue = context.Queue()
+        child = context.Process(target=_use_in_child, args=(session, queue))
+        child.start()
+        outcomes = await asyncio.to_thread(queue.get, timeout=60)
+        await asyncio.to_thread(child.join, 60)
+        traffic.gate.set()
+        return outcomes, child.exitcode, (await task)["s"].numpy().tolist()
+
+    context = multiprocessing.get_context("fork")
+    with session:
+        outcomes, status, results = asyncio.run(main())
+    assert outcomes == ["the process was forked"] * 2 + ["int", "NoneType"]
+    assert status == 0
+    assert results == [2]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import test_conv
 import test_matmul
+import test_pool
 from harness import dense, run_operation
 from products import arrays, epilogue, fill, place
 
@@ -301,6 +302,8 @@ def test_offsets_of_64_bits(long_offsets):
     for groups in (1, 6):
         x, w = place(rng, (2, 7, 6, 6), F32), place(rng, (3, 3, 6 // groups, 12), F32)
         test_conv.check(ISA, x, w, place(rng, (2, 7, 6, 12), F32), pads=(1, 1), groups=groups)
+    for kind in test_pool.KINDS:
+        test_pool.check(ISA, rng, kind, F32, test_pool.CASES[1], 5, "reversed", "gaps")
 
 
 def convolution(x, w, output, *extras, groups=1, strides=(1, 1), pads=(0, 0), accumulator=F32):

@@ -16,6 +16,7 @@ from onnxplan.kernels.scalar import cuda_expression
 
 pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="no C++ compiler")
 
+
 def function_text(name, op, operands, result):
     loads = []
     for number, dtype in enumerate(operands):

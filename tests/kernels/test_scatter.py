@@ -100,6 +100,13 @@ def test_many_updates_in_order(isa, kind, layout):
         np.testing.assert_array_equal(found, right)
 
 
+@pytest.mark.parametrize("kind", ["none", "add"])
+def test_thousands_of_updates(isa, kind):
+    rng = np.random.default_rng(7)
+    check(isa, rng, kind, DType.INT32, (700, 9000, 1), ("dense",) * 3, "dense")
+    check(isa, rng, kind, DType.INT32, (3, 9000, 2), ("dense",) * 3, "dense")
+
+
 def test_many_updates_of_all_types(isa):
     rng = np.random.default_rng(6)
     for kind, dtype in [
