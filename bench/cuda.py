@@ -11,6 +11,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench import record
@@ -85,12 +86,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="onnxplan-bench-cuda-") as folder:
         settings = Settings(device=options.device, folder=folder)
         rows += run_and_show(RATES, settings, parts)
-        found, notes = measure_models(
-            options.models, options.device, deadline - STEPS.seconds, options.seconds
-        )
+        steps = replace(STEPS, seconds=min(STEPS.seconds, options.limit / 5))
+        end = deadline - steps.seconds
+        found, notes = measure_models(options.models, options.device, end, options.seconds)
         rows += found
         # Last, since it finds the models exported.
-        rows += run_and_show(STEPS, settings, parts)
+        rows += run_and_show(steps, settings, parts)
     for name, text in notes.items():
         print(f"{name}: {'; '.join(text)}")
     if not options.no_record:

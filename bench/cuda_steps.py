@@ -48,6 +48,7 @@ def names(settings: Settings) -> list[str]:
 
 def check(name: str, settings: Settings) -> dict[str, Any]:
     """The table of a model's first plan; a step's launch is in its time, which counts below 5 us."""
+    cuda_runtime(settings)
     model, batch = name.split(" ")
     feeds = models.feeds(model, batch=int(batch))
     with onnxplan.InferenceSession(models.path(model, dynamic=True), device=settings.device) as session:

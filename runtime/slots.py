@@ -134,7 +134,7 @@ class SlotPool(Generic[T]):
         """Has those who wait look again, after a slot was given back."""
         budget = self._budget
         with budget.condition:
-            if budget.queue and self not in budget.queue[0]:
+            if self._closed or (budget.queue and self not in budget.queue[0]):
                 self._drop_idle()
             if all(waiting is self for waiting in self.waiting):
                 budget.condition.notify()
@@ -170,6 +170,18 @@ class SlotPool(Generic[T]):
             finally:
                 self.waiting.remove(self)
             self._make = None
+
+    def abandon(self) -> None:
+        """As :meth:`close`, but without waiting: slots in use are given up when they are given back.
+
+        For finalizers: the runs in flight may belong to the same garbage.
+        """
+        with self._budget.condition:
+            if not self._closed:
+                self._closed = True
+                # Has every run call notify().
+                self.waiting.append(self)
+            self._drop_idle()
 
     def _drop_idle(self) -> int:
         dropped = 0

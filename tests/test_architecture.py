@@ -90,10 +90,22 @@ def test_files_hold_one_idea(room):
 
 
 def test_importing_the_package_is_light():
-    heavy = ("numba", "llvmlite", "onnx", "onnx_ir", "cupy", "typer", "rich")
+    heavy = ("numba", "llvmlite", "onnx", "onnx_ir", "cupy", "cupy_backends", "cuda", "typer", "rich")
     code = (
         "import sys, onnxplan; onnxplan.InferenceSession; onnxplan.Tensor;"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_cupy_is_imported_for_a_cuda_device_only():
+    code = (
+        "import sys, onnxplan; from examples.demo import reference_model;"
+        "onnxplan.InferenceSession(reference_model()).run_sync({'a': [[1.0] * 4] * 3, 'b': [[1.0] * 3] * 4});"
+        "print([name for name in ('cupy', 'cupy_backends', 'cuda') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert result.stdout.strip() == "[]"

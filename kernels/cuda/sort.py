@@ -50,16 +50,13 @@ def select_sort(operation: Operation, emit: StepEmitter, target: Target) -> None
     if extent <= CHUNK:
         lines.sort_chunks(None, extent, None, kept, 0)
         return
-    source = lines.entries(extent)
-    lines.sort_chunks(None, extent, source, CHUNK, extent)
-    run = CHUNK
-    while run < extent:
-        last = 2 * run >= extent
-        merged = None if last else lines.entries(extent)
-        lines.merge(source, extent, run, merged, kept)
-        if merged is not None:
-            source = merged
-        run *= 2
+    runs, run = lines.entries(extent), CHUNK
+    lines.sort_chunks(None, extent, runs, CHUNK, extent)
+    while 2 * run < extent:
+        merged = lines.entries(extent)
+        lines.merge(runs, extent, run, merged, kept)
+        runs, run = merged, 2 * run
+    lines.merge(runs, extent, run, None, kept)
 
 
 @dataclass(frozen=True, slots=True)

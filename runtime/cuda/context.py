@@ -24,6 +24,12 @@ _forks = 0
 _opened = False
 
 
+def check_process() -> None:
+    """Raises :class:`DeviceUnavailableError` in the child of a process that used CUDA."""
+    if _opened and _forks:
+        raise DeviceUnavailableError(FORKED)
+
+
 def open_context(api: CudaApi, ordinal: int) -> CudaContext:
     """The process's context of device ``ordinal``; a dead one is reset first.
 
@@ -31,8 +37,7 @@ def open_context(api: CudaApi, ordinal: int) -> CudaContext:
     cannot be reset.
     """
     global _opened
-    if _opened and _forks:
-        raise DeviceUnavailableError(FORKED)
+    check_process()
     with _lock:
         context: CudaContext | None = api.contexts.get(ordinal)
         if context is not None and context.dead is None:

@@ -17,7 +17,7 @@ from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cuda.api import CudaApi, load_api
 from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.compiler import Generate, KernelCompiler
-from onnxplan.runtime.cuda.context import CudaContext, open_context
+from onnxplan.runtime.cuda.context import CudaContext, check_process, open_context
 from onnxplan.runtime.cuda.executor import CudaExecutor
 from onnxplan.runtime.cuda.importing import Importer
 from onnxplan.runtime.cuda.modules import Modules
@@ -123,6 +123,7 @@ def open_cuda(
 
     Raises :class:`DeviceUnavailableError` with the cause and what would fix it.
     """
+    check_process()
     api = load_api()
     _check_ordinal(api, ordinal)
     context = open_context(api, ordinal)

@@ -73,6 +73,8 @@ class Plan:
             addresses = [upload.address for upload in self.constants]
             self.bound = BoundPlan(plan, handles, addresses, library, handle)
         nbytes = self.bound.layout.total_bytes
+        self._abandoned = False
+        self._released = False
         self.slots: SlotPool[Slot] = SlotPool(self._make, self._drop, nbytes, concurrency, budget)
 
     def _make(self) -> Slot:
@@ -80,7 +82,12 @@ class Plan:
             return Slot(self.context, self.bound, self._graphs)
 
     def _drop(self, slot: Slot) -> None:
-        self.context.dispose(slot.close)
+        def free() -> None:
+            slot.close()
+            # What is given up is not kept for later by the allocator either.
+            self.context.api.release()
+
+        self.context.dispose(free)
 
     def take(self, cancel: CancelFlag | None) -> Slot:
         """A slot for the caller alone; raises as :meth:`SlotPool.acquire` does."""
@@ -98,12 +105,27 @@ class Plan:
         self.slots.give(slot)
         if self.slots.waiting:
             self.slots.notify()
+        if self._abandoned and not self.slots.count:
+            self._release()
 
     def close(self, *, wait: bool = True) -> None:
         """Frees everything once no run uses it."""
         self.slots.close(wait=wait)
-        self.constants = ()
-        self.context.dispose(self.bound.close)
+        self._release()
+
+    def abandon(self) -> None:
+        """As :meth:`close` for a finalizer, which must not wait: the last run in flight frees the rest."""
+        self._abandoned = True
+        self.slots.abandon()
+        if not self.slots.count:
+            self._release()
+
+    def _release(self) -> None:
+        with self.context.lock:
+            released, self._released = self._released, True
+        if not released:
+            self.constants = ()
+            self.context.dispose(self.bound.close)
 
 
 class Completion:
@@ -180,7 +202,7 @@ class CudaExecutor:
         self._expected = tuple((binding.dtype.numpy, binding.shape) for binding in bindings)
         self.peak_bytes = peak_bytes(self.plan, self._shared.bound.layout.workspace_bytes)
         """Bytes of device memory that binding and one run need."""
-        self._finalizer = weakref.finalize(self, self._shared.close)
+        self._finalizer = weakref.finalize(self, self._shared.abandon)
         # At the end of the process the driver frees everything.
         self._finalizer.atexit = False
         context.reclaimers.add(self)

@@ -36,9 +36,10 @@ class Importer:
         Raises ``InvalidFeedsError`` for a tensor on another device or of a type that ONNX has not, and with
         ``copy=False`` for one that is not contiguous or may not be written.
         """
+        self._context.check()
         if isinstance(value, DeviceArray):
+            value.device.check()
             if value.device is not self._context:
-                value.device.check()
                 raise self._elsewhere(value.location)
             return value
         if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):

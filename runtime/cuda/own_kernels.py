@@ -18,7 +18,7 @@ ELEMENTS = {
     2: "unsigned short",
     4: "unsigned int",
     8: "unsigned long long",
-    16: "ulonglong2",
+    16: "Pair",
 }
 
 
@@ -74,6 +74,7 @@ onnxplan_probe(const __grid_constant__ Arguments arguments) {{
 """
 
 _COPY_TEXT = f"""
+struct Pair {{ unsigned long long low, high; }};
 struct Arguments {{ long long words[{3 + 2 * MOST_AXES}]; }};
 extern "C" __global__ void __launch_bounds__({COPY_THREADS})
 onnxplan_copy_strided(const __grid_constant__ Arguments arguments) {{

@@ -15,20 +15,16 @@ from tests.backend.suite import SuiteBackend, suite_cases
 @functools.cache
 def tests(device: str) -> dict[str, Any]:
     """The suite's test classes by the names of their tests, for ``cpu`` or ``cuda``."""
-    return {
-        name: cases
-        for cases in suite_cases(SuiteBackend, __name__, device).values()
-        for name in dir(cases)
-        if name.startswith("test_")
-    }
+    classes = suite_cases(SuiteBackend, __name__, device).values()
+    return {name: case for case in classes for name in vars(case) if name.startswith("test_")}
 
 
 def names(settings: Settings) -> list[str]:
     return sorted(tests(_kind(settings)))
 
 
-def _suffix(settings: Settings) -> str:
-    return "_cuda" if settings.device.startswith("cuda") else "_cpu"
+def _kind(settings: Settings) -> str:
+    return settings.device.partition(":")[0]
 
 
 class Outcome(unittest.TestResult):

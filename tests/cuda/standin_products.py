@@ -331,9 +331,13 @@ def _check_aligned(
 
 def _check_apart(product: Product, a: int, b: int, c: int | None, d: int) -> None:
     """D may be C, and shares no element with others or itself."""
-    if product.d.batch > 1 and product.d.stride < product.d.one:
-        raise StrictError("the matrices D of a batched cuBLASLt product overlap")
     target = product.d.view(d)
+    inner = 0
+    # Matrices of a batch may interleave, as those of attention heads do.
+    for step, extent in sorted(zip(target.strides, target.shape, strict=True)):
+        if extent > 1 and step <= inner:
+            raise StrictError("the matrices D of a batched cuBLASLt product overlap")
+        inner += step * (extent - 1)
     others = [("A", product.a, a), ("B", product.b, b)]
     if c is not None and (c, product.c) != (d, product.d):
         others.append(("C", product.c, c))

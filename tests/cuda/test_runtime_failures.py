@@ -7,7 +7,7 @@ import traceback
 
 import numpy as np
 import pytest
-from runtime_plans import Bench, chained, run, values
+from runtime_plans import Bench, PlanMaker, chained, run, values
 from standin_errors import ILLEGAL_ADDRESS
 
 from onnxplan.compiler.errors import DeviceError, DeviceUnavailableError, OnnxPlanError
@@ -25,7 +25,7 @@ def test_a_kernel_that_breaks_the_device_ends_its_sessions(status):
     run(executor, values())
     bench.standin.faults.fail_kernel(status)
     with pytest.raises(
-        DeviceUnavailableError, match="cuda:0 failed while running a plan: .*open a new session"
+        DeviceUnavailableError, match=r"cuda:0 failed while running a plan: .*open a new session"
     ):
         run(executor, values())
     result = np.empty(300, np.float32)
@@ -44,7 +44,6 @@ def test_a_kernel_that_breaks_the_device_ends_its_sessions(status):
             use()
     executor.close()
     other.close()
-    del array
     assert bench.standin.violations == []
 
 
@@ -110,8 +109,6 @@ def test_other_errors_cost_a_run_only():
 
 def test_a_wrong_product_call_costs_a_run_only():
     bench = Bench()
-    from runtime_plans import PlanMaker
-
     maker = PlanMaker(bench.target)
     maker.product(maker.input(4, 4), maker.input(4, 4), maker.output(4, 4))
     executor = bench.bind(maker.compiled())
@@ -119,7 +116,7 @@ def test_a_wrong_product_call_costs_a_run_only():
     # The heuristic's pick is spoilt, as if the library refused it.
     launch = bench.device.context.parts["cublaslt"][0]
     launch._functions["cublasLtMatmul"] = lambda *arguments: 13
-    with pytest.raises(DeviceError, match="cublasLtMatmul of the product .*CUBLAS_STATUS_EXECUTION_FAILED"):
+    with pytest.raises(DeviceError, match=r"cublasLtMatmul of the product .*CUBLAS_STATUS_EXECUTION_FAILED"):
         run(executor, a, a)
 
 

@@ -229,6 +229,38 @@ def test_large_norms(isa):
         np.testing.assert_allclose(got[0], want[0], rtol=3e-6)
 
 
+@pytest.mark.skipif("sm_90" not in ISAS, reason="needs a C++ compiler")
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "axis", "form"),
+    [
+        ((700, 3), 1, (256, "row", 64)),
+        ((90, 50), 1, (256, "row", 32)),
+        ((5, 100), 1, (256, "row", 8)),
+        ((530, 200), 1, (256, "row", 8)),
+        ((7, 300), 1, (256, "row", 1)),
+        ((3, 9000), 1, (1024, "row", 1)),
+        ((60, 7), 0, (256, "column", 8)),
+        ((70, 45), 0, (256, "column", 32)),
+        ((3, 500), 0, (256, "column", 256)),
+    ],
+)
+def test_forms_of_cuda_blocks(shape, axis, form, wide, monkeypatch):
+    if wide:
+        # As where offsets do not fit into 32 bits.
+        monkeypatch.setattr("onnxplan.kernels.cuda.indexing.NARROW_LIMIT", 0)
+    x, y = dense(DType.FLOAT32, shape), dense(DType.FLOAT32, shape)
+    recorder = Recorder()
+    primitive = MapReduce(softmax(DType.FLOAT32), shape, (axis,))
+    selector("sm_90").select(Operation(primitive, (x,), (y,)), recorder)
+    (step,) = recorder.steps
+    assert step.kernel.variant[:3] == form
+    assert step.kernel.variant[-1] == ("long long" if wide else "int")
+    rng = np.random.default_rng(12)
+    (got,), (want,) = run(primitive.expression, shape, (axis,), [x], [y], "sm_90", rng)
+    assert_close(got, want, DType.FLOAT32, 20)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("axes", [(0,), (1,)])
 def test_not_a_number_and_infinity_pass(axes, isa):
