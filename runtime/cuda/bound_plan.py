@@ -62,6 +62,14 @@ class BoundPlan:
         self._library = library
         self._handle = handle
         self._products: dict[Product, BoundProduct] = {}
+        try:
+            self._lay_out(functions, constants)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lay_out(self, functions: Mapping[KernelSpec, int], constants: Sequence[int]) -> None:
+        plan = self.plan
         words: list[int] = []
         relative: list[bool] = []
         launches: list[Launch] = []

@@ -125,7 +125,9 @@ def open_cuda(
     """
     check_process()
     api = load_api()
-    _check_ordinal(api, ordinal)
+    # A device that failed may spoil even the count; it is reset when it is opened again.
+    if ordinal not in api.contexts:
+        _check_ordinal(api, ordinal)
     context = open_context(api, ordinal)
     with context.active("opening the device"):
         target = detect_target(context, math)

@@ -109,12 +109,15 @@ class Plan:
             self._release()
 
     def close(self, *, wait: bool = True) -> None:
-        """Frees everything once no run uses it."""
-        self.slots.close(wait=wait)
-        self._release()
+        """Frees everything once no run uses it; in the child of a fork, where no run ends, nothing."""
+        if not self.context.forked:
+            self.slots.close(wait=wait)
+            self._release()
 
     def abandon(self) -> None:
         """As :meth:`close` for a finalizer, which must not wait: the last run in flight frees the rest."""
+        if self.context.forked:
+            return
         self._abandoned = True
         self.slots.abandon()
         if not self.slots.count:
@@ -123,9 +126,15 @@ class Plan:
     def _release(self) -> None:
         with self.context.lock:
             released, self._released = self._released, True
-        if not released:
+        if released:
+            return
+
+        def free() -> None:
             self.constants = ()
-            self.context.dispose(self.bound.close)
+            self.bound.close()
+            self.context.api.release()
+
+        self.context.dispose(free)
 
 
 class Completion:
@@ -174,7 +183,7 @@ class Completion:
 
     def __del__(self) -> None:
         slot = getattr(self, "_slot", None)
-        if slot is not None:
+        if slot is not None and not self._plan.context.forked:
             self._plan.give(slot)
 
 

@@ -137,7 +137,11 @@ class BoundProduct:
         )
         kind: type[Any] = ctypes.c_double if self._scale == CUDA_R_64F else ctypes.c_float
         self._scalars = (kind(1.0), kind(0.0))
-        self._algorithm, self.workspace_bytes = self._choose(step, workspace)
+        try:
+            self._algorithm, self.workspace_bytes = self._choose(step, workspace)
+        except BaseException:
+            self.close()
+            raise
 
     def _layout(self, dtype: str, rows: int, columns: int, distance: int, stride: int) -> Layout:
         # A single column may come with any distance of columns, which cuBLASLt still checks.

@@ -6,13 +6,4 @@ from tests.backend.suite import SuiteBackend, suite_cases
 
 pytestmark = pytest.mark.usefixtures("emulated_cuda")
 
-
-class EmulatedBackend(SuiteBackend):
-    """The device is there when tests run, not yet when they are collected."""
-
-    @classmethod
-    def supports_device(cls, device):
-        return device == "CUDA"
-
-
-globals().update(suite_cases(EmulatedBackend, __name__, "cuda"))
+globals().update(suite_cases(SuiteBackend, __name__, "cuda"))

@@ -167,6 +167,24 @@ def test_no_use_of_cuda_survives_a_fork():
     assert bench.standin.violations == []
 
 
+def test_a_child_of_a_fork_may_close_what_its_parent_runs():
+    bench = Bench(query_steps=0)
+    executor = bench.chain()
+    result = np.empty(300, np.float32)
+    started = executor.launch((values(),), (result,))
+
+    def close() -> None:
+        nonlocal started
+        executor.close()
+        del started
+
+    assert in_child(close) == "nothing"
+    started.wait()
+    np.testing.assert_array_equal(result, chained(values()))
+    executor.close()
+    assert bench.standin.violations == []
+
+
 def test_what_ends_a_context():
     assert all(errors.is_sticky(status) for status in STICKY)
     assert not any(errors.is_sticky(status) for status in (0, 1, 2, 600, 900, 901))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
 
@@ -236,6 +237,21 @@ def test_tensors_on_the_device_say_what_they_needed(bench):
     with pytest.raises(OutOfMemoryError, match=r"a tensor float32\[4194304, 2\] needs 33,554,432 bytes"):
         bench.device.allocate((4 * MEBIBYTE, 2), np.dtype(np.float32), host=False)
     assert isinstance(bench.device.allocate((2, 3), np.dtype(np.float32), host=True), np.ndarray)
+
+
+def test_memory_that_is_given_up_is_given_back_to_the_driver(bench, monkeypatch):
+    released = []
+    compiled = chain(bench.target)
+    api = dataclasses.replace(bench.api, release=lambda: released.append(used(bench)))
+    monkeypatch.setattr(bench.device.context, "api", api)
+    executor = bench.bind(compiled)
+    before = used(bench)
+    run(executor, values())
+    assert released == []
+    executor.trim()
+    assert released == [before]
+    executor.close()
+    assert len(released) == 2
 
 
 def test_sizes_are_aligned():

@@ -216,8 +216,10 @@ def test_no_algorithm_names_the_step(bench):
     functions = bound_product(bench, product())._library._functions
     for status in (0, Status.NOT_SUPPORTED):
         functions["cublasLtMatmulAlgoGetHeuristic"] = lambda *arguments, status=status: int(status)
+        before = bench.blocks
         with pytest.raises(UnsupportedOperatorError, match=r"step 3 \(MatMul_7\): cuBLASLt has no algorithm"):
             bound_product(bench, product())
+        assert bench.blocks == before
     functions["cublasLtMatmulAlgoGetHeuristic"] = lambda *arguments: int(Status.INTERNAL_ERROR)
     with pytest.raises(CublasLtError, match="INTERNAL_ERROR"):
         bound_product(bench, product())
