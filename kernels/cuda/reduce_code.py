@@ -27,11 +27,10 @@ def build_reduce(variant: Any, target: Target) -> KernelSource:
     """``variant`` is ``(threads, form, columns, split, expression, labels, numbers, kept rank, region rank,
     index type)``.
 
-    Form and columns are those of :class:`onnxplan.kernels.cuda.block_form.BlockForm`. Operands are the inputs that
-    are read, coordinates (label ``index``, they have strides but no pointer) and outputs; ``numbers`` are
-    the expression's numbers of inputs and coordinates. Parameters: kept points, points of the region, axes
-    of both; with ``split`` the blocks that cover all kept points, the points of a part and the elements
-    between the outputs of neighbouring parts.
+    Form and columns are those of :class:`~onnxplan.kernels.cuda.block_form.BlockForm`. Operands are the
+    inputs that are read, coordinates (label ``index``, they have strides but no pointer) and outputs;
+    ``numbers`` are the expression's numbers of inputs and coordinates. Parameters: kept points, points of
+    the region, axes of both; with ``split`` those of ``declare_threads``.
     """
     return _Kernel(*variant).source()
 

@@ -19,13 +19,6 @@ from onnxplan.runtime.cuda.array import DeviceArray
 SHARED = [dtype for dtype in DType if dtype not in dlpack.PACKED]
 
 
-@pytest.fixture
-def bench():
-    bench = Bench()
-    yield bench
-    assert bench.standin.violations == []
-
-
 def sample(dtype: np.dtype, shape: tuple[int, ...] = (3, 4)) -> np.ndarray:
     count = int(np.prod(shape))
     data = np.random.default_rng(0).integers(0, 256, count * dtype.itemsize, dtype=np.uint8)

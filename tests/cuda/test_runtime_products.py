@@ -50,13 +50,6 @@ def library():
     return CublasLt(ctypes.CDLL(load_nvidia_dynamic_lib("cublasLt").abs_path))
 
 
-@pytest.fixture
-def bench():
-    bench = Bench()
-    yield bench
-    assert bench.standin.violations == []
-
-
 def product(**changes: object) -> Product:
     usual: dict[str, object] = {
         "types": ("float32", "float32", "float32"),

@@ -59,10 +59,10 @@ class Taking:
         self.error: Exception | None = None
         self._slots, self._cancel = slots, cancel
         self.thread = threading.Thread(target=self._run)
-        before = len(slots.waiting)
+        before = slots.waiting.count(slots)
         self.thread.start()
         deadline = time.monotonic() + SECONDS
-        while self.thread.is_alive() and len(slots.waiting) == before and time.monotonic() < deadline:
+        while self.thread.is_alive() and slots.waiting.count(slots) == before and time.monotonic() < deadline:
             time.sleep(0.001)
 
     def _run(self) -> None:
