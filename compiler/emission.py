@@ -77,7 +77,8 @@ class Emission:
             if operands[position].is_constant:
                 raise CompilerError(f"kernel {kernel.family} writes the constant {operands[position]}")
         if seconds is None:
-            seconds = max(flops / self.target.flops, bytes_moved / self.target.bandwidth)
+            target = self.target
+            seconds = target.launch + max(flops / target.flops, bytes_moved / target.bandwidth)
         self.steps.append(
             EmittedStep(
                 kernel, operands, outputs, parameters, tiles, scratch, flops, bytes_moved, seconds,

@@ -13,7 +13,9 @@ class Target:
     ``isa`` is the instruction set (``avx512``, ``avx2``, ``neon``, ``generic``) or the compute capability
     (``sm_90``). ``vector_bytes`` and ``vector_registers`` describe the register file that kernels tile
     for; ``cache_bytes`` are the capacities of the caches a core sees, nearest first. ``flops`` (float32,
-    per second and thread) and ``bandwidth`` (bytes per second) feed the plan's time estimates only.
+    per second and thread), ``bandwidth`` (bytes per second) and ``launch`` (seconds that a step takes beside
+    its work) feed the plan's time estimates only. Of a CUDA device ``threads`` are multiprocessors, ``flops``
+    and ``bandwidth`` those of all of it.
     """
 
     device: str
@@ -26,6 +28,7 @@ class Target:
     alignment: int = 64
     flops: float = 5e10
     bandwidth: float = 1e10
+    launch: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -21,6 +21,8 @@ USUAL_CLOCK = 1.5e9
 """Hertz, where the driver does not tell the clock, as those for CUDA 13 need not."""
 USUAL_BANDWIDTH = {7: 6e11, 8: 9e11, 9: 3e12, 10: 6e12, 12: 1e12}
 """Bytes per second by major compute capability, where the driver does not tell the memory's clock."""
+GRAPH_NODE_SECONDS = 1.5e-6
+"""From one kernel of a graph to the next one, about, as published for recent devices."""
 
 
 def detect_target(context: CudaContext, math: str) -> Target:
@@ -55,4 +57,5 @@ def detect_target(context: CudaContext, math: str) -> Target:
         alignment=BLOCK_ALIGNMENT,
         flops=2.0 * lanes * multiprocessors * clock,
         bandwidth=bandwidth,
+        launch=GRAPH_NODE_SECONDS,
     )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fake_selector import TARGET
@@ -49,6 +51,8 @@ def test_times_follow_the_slower_of_arithmetic_and_memory():
     assert seconds(flops=int(TARGET.flops), bytes_moved=0) == pytest.approx(1)
     assert seconds(flops=0, bytes_moved=int(2 * TARGET.bandwidth)) == pytest.approx(2)
     assert seconds(flops=10**12, bytes_moved=10**12, seconds=0.5) == 0.5
+    emission.target = replace(TARGET, launch=3.0)
+    assert seconds(flops=int(TARGET.flops), bytes_moved=0) == pytest.approx(4)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.bool_])

@@ -15,7 +15,7 @@ class EmulatedCuda(contextlib.ExitStack):
 
     def __init__(self) -> None:
         super().__init__()
-        self.standin = StandIn()
+        self.standin = StandIn(private_arenas=True)
         self._seen = 0
 
     def __enter__(self) -> Self:
