@@ -9,9 +9,22 @@ import pytest
 import onnxplan
 from tests.models.light_networks import NAMES, softened, with_random_weights
 
+# The emulated device takes seconds for these, and minutes for some of the others.
+EMULATED = ("densenet121", "shufflenet", "squeezenet")
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_light_network_agrees_with_onnxruntime(name):
+    check(name, "cpu")
+
+
+@pytest.mark.parametrize("name", EMULATED)
+def test_light_network_on_the_emulated_cuda_device(name, emulated_cuda):
+    check(name, "cuda")
+    emulated_cuda.check()
+
+
+def check(name, device):
     model = softened(with_random_weights(name))
     given = {tensor.name for tensor in model.graph.initializer}
     generator = np.random.default_rng(1)
@@ -28,7 +41,7 @@ def test_light_network_agrees_with_onnxruntime(name):
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     expected = peer.run(None, feeds)
-    with onnxplan.InferenceSession(model) as session:
+    with onnxplan.InferenceSession(model, device=device) as session:
         results = session.run_sync(feeds)
         plan = session.plan()
     for value, name_ in zip(expected, session.output_names, strict=True):

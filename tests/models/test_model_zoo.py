@@ -17,6 +17,8 @@ from bench import models
 MAXIMUM_STEPS = {"resnet50": 60, "bert_base": 120}
 OTHER_DIMS = ({"batch": 2, "sequence": 17}, {"batch": 5, "sequence": 20})
 NEW_DIMS = {"batch": 6, "sequence": 24}
+SMALL_DIMS = {"batch": 1, "sequence": 6}
+LONG_WHEN_EMULATED = {"vit_base", "whisper_tiny_encoder"}
 
 
 def model_path(name: str, *, dynamic: bool):
@@ -67,3 +69,14 @@ def test_dynamic_model_at_several_shapes(name):
         compiled = session.compiled_kernels
         compare(path, session, models.feeds(name, **{k: v for k, v in NEW_DIMS.items() if k in known}))
         assert session.compiled_kernels == compiled, "a new shape compiled new code"
+
+
+@pytest.mark.parametrize("name", [name for name in models.ZOO if name not in LONG_WHEN_EMULATED])
+def test_dynamic_model_on_the_emulated_cuda_device(name, emulated_cuda):
+    path = model_path(name, dynamic=True)
+    dims = {dim: extent for dim, extent in SMALL_DIMS.items() if dim in models.ZOO[name].dims}
+    with onnxplan.InferenceSession(path, device="cuda") as session:
+        feeds = models.feeds(name, **dims)
+        for _ in ("step by step", "by a graph"):
+            compare(path, session, feeds)
+    emulated_cuda.check()
