@@ -6,10 +6,7 @@ building imports only what the kernel at hand needs.
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import (
@@ -28,12 +25,13 @@ from onnxplan.compiler.primitives import (
     Sort,
     SuppressNonMaximum,
 )
-from onnxplan.compiler.program import Operation
-from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
+from onnxplan.kernels.device_kernels import DeviceKernels, resolve
 
 if TYPE_CHECKING:
     from onnxplan.kernels.cpu.objects import ObjectCode
+
+PACKAGE = "onnxplan.kernels.cpu"
 
 # ``select(operation, emit, target)`` for each primitive.
 SELECTORS: dict[type[Primitive], str] = {
@@ -78,29 +76,13 @@ FAMILIES: dict[str, str] = {
 
 def build(spec: KernelSpec, target: Target) -> ObjectCode:
     """Compiles the kernel that ``spec`` names; raises ``KeyError`` for an unknown family."""
-    code: ObjectCode = _resolve(FAMILIES[spec.family])(spec.variant, target)
+    code: ObjectCode = resolve(PACKAGE, FAMILIES[spec.family])(spec.variant, target)
     return code
 
 
-class CpuKernels:
+class CpuKernels(DeviceKernels):
     """The CPU's :class:`~onnxplan.compiler.selection.KernelSelector`."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-
-    def select(self, operation: Operation, emit: StepEmitter) -> None:
-        """Emits the steps of ``operation``; raises ``NotImplementedError`` if there is no kernel for it."""
-        name = SELECTORS.get(type(operation.primitive))
-        if name is None:
-            types = ", ".join(view.dtype.label for view in operation.views)
-            raise NotImplementedError(f"no CPU kernel for {operation.primitive.name} of {types}")
-        _resolve(name)(operation, emit, self.target)
-
-
-@functools.cache
-def _resolve(name: str) -> Callable[..., Any]:
-    module, function = name.split(":")
-    resolved: Callable[..., Any] = getattr(
-        importlib.import_module(f"onnxplan.kernels.cpu.{module}"), function
-    )
-    return resolved
+    device = "CPU"
+    package = PACKAGE
+    selectors = SELECTORS

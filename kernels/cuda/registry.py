@@ -5,11 +5,6 @@ Entries are ``"module:function"`` of ``onnxplan.kernels.cuda``, so that only wha
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable
-from typing import Any
-
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import (
     ArgReduce,
@@ -27,10 +22,11 @@ from onnxplan.compiler.primitives import (
     Sort,
     SuppressNonMaximum,
 )
-from onnxplan.compiler.program import Operation
-from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.source import KernelSource
+from onnxplan.kernels.device_kernels import DeviceKernels, resolve
+
+PACKAGE = "onnxplan.kernels.cuda"
 
 # ``select(operation, emit, target)`` for each primitive.
 SELECTORS: dict[type[Primitive], str] = {
@@ -76,29 +72,13 @@ LIBRARY_FAMILIES = frozenset(["cublaslt"])
 
 def build(spec: KernelSpec, target: Target) -> KernelSource:
     """The CUDA C of the kernel that ``spec`` names; raises ``KeyError`` for an unknown family."""
-    source: KernelSource = _resolve(FAMILIES[spec.family])(spec.variant, target)
+    source: KernelSource = resolve(PACKAGE, FAMILIES[spec.family])(spec.variant, target)
     return source
 
 
-class CudaKernels:
+class CudaKernels(DeviceKernels):
     """The :class:`~onnxplan.compiler.selection.KernelSelector` of a CUDA device."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-
-    def select(self, operation: Operation, emit: StepEmitter) -> None:
-        """Emits the steps of ``operation``; raises ``NotImplementedError`` if there is no kernel for it."""
-        name = SELECTORS.get(type(operation.primitive))
-        if name is None:
-            types = ", ".join(view.dtype.label for view in operation.views)
-            raise NotImplementedError(f"no CUDA kernel for {operation.primitive.name} of {types}")
-        _resolve(name)(operation, emit, self.target)
-
-
-@functools.cache
-def _resolve(name: str) -> Callable[..., Any]:
-    module, function = name.split(":")
-    resolved: Callable[..., Any] = getattr(
-        importlib.import_module(f"onnxplan.kernels.cuda.{module}"), function
-    )
-    return resolved
+    device = "CUDA"
+    package = PACKAGE
+    selectors = SELECTORS
