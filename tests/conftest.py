@@ -13,8 +13,8 @@ os.environ.setdefault("ONNXPLAN_CACHE_DIR", str(Path(__file__).parent.parent / "
 
 
 @pytest.fixture(scope="session")
-def emulated_cuda():
-    """A CUDA device of the stand-in, whose kernels run on the CPU, for ``device="cuda"``."""
+def emulated_device():
+    """One stand-in for all tests, whose kernels run on the CPU."""
     import emulator
 
     if emulator.COMPILER is None:
@@ -22,5 +22,11 @@ def emulated_cuda():
     pytest.importorskip("cupy_backends", reason="the stand-in takes CuPy's error types")
     from emulated import EmulatedCuda
 
-    with EmulatedCuda() as device:
-        yield device
+    return EmulatedCuda()
+
+
+@pytest.fixture
+def emulated_cuda(emulated_device):
+    """The stand-in, which ``device="cuda"`` is during the test."""
+    with emulated_device.used():
+        yield emulated_device

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Self
+from contextlib import AbstractContextManager
 
 from standin import StandIn
 
-from onnxplan.runtime.cuda.api import use_api
+from onnxplan.runtime.cuda.api import CudaApi, use_api
 
 
-class EmulatedCuda(contextlib.ExitStack):
-    """Inside the context ``device="cuda"`` is the stand-in ``standin``."""
+class EmulatedCuda:
+    """``with device.used():`` makes the stand-in ``standin`` what ``device="cuda"`` means."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.standin = StandIn(private_arenas=True)
+        self._api = self.standin.api()
         self._seen = 0
 
-    def __enter__(self) -> Self:
-        super().__enter__()
-        self.enter_context(use_api(self.standin.api()))
-        return self
+    def used(self) -> AbstractContextManager[CudaApi]:
+        return use_api(self._api)
 
     def check(self) -> None:
         """Raises for what a GPU would have got wrong silently since the last call."""
