@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ FOLD_LIMIT_BYTES = 16 << 20
 MEMO_BYTES = 64 << 10
 """Evaluated constants of at least this size are kept for all plans of the model."""
 
+RELEASE_BYTES = 4 << 20
+"""After so many bytes of new constants, what they were made of is given back to the system."""
 
 SIZE_LIMIT = 1 << 58
 """Elements of the largest tensor that can be addressed."""
@@ -45,10 +48,16 @@ class ValueNeeded(Exception):  # noqa: N818 - a signal that ends a stage, not an
 
 
 class ConstantPool:
-    """Constants shared by all plans of a model: initializers, folded results, packed weights."""
+    """Constants shared by all plans of a model: initializers, folded results, packed weights.
 
-    def __init__(self) -> None:
+    ``release_sources`` gives back the memory of mapped files that initializers are views of. It is called
+    whenever :data:`RELEASE_BYTES` of constants were made, which read them.
+    """
+
+    def __init__(self, release_sources: Callable[[], object] | None = None) -> None:
         self._storages: dict[str, Storage] = {}
+        self._release_sources = release_sources
+        self._made_bytes = 0
 
     def get(self, key: str, make: Callable[[], npt.NDArray[Any]], name: str = "") -> Storage:
         """The constant called ``key``, made on first use."""
@@ -57,7 +66,26 @@ class ConstantPool:
             array = np.ascontiguousarray(make())
             storage = Storage(DType.from_numpy(array.dtype), array.size, name or key, array.reshape(-1), key)
             self._storages[key] = storage
+            self._made_bytes += array.nbytes
+            if self._release_sources is not None and self._made_bytes >= RELEASE_BYTES:
+                self._made_bytes = 0
+                self._release_sources()
         return storage
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all constants held, initializers included."""
+        return sum(storage.nbytes for storage in self._storages.values())
+
+    def keep_only(self, constants: Iterable[npt.NDArray[Any]]) -> None:
+        """Drops what is none of ``constants``, such as folded weights that were packed since.
+
+        It is made again if it is asked for again.
+        """
+        kept = {id(array) for array in constants}
+        self._storages = {
+            key: storage for key, storage in self._storages.items() if id(storage.constant) in kept
+        }
 
 
 def content_key(view: View) -> str:
@@ -87,6 +115,8 @@ class Builder:
         self.node = ""
         self.prefix = "%"
         self._storage_count = 0
+        self._run_key: View | None = None
+        self._draws: Counter[object] = Counter()
 
     # Values
 
@@ -102,6 +132,18 @@ class Builder:
         if not view.is_constant:
             raise ValueNeeded(view)
         return view.numpy()
+
+    def run_key(self) -> View:
+        """A uint64 of shape ``(1,)``, drawn at random for each run: an input that no caller feeds."""
+        if self._run_key is None:
+            self._run_key = self.new(DType.UINT64, (1,))
+            self._run_key.storage.name = f"{self.prefix}key"
+        return self._run_key
+
+    def count_draw(self, source: object) -> int:
+        """How often this was called for ``source`` before: tells repeated draws from one key apart."""
+        self._draws[source] += 1
+        return self._draws[source] - 1
 
     def new(self, dtype: DType, shape: Shape, order: tuple[int, ...] | None = None) -> View:
         """A view of a new storage; ``order`` lists the axes from outermost to innermost in memory."""

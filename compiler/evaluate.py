@@ -27,6 +27,7 @@ from onnxplan.compiler.primitives import (
     Pool,
     Primitive,
     Recurrent,
+    Reinterpret,
     Resample,
     Scan,
     Scatter,
@@ -51,7 +52,8 @@ def evaluate(
     ``inputs`` have the shapes and types of the operation's input views. ``output_shapes`` are needed where
     they do not follow from these: the spatial extents of :class:`Conv` and :class:`Pool` (two of them where
     positions are wanted). ``output_dtypes`` are needed where a sum without epilogue is not stored as it was
-    accumulated. Raises ``NotImplementedError`` for a primitive without meaning here.
+    accumulated, and by :class:`Reinterpret`. Raises ``NotImplementedError`` for a primitive that has no
+    meaning here.
     """
     if type(primitive) is MapReduce:
         return evaluate_expression(primitive.expression, inputs, primitive.shape, primitive.axes)
@@ -61,6 +63,8 @@ def evaluate(
             if primitive.epilogue is not None:
                 return evaluate_expression(primitive.epilogue, (total, *inputs[2:]), total.shape)
             return (convert(total, output_dtypes[0]) if output_dtypes else total,)
+        if isinstance(primitive, Reinterpret):
+            return (inputs[0].view(output_dtypes[0].numpy),)
         if isinstance(primitive, Pool):
             return evaluate_pool(primitive, inputs[0], output_shapes)
         if isinstance(primitive, SuppressNonMaximum):

@@ -43,11 +43,13 @@ class Stage:
 
     ``program`` reads graph inputs by their names and results of earlier stages by the names under which
     those returned them. ``final`` tells the last stage, whose outputs are the graph's; those of the others
-    are ``DEMAND`` and whatever later stages may read.
+    are ``DEMAND`` and whatever later stages may read. ``run_key`` names the input that holds a random uint64,
+    the same in all stages of a run and another in each run; it is empty where nothing is random.
     """
 
     program: Program
     final: bool
+    run_key: str = ""
 
 
 def lower(
@@ -112,8 +114,7 @@ class Lowering(Builder):
         except ValueNeeded as question:
             return self._cut(question.view)
         program = Program({}, {name: self._view(value) for name, value in outputs.items()}, self.operations)
-        self._bind_inputs(program)
-        return Stage(program, final=True)
+        return self._stage(program, final=True)
 
     def _input(self, value: Value, shapes: Mapping[str, Shape]) -> View:
         shape = shapes.get(value.name)
@@ -251,8 +252,16 @@ class Lowering(Builder):
         for storage in alive:
             if storage in written:
                 program.outputs[storage.name] = View.dense(storage, (storage.size,))
+        return self._stage(program, final=False)
+
+    def _stage(self, program: Program, *, final: bool) -> Stage:
+        key = self._run_key
+        if key is not None:
+            self._sources[key.storage] = key
         self._bind_inputs(program)
-        return Stage(program, final=False)
+        if key is None or key.storage.name not in program.inputs:
+            return Stage(program, final)
+        return Stage(program, final, key.storage.name)
 
     def _bind_inputs(self, program: Program) -> None:
         """Makes inputs of all storages that the program reads and does not write."""

@@ -63,6 +63,11 @@ class MapReduce(Primitive):
 
 
 @dataclass(frozen=True, slots=True)
+class Reinterpret(Primitive):
+    """The bits of each element as an element of another type of the same size in memory; same shape."""
+
+
+@dataclass(frozen=True, slots=True)
 class MatMul(Primitive):
     """``out[..., m, n] = epilogue(sum over k of a[..., m, k] * b[..., k, n])``.
 

@@ -17,6 +17,7 @@ from onnxplan.compiler.primitives import (
     Pool,
     Primitive,
     Recurrent,
+    Reinterpret,
     Resample,
     Scan,
     Scatter,
@@ -153,6 +154,15 @@ def _map_reduce(primitive: MapReduce, inputs: Sequence[View], outputs: Sequence[
     for number, (view, position) in enumerate(zip(outputs, expression.outputs, strict=True)):
         dtype = expression.instructions[position].dtype
         _expect(view, short if axes and reduced[position] else shape, dtype, f"output {number}")
+
+
+def _reinterpret(primitive: Reinterpret, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    _count(inputs, 1, 1, "inputs")
+    _count(outputs, 1, 1, "outputs")
+    source, target = inputs[0].dtype, outputs[0].dtype
+    demand(source.kind != "s" and target.kind != "s", f"{source} as {target}")
+    demand(source.itemsize == target.itemsize, f"{source} as {target}, which differ in size")
+    _expect(outputs[0], inputs[0].shape, None, "output 0")
 
 
 def _epilogue(
@@ -343,6 +353,7 @@ def _suppress(primitive: SuppressNonMaximum, inputs: Sequence[View], outputs: Se
 
 _CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], None]] = {
     MapReduce: _map_reduce,
+    Reinterpret: _reinterpret,
     MatMul: _matmul,
     Conv: _conv,
     Pool: _pool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError, UnsupportedOperatorError
-from onnxplan.compiler.ir import Model
+from onnxplan.compiler.ir import Model, Value
 from onnxplan.compiler.lowering import DEMAND, lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import ExecutionPlan
@@ -50,7 +51,7 @@ class BoundStage:
     ``final`` stages end the model; the output ``DEMAND`` of others is the answer to the question that ended
     them. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
     ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
-    constants by their identities.
+    constants by their identities. ``run_key`` names the input that each run draws at random, if there is one.
     """
 
     executor: Executor
@@ -64,6 +65,7 @@ class BoundStage:
     seconds: float
     texts: Mapping[str, Array]
     constants: Mapping[int, int]
+    run_key: str = ""
     used: bool = False
 
     def __post_init__(self) -> None:
@@ -84,7 +86,9 @@ class BoundStage:
     def pick(self) -> Callable[[Mapping[str, Array]], tuple[Array, ...]] | None:
         """Takes the plan's inputs out of feeds; ``None`` where the plan does not read all that are fed."""
         names = self.input_names
-        if not self.final or self.answers or self.texts or not names or len(names) < len(self.request.names):
+        if self.run_key or not self.final or self.answers or self.texts:
+            return None
+        if not names or len(names) < len(self.request.names):
             return None
         return itemgetter(*names) if len(names) > 1 else lambda feeds: (feeds[names[0]],)
 
@@ -172,7 +176,8 @@ class Engine:
         self.device = device
         self.budget = Budget(memory_limit, runs=max_concurrency, idle_first=self._idle_first)
         self._optimize = optimize
-        self._pool = ConstantPool()
+        self._pool = ConstantPool(model.release_pages)
+        self._has_one_plan = all(_is_fixed(value) for value in model.graph.inputs)
         self._required = tuple(value.name for value in model.graph.inputs if value.default is None)
         self._first: StageCache[Request, BoundStage] = StageCache(max_plans, self._dropped)
         self._later: StageCache[tuple[BoundStage, bytes], BoundStage] = StageCache(LATER_STAGES * max_plans)
@@ -231,6 +236,8 @@ class Engine:
                 if not self.budget.trim():
                     raise
                 outputs = _allocate(stage, out, on_device=on_device)
+            if stage.run_key and stage.run_key not in tensors:
+                tensors[stage.run_key] = np.frombuffer(os.urandom(8), np.uint64)
             arrays = tuple([tensors[name] for name in stage.input_names])
             stage.executor.run(arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))
@@ -268,6 +275,8 @@ class Engine:
         compiled = compile_program(stage.program, self.device.selector, self._pool, optimize=self._optimize)
         # Weights were packed, or copied to where they are aligned; few are read from the file when running.
         self.model.release_pages()
+        if self._has_one_plan and stage.final and not answers and request.fetches is None:
+            self._pool.keep_only(compiled.constants)
         plan = compiled.plan
         constants = {id(array): array.nbytes for array in compiled.constants}
         return BoundStage(
@@ -282,6 +291,7 @@ class Engine:
             plan.seconds,
             texts,
             constants,
+            stage.run_key,
         )
 
     def _bind_plan(self, compiled: CompiledPlan, least: int) -> Executor:
@@ -331,8 +341,14 @@ class Engine:
             self._first.clear()
             self._later.clear()
             self.plain.clear()
-            self._pool = ConstantPool()
+            self._pool = ConstantPool(self.model.release_pages)
             self._count_constants()
+
+
+def _is_fixed(value: Value) -> bool:
+    """Does a graph input have the same shape in every run?"""
+    shape = None if value.type is None else value.type.shape
+    return value.default is None and shape is not None and all(isinstance(extent, int) for extent in shape)
 
 
 def _allocate(

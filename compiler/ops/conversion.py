@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
@@ -64,27 +62,3 @@ def _power_of_two(x: Scalar, rounding: str, saturate: bool) -> Scalar:
 def identity(b: Builder, node: Node, x: View) -> View:
     """https://onnx.ai/onnx/operators/onnx__Identity.html"""
     return x
-
-
-@operator("Dropout")
-def dropout(b: Builder, node: Node, x: View) -> Sequence[View]:
-    """https://onnx.ai/onnx/operators/onnx__Dropout.html before version 12: only inference.
-
-    The mask has the type of the data before version 10, then it is boolean.
-    """
-    return [x, b.constant(1, x.dtype if node.version < 10 else DType.BOOL).expand(x.shape)]
-
-
-@operator("Dropout", since=12)
-def dropout_in_training(
-    b: Builder, node: Node, x: View, ratio: View | None = None, training: View | None = None
-) -> Sequence[View]:
-    """https://onnx.ai/onnx/operators/onnx__Dropout.html
-
-    In training mode only the ratio 0 is supported, which keeps all elements.
-    """
-    if training is not None and bool(b.value(training).item()):
-        share = 0.5 if ratio is None else float(b.value(ratio).item())
-        if share != 0:
-            raise TypeError("training_mode drops elements at random, which is not supported")
-    return [x, b.constant(True).expand(x.shape)]

@@ -1,4 +1,4 @@
-"""Selects kernels for Conv: depthwise, one-by-one as MatMul, the rest as a product with gathered rows."""
+"""Selects kernels for Conv: depthwise, one-by-one as MatMul, Winograd's, or a product with gathered rows."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from onnxplan.kernels.cpu.tiling import (
     round_up,
     sum_dtype,
 )
+from onnxplan.kernels.cpu.winograd import emit_winograd
 from onnxplan.kernels.matrices import Matrices, batch_records, distinct_bytes, fold_batch
 
 FAMILY = "conv"
@@ -71,7 +72,7 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
         emit_depthwise(emit, target, conv, primitive)
     elif _is_pointwise(conv):
         _emit_pointwise(emit, target, conv, primitive)
-    else:
+    elif not emit_winograd(emit, target, conv, primitive):
         _emit_general(emit, target, conv, primitive)
 
 

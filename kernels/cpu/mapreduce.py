@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxplan.compiler.expression import identity
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
@@ -18,3 +19,10 @@ def select_mapreduce(operation: Operation, emit: StepEmitter, target: Target) ->
         select_reduce(operation, emit, target)
     else:
         select_map(operation, emit, target)
+
+
+def select_reinterpret(operation: Operation, emit: StepEmitter, target: Target) -> None:
+    """Emits the step of a Reinterpret: a copy, which moves bits."""
+    (view,) = operation.inputs
+    copy = MapReduce(identity(view.dtype), view.shape)
+    select_map(Operation(copy, operation.inputs, operation.outputs, operation.nodes), emit, target)

@@ -98,10 +98,11 @@ class MicroKernels:
     """The micro-kernels of a module and the code that picks one of them.
 
     There are full, half and single rows and vectors; what is between them computes some more than it needs,
-    so the row table has valid addresses for a whole tile, and packed B is filled up with zeros.
+    so the row table has valid addresses for a whole tile, and packed B is filled up with zeros. Without
+    ``fuses`` there are none that run the epilogue in registers, for users of :meth:`sum` alone.
     """
 
-    def __init__(self, emitter: Emitter, micro: MicroKernel) -> None:
+    def __init__(self, emitter: Emitter, micro: MicroKernel, *, fuses: bool = True) -> None:
         self.micro = micro
         self._cores = {
             (rows, vectors): _core(emitter, micro, rows, vectors, fused=False)
@@ -112,7 +113,7 @@ class MicroKernels:
         widths = sorted({ceil_div(micro.tile.vectors, 2), micro.tile.vectors}, reverse=True)
         self._fused = {
             vectors: _core(emitter, micro, micro.tile.rows, vectors, fused=True)
-            for vectors in (widths if micro.epilogue.is_cheap else [])
+            for vectors in (widths if fuses and micro.epilogue.is_cheap else [])
         }
 
     def call(
@@ -137,13 +138,20 @@ class MicroKernels:
             with emitter.when(full):
                 builder.call(core, source.values + place_values(places))
                 builder.branch(after)
-        self._tiled(emitter, source, rows, places, last)
+        self.sum(emitter, source, rows)
+        with emitter.when(last):
+            self.finish(emitter, source.tile, rows, source.columns, places)
         builder.branch(after)
         builder.position_at_end(after)
 
-    def _tiled(
-        self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], last: ir.Value
+    def finish(
+        self, emitter: Emitter, tile: ir.Value, rows: ir.Value, columns: ir.Value, places: list[Place]
     ) -> None:
+        """Runs the epilogue over sums in memory."""
+        emitter.builder.call(self._finish, [tile, rows, columns, *place_values(places)])
+
+    def sum(self, emitter: Emitter, source: Source, rows: ir.Value) -> None:
+        """Leaves the sums of ``rows`` rows and ``source.columns`` columns, maybe of more, in the tile."""
         micro, builder = self.micro, emitter.builder
         vectors = emitter.divide(emitter.add(source.columns, micro.lanes - 1), micro.lanes)
         after = emitter.function.append_basic_block("core.end")
@@ -157,8 +165,6 @@ class MicroKernels:
                 builder.branch(after)
         builder.unreachable()
         builder.position_at_end(after)
-        with emitter.when(last):
-            builder.call(self._finish, [source.tile, rows, source.columns, *place_values(places)])
 
 
 def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fused: bool) -> ir.Function:

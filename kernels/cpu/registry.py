@@ -19,6 +19,7 @@ from onnxplan.compiler.primitives import (
     Pool,
     Primitive,
     Recurrent,
+    Reinterpret,
     Resample,
     Scan,
     Scatter,
@@ -36,6 +37,7 @@ PACKAGE = "onnxplan.kernels.cpu"
 # ``select(operation, emit, target)`` for each primitive.
 SELECTORS: dict[type[Primitive], str] = {
     MapReduce: "mapreduce:select_mapreduce",
+    Reinterpret: "mapreduce:select_reinterpret",
     MatMul: "matmul:select_matmul",
     Conv: "conv:select_conv",
     Pool: "pool:select_pool",
@@ -60,6 +62,7 @@ FAMILIES: dict[str, str] = {
     "dot": "dot_code:build_dot",
     "conv": "conv_code:build_conv",
     "depthwise": "depthwise_code:build_depthwise",
+    "winograd": "winograd_code:build_winograd",
     "pool": "pool_code:build_pool",
     "gather": "gather_code:build_gather",
     "gather_reduce": "gather_reduce_code:build_gather_reduce",

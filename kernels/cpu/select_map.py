@@ -40,7 +40,7 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     # Coordinates are operands too: they must not be reversed, so nothing is.
     if not indexed:
         views = flip_negative(views, range(count, len(views)))
-    copies = primitive.name == "copy" and views[0].dtype is views[-1].dtype
+    copies = primitive.name == "copy"
     kernel_types = [view.dtype for view in views]
     strides = [list(view.strides) for view in views]
     if copies:

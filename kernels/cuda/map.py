@@ -45,7 +45,7 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
         views = flip_negative(views, range(count, len(views)))
     kernel_types = [view.dtype for view in views]
     strides = [list(view.strides) for view in views]
-    copies = primitive.name == "copy" and views[0].dtype is views[-1].dtype
+    copies = primitive.name == "copy"
     if copies:
         element, parts = carrier(views[0].dtype)
         expression, kernel_types = identity(element), [element] * 2

@@ -16,6 +16,7 @@ from onnxplan.compiler.primitives import (
     Pool,
     Primitive,
     Recurrent,
+    Reinterpret,
     Resample,
     Scan,
     Scatter,
@@ -31,6 +32,7 @@ PACKAGE = "onnxplan.kernels.cuda"
 # ``select(operation, emit, target)`` for each primitive.
 SELECTORS: dict[type[Primitive], str] = {
     MapReduce: "mapreduce:select_mapreduce",
+    Reinterpret: "mapreduce:select_reinterpret",
     MatMul: "matmul:select_matmul",
     Conv: "conv:select_conv",
     Pool: "pool:select_pool",

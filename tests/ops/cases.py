@@ -104,8 +104,10 @@ class Case:
             results = self.reference(*(_widened(array) for array in values.values()))
             if not isinstance(results, tuple | list):
                 results = [results]
-            first = next(array.dtype for array in values.values() if array is not None)
-            dtypes = self.dtypes or (first,) * len(results)
+            dtypes = self.dtypes
+            if dtypes is None:
+                first = next(array.dtype for array in values.values() if array is not None)
+                dtypes = (first,) * len(results)
             return {
                 name: np.asarray(result).astype(dtype)
                 for name, result, dtype in zip(self.outputs, results, dtypes, strict=True)

@@ -1,0 +1,286 @@
+"""Winograd's convolution for kernels of 3x3 taps: fewer multiplications, paid for with transforms.
+
+An output tile of ``m x m`` positions comes from ``t x t`` inputs (``t = m + 2``). Both and the weights are
+evaluated at ``t`` points in each direction; then the sum over channels is ``t * t`` products of
+``(tiles, channels)`` and ``(channels, features)``. ``m`` is 4 or 2: a quarter or four ninths of the
+multiplications, four times or 16 ninths of the weights' bytes.
+
+Sources: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016,
+https://arxiv.org/abs/1509.09308; B. Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
+Convolution for Deep Neural Networks", https://arxiv.org/abs/1803.10986, for the choice of points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import Conv
+from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import View
+from onnxplan.kernels.convolution import Convolution
+from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
+from onnxplan.kernels.cpu.pack import pack_array, panel_count
+from onnxplan.kernels.cpu.tiling import (
+    LEAST_SECONDS,
+    LEAST_TILES,
+    RegisterTile,
+    ceil_div,
+    depth_block,
+    register_tile,
+    round_up,
+)
+from onnxplan.kernels.matrices import distinct_bytes
+
+FAMILY = "winograd"
+
+# Whether convolutions may be computed this way at all. Its rounding errors are about twice those of the
+# direct form, and a NaN or infinity in the input reaches every position of the tiles that read it.
+ENABLED = True
+
+# Points of evaluation beside 0 and infinity, by the extent of an output tile: plus and minus each of these.
+# Transforms have exact coefficients with them, and errors are half of those with the usual 1 and 2.
+POINTS: dict[int, tuple[float, ...]] = {2: (1.0,), 4: (0.625, 1.5)}
+
+# The extents of output tiles to choose from.
+EXTENTS = tuple(POINTS)
+
+# The share of the direct form's estimated time that must not be exceeded.
+WORTH = 0.75
+# Arithmetic of transforms, as floating-point operations a value of the transformed tile.
+INPUT_COST = 12
+OUTPUT_COST = 14
+
+WORDS = (
+    "channels",
+    "features",
+    "tiles",
+    "tiles_y",
+    "tiles_x",
+    "block_tiles",
+    "blocks",
+    "block_panels",
+    "out_y",
+    "out_x",
+    "in_y",
+    "in_x",
+    "pad_y",
+    "pad_x",
+    "step_n",
+    "step_y",
+    "step_x",
+    "pitch",
+    "sums",
+    "finished",
+    "zeros",
+    "zero_bytes",
+    "addresses",
+    "table",
+)
+
+
+def even_polynomial(points: tuple[float, ...]) -> list[float]:
+    """Coefficients of the product of all ``x**2 - p**2``, of ``x**0, x**2, ...``."""
+    result = [1.0]
+    for point in points:
+        raised = [0.0, *result]
+        lowered = [*(coefficient * point * point for coefficient in result), 0.0]
+        result = [high - low for high, low in zip(raised, lowered, strict=True)]
+    return result
+
+
+def transformed_weights(w: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.float32]:
+    """Weights ``(3, 3, C, M)`` evaluated at all pairs of points: ``(t * t, C, M)``, rounded once."""
+    points = POINTS[m]
+    signed = [sign * point for point in points for sign in (1.0, -1.0)]
+    rows = [[1.0 / even_polynomial(points)[0], 0.0, 0.0]]
+    for x in signed:
+        others = tuple(point for point in points if point != abs(x))
+        weight = 2.0 * x * x * sum(c * x ** (2 * k) for k, c in enumerate(even_polynomial(others)))
+        rows.append([1.0 / weight, x / weight, x * x / weight])
+    rows.append([0.0, 0.0, 1.0])
+    g, exact = np.array(rows), w.astype(np.float64)
+    result = np.empty((len(rows), len(rows), *w.shape[2:]), np.float32)
+    # Point by point, for all of them in float64 would take many times the memory of the weights.
+    for i, j in np.ndindex(result.shape[:2]):
+        result[i, j] = np.tensordot(np.outer(g[i], g[j]), exact, 2)
+    return result.reshape(-1, *w.shape[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Sizes of the transformed problem for output tiles of ``m x m``."""
+
+    m: int
+    images: int
+    tiles_y: int
+    tiles_x: int
+    channels: int
+    features: int
+
+    @property
+    def points(self) -> int:
+        return (self.m + 2) ** 2
+
+    @property
+    def tiles(self) -> int:
+        return self.images * self.tiles_y * self.tiles_x
+
+    @property
+    def flops(self) -> int:
+        """Arithmetic of the products and of the transforms, which weighs where channels are few."""
+        products = 2 * self.tiles * self.channels * self.features
+        return self.points * (
+            products + self.tiles * (INPUT_COST * self.channels + OUTPUT_COST * self.features)
+        )
+
+    def seconds(self, target: Target, tile: RegisterTile) -> float:
+        """Estimated time on one thread."""
+        rows, columns = round_up(self.tiles, tile.rows), round_up(self.features, tile.lanes)
+        waste = rows * columns / (self.tiles * self.features)
+        return waste * self.flops / target.flops + _reading(
+            target, self.points * self.channels * self.features
+        )
+
+
+def emit_winograd(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> bool:
+    """Emits the convolution in this form if that can be done and pays; says whether it did."""
+    if not ENABLED or not _fits(target, conv, primitive):
+        return False
+    tile = register_tile(target, DType.FLOAT32)
+    shape = min((_shape(conv, m) for m in EXTENTS), key=lambda shape: shape.seconds(target, tile))
+    if shape.seconds(target, tile) > WORTH * _direct_seconds(target, tile, conv):
+        return False
+    _emit(emit, target, tile, conv, primitive, shape)
+    return True
+
+
+def _fits(target: Target, conv: Convolution, primitive: Conv) -> bool:
+    x, w = conv.x, conv.w
+    tile = register_tile(target, DType.FLOAT32)
+    return (
+        conv.kernel == (1, 3, 3)
+        and conv.strides == conv.dilations == (1, 1, 1)
+        and conv.groups == 1
+        and conv.pads[0] == 0
+        and x.shape[1] == conv.output.shape[1] == 1
+        and x.dtype is w.dtype is primitive.accumulator is DType.FLOAT32
+        and w.is_constant
+        and conv.channels > 0
+        and depth_block(target, tile, conv.channels, 4, tile.rows + 1) == conv.channels
+    )
+
+
+def _shape(conv: Convolution, m: int) -> _Shape:
+    images, _, y, x, features = conv.output.shape
+    return _Shape(m, images, ceil_div(y, m), ceil_div(x, m), conv.channels, features)
+
+
+def _direct_seconds(target: Target, tile: RegisterTile, conv: Convolution) -> float:
+    positions = conv.output.size // conv.features
+    products = round_up(positions, tile.rows) * conv.channels * round_up(conv.features, tile.lanes)
+    return 2 * 9 * products / target.flops + _reading(target, conv.w.size)
+
+
+def _reading(target: Target, weights: int) -> float:
+    """Estimated time to read that many weights from memory."""
+    return 4 * weights / target.bandwidth
+
+
+def _cut(target: Target, tile: RegisterTile, shape: _Shape) -> tuple[int, int]:
+    """Output tiles and panels of a step's tile, the same for any number of threads.
+
+    The transformed inputs and the sums of a panel stay in the second cache. What is too large to balance
+    threads is halved, panels first: transforms repeated for them cost less than reading weights again.
+    """
+    second = target.cache_bytes[1] if len(target.cache_bytes) > 1 else 8 * target.cache_bytes[0]
+    row_bytes = 4 * shape.points * (shape.channels + tile.width)
+    rows = ceil_div(shape.tiles, tile.rows)
+    most = max(1, second * 3 // 4 // (row_bytes * tile.rows))
+    block = ceil_div(rows, ceil_div(rows, most))
+    panels = all_panels = panel_count(shape.features, tile)
+
+    def count() -> int:
+        return ceil_div(rows, block) * ceil_div(all_panels, panels)
+
+    while count() < LEAST_TILES and shape.flops / count() / target.flops > 2 * LEAST_SECONDS:
+        if panels * tile.width > 64:
+            panels = ceil_div(panels, 2)
+        elif block > 3:
+            block = ceil_div(block, 2)
+        else:
+            break
+    return block * tile.rows, panels
+
+
+def _emit(
+    emit: StepEmitter, target: Target, tile: RegisterTile, conv: Convolution, primitive: Conv, shape: _Shape
+) -> None:
+    x, output, extras = conv.x, conv.output, conv.extras
+    epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, output.rank - 1)
+    weights = _weights(emit, tile, conv.w, shape.m)
+    block, panels = _cut(target, tile, shape)
+    blocks = ceil_div(shape.tiles, block)
+    # Rows a power of two apart would fall into the same lines of the cache.
+    pitch = round_up(4 * shape.channels, 64) + 64
+    row_bytes = 4 * tile.width
+    zero_bytes = round_up(4 * shape.channels, 64)
+    sums_at = shape.points * block * pitch
+    finished_at = sums_at + shape.points * block * row_bytes
+    zeros_at = finished_at + shape.m * shape.m * row_bytes
+    addresses_at = zeros_at + zero_bytes
+    table_at = addresses_at + 8 * shape.points
+    parameters = [
+        shape.channels,
+        shape.features,
+        shape.tiles,
+        shape.tiles_y,
+        shape.tiles_x,
+        block,
+        blocks,
+        panels,
+        *output.shape[2:4],
+        *x.shape[2:4],
+        *conv.pads[1:],
+        x.strides[0] * 4,
+        x.strides[2] * 4,
+        x.strides[3] * 4,
+        pitch,
+        sums_at,
+        finished_at,
+        zeros_at,
+        zero_bytes,
+        addresses_at,
+        table_at,
+    ]
+    for view in (output, *extras):
+        parameters += [view.strides[axis] * view.dtype.itemsize for axis in (0, 2, 3, 4)]
+    variant = (shape.m, (tile.rows, tile.vectors, tile.lanes), epilogue.variant)
+    operands = (x, weights, output, *extras)
+    emit.step(
+        KernelSpec(FAMILY, variant),
+        operands,
+        (2,),
+        tuple(parameters),
+        tiles=blocks * ceil_div(panel_count(shape.features, tile), panels),
+        flops=shape.flops + epilogue.expression.cost * output.size,
+        bytes_moved=sum(distinct_bytes(view) for view in operands),
+        scratch=table_at + 8 * block,
+        in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
+    )
+
+
+def _weights(emit: StepEmitter, tile: RegisterTile, w: View, m: int) -> View:
+    """The transformed weights, packed: ``(t * t, panel, channels, width)``."""
+    size = (m + 2) ** 2 * w.shape[-2] * panel_count(w.shape[-1], tile) * tile.width
+
+    def make() -> npt.NDArray[Any]:
+        return pack_array(transformed_weights(w.numpy()[0], m), tile.width)
+
+    return View.dense(emit.constant((w,), f"winograd{m} panels{tile.width}", make), (size,))

@@ -1,0 +1,75 @@
+"""What an engine keeps of a model's constants once a plan is bound."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
+from onnxplan.compiler.importer import load_model
+from onnxplan.runtime.devices import open_device
+from onnxplan.runtime.engine import Engine, Request
+
+ROWS, DEPTH, COLUMNS = 5, 70, 300
+
+
+def scaled_product(
+    rows: int | str,
+) -> tuple[onnx.ModelProto, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """``(x @ w) * s``, which scales and packs the weights while planning; ``w`` and ``s``."""
+    random = np.random.default_rng(3)
+    weights, scale = random.normal(size=(DEPTH, COLUMNS)), random.uniform(1, 2, COLUMNS)
+    initializers = [
+        numpy_helper.from_array(array.astype(np.float32), name)
+        for name, array in {"w": weights, "s": scale}.items()
+    ]
+    float32 = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Mul", ["p", "s"], ["y"])],
+        "scaled product",
+        [helper.make_tensor_value_info("x", float32, [rows, DEPTH])],
+        [helper.make_tensor_value_info("y", float32, [rows, COLUMNS])],
+        initializers,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), weights, scale
+
+
+def test_a_model_of_fixed_shapes_keeps_what_its_plan_reads_and_nothing_twice() -> None:
+    model, weights, scale = scaled_product(ROWS)
+    engine = Engine(load_model(model), open_device("cpu"))
+    stage = engine.first_stage(Request(("x",), ((ROWS, DEPTH),)))
+    assert engine._pool.nbytes <= sum(stage.constants.values())
+    assert sum(stage.constants.values()) < 2 * weights.astype(np.float32).nbytes
+    # A later plan reads the original weights again, and shares what was packed.
+    again = engine.first_stage(Request(("x",), ((ROWS, DEPTH),), ("y",)))
+    assert again is not stage
+    largest = max(stage.constants, key=lambda constant: stage.constants[constant])
+    assert largest in again.constants
+    x = np.random.default_rng(4).normal(size=(ROWS, DEPTH)).astype(np.float32)
+    for plan in (stage, again):
+        found = engine.run(plan, (x,))["y"]
+        np.testing.assert_allclose(np.asarray(found), x @ weights * scale, rtol=1e-4, atol=1e-4)
+    engine.close()
+
+
+def test_a_model_of_changing_shapes_keeps_what_later_plans_fold_again() -> None:
+    model, _, _ = scaled_product("rows")
+    engine = Engine(load_model(model), open_device("cpu"))
+    stage = engine.first_stage(Request(("x",), ((ROWS, DEPTH),)))
+    held = engine._pool.nbytes
+    assert held > sum(stage.constants.values())
+    engine.first_stage(Request(("x",), ((ROWS + 1, DEPTH),)))
+    assert engine._pool.nbytes == held
+    engine.close()
+
+
+def test_sources_are_released_while_constants_are_made() -> None:
+    released: list[int] = []
+    pool = ConstantPool(lambda: released.append(pool.nbytes))
+    half = RELEASE_BYTES // 2
+    for number in range(5):
+        pool.get(f"part {number}", lambda: np.zeros(half, np.uint8))
+        pool.get(f"part {number}", lambda: np.zeros(half, np.uint8))
+    assert released == [2 * half, 4 * half]
