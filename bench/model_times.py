@@ -43,7 +43,7 @@ def time_model(name: str, threads: int, seconds: float, engines: tuple[str, ...]
         for peer in peers:
             peer.__exit__(None, None, None)
     ours = medians.pop("onnxplan")
-    label = f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+    label = f"{name}, {record.threads_label(threads)}"
     return [record.Row.of_times(label, ours, peer, theirs) for peer, theirs in medians.items()]
 
 

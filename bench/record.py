@@ -36,6 +36,11 @@ class Row:
         return Row(name, 1e3 * seconds, "ms", peer, 1e3 * peer_seconds, peer_seconds / seconds)
 
 
+def threads_label(count: int) -> str:
+    """``1 thread``, ``2 threads``: how names of rows end."""
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
 def device_name() -> str:
     """The processor as it names itself, with the number of cores this process may use."""
     from onnxplan.runtime.cpu.target import detect_target

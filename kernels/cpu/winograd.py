@@ -12,6 +12,7 @@ Convolution for Deep Neural Networks", https://arxiv.org/abs/1803.10986, for the
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,10 @@ from onnxplan.kernels.matrices import distinct_bytes
 
 FAMILY = "winograd"
 
-# Whether convolutions may be computed this way at all. Its rounding errors are about twice those of the
-# direct form, and a NaN or infinity in the input reaches every position of the tiles that read it.
-ENABLED = True
+# Whether convolutions may be computed this way at all: ``ONNXPLAN_WINOGRAD=0`` turns it off. Its rounding
+# errors are about twice those of the direct form, and a NaN or infinity in the input reaches every position
+# of the tiles that read it.
+ENABLED = os.environ.get("ONNXPLAN_WINOGRAD", "1") not in ("", "0")
 
 # Points of evaluation beside 0 and infinity, by the extent of an output tile: plus and minus each of these.
 # Transforms have exact coefficients with them, and errors are half of those with the usual 1 and 2.

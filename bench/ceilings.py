@@ -1,0 +1,131 @@
+"""What the processor can do at most: float32 multiply-adds in registers, and copies through memory."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
+
+import numpy as np
+
+from onnxplan.compiler.target import Target
+from onnxplan.runtime.cpu.target import detect_target
+from onnxplan.runtime.library import load_object
+
+COPY_BYTES = 128 << 20
+"""Bytes that all threads together copy at a time, and at least four times the largest cache."""
+PASSES = 50_000
+DEPTH = 8
+"""Multiply-adds of one chain in a pass."""
+REPEATS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """Operations and bytes per second with some number of threads (a copied byte is read and written: two).
+
+    Memory's ceiling is no limit for what stays in caches: there a rate may lie above it.
+    """
+
+    flops: float
+    bandwidth: float
+
+    def seconds(self, flops: float, nbytes: float) -> float:
+        """The time that work takes at least where it comes from memory."""
+        return max(flops / self.flops, nbytes / self.bandwidth)
+
+    def best(self, other: Ceilings) -> Ceilings:
+        """The higher of each."""
+        return Ceilings(max(self.flops, other.flops), max(self.bandwidth, other.bandwidth))
+
+
+def measure_ceilings(threads: int, repeats: int = REPEATS) -> Ceilings:
+    """The best of ``repeats`` short measurements with ``threads`` threads, for the chosen instruction set."""
+    target = detect_target(threads)
+    return Ceilings(_multiply_rate(target, repeats), _copy_rate(target, repeats))
+
+
+def _multiply_rate(target: Target, repeats: int) -> float:
+    """Multiply-adds of independent vectors, enough of them to hide latency; each is two operations."""
+    lanes, chains = target.vector_bytes // 4, 12 if target.vector_registers < 32 else 16
+    address = load_object(_compile_multiplier(lanes, chains), "multiply")
+    multiply = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(address)
+    results = [np.zeros(lanes, np.float32) for _ in range(target.threads)]
+    seconds = _best_seconds([partial(multiply, PASSES, each.ctypes.data) for each in results], repeats)
+    return 2 * PASSES * DEPTH * chains * lanes * target.threads / seconds
+
+
+def _copy_rate(target: Target, repeats: int) -> float:
+    count = max(COPY_BYTES, 4 * target.cache_bytes[-1]) // 4
+    source, result = np.ones(count, np.float32), np.zeros(count, np.float32)
+    parts = zip(np.array_split(result, target.threads), np.array_split(source, target.threads), strict=True)
+    seconds = _best_seconds([partial(np.copyto, *part) for part in parts], repeats)
+    return 2 * source.nbytes / seconds
+
+
+def _best_seconds(calls: Sequence[Callable[[], Any]], repeats: int) -> float:
+    """The shortest time from when all threads, one for each call, begin until the last one ends."""
+    best = float("inf")
+    for _ in range(repeats):
+        barrier = threading.Barrier(len(calls))
+        times: list[tuple[float, float]] = []
+
+        def work(call: Callable[[], Any], barrier: threading.Barrier, times: list[Any]) -> None:
+            barrier.wait()
+            start = time.perf_counter()
+            call()
+            times.append((start, time.perf_counter()))
+
+        threads = [threading.Thread(target=work, args=(call, barrier, times)) for call in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        starts, ends = zip(*times, strict=True)
+        best = min(best, max(ends) - min(starts))
+    return best
+
+
+def _compile_multiplier(lanes: int, chains: int) -> bytes:
+    """``multiply(passes, result)``: each pass is ``DEPTH`` multiply-adds to each of ``chains`` vectors."""
+    import llvmlite.ir as ir
+
+    from onnxplan.runtime.cpu.native_builder import WORD, compile_module
+
+    vector = ir.VectorType(ir.FloatType(), lanes)
+    offsets = [ir.Constant(vector, [float(number)] * lanes) for number in range(chains)]
+
+    def build(module: Any) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [WORD, vector.as_pointer()])
+        function = ir.Function(module, kind, "multiply")
+        entry, loop, end = (function.append_basic_block(name) for name in ("entry", "loop", "end"))
+        passes, result = function.args
+        builder = ir.IRBuilder(entry)
+        # Read from memory: with known numbers the loop would be computed when it is compiled.
+        factor = builder.load(result, align=4)
+        # Chains that begin alike would be merged.
+        first = [builder.fadd(factor, offset) for offset in offsets]
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        counter = builder.phi(WORD)
+        totals = [builder.phi(vector) for _ in range(chains)]
+        sums: list[Any] = list(totals)
+        for _ in range(DEPTH):
+            products = [builder.fmul(total, factor, flags=("contract",)) for total in sums]
+            sums = [builder.fadd(product, factor, flags=("contract",)) for product in products]
+        following = builder.add(counter, ir.Constant(WORD, 1))
+        counter.add_incoming(ir.Constant(WORD, 0), entry)
+        counter.add_incoming(following, loop)
+        for phi, start, total in zip(totals, first, sums, strict=True):
+            phi.add_incoming(start, entry)
+            phi.add_incoming(total, loop)
+        builder.cbranch(builder.icmp_signed("<", following, passes), loop, end)
+        builder.position_at_end(end)
+        builder.store(reduce(builder.fadd, sums), result, align=4)
+        builder.ret_void()
+
+    return compile_module("bench.ceilings", build)
