@@ -4,32 +4,65 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from onnxplan.compiler.primitives import Primitive
+from onnxplan.compiler.primitives import (
+    ArgReduce,
+    Conv,
+    Gather,
+    GatherReduce,
+    MapReduce,
+    MatMul,
+    Pool,
+    Primitive,
+    Recurrent,
+    Reinterpret,
+    Resample,
+    Scan,
+    Scatter,
+    Sort,
+    SuppressNonMaximum,
+)
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 
+# ``select(operation, emit, target)`` for each primitive, as ``"module:function"`` of a device's package.
+SELECTORS: dict[type[Primitive], str] = {
+    MapReduce: "mapreduce:select_mapreduce",
+    Reinterpret: "mapreduce:select_reinterpret",
+    MatMul: "matmul:select_matmul",
+    Conv: "conv:select_conv",
+    Pool: "pool:select_pool",
+    Gather: "gather:select_gather",
+    GatherReduce: "gather_reduce:select_gather_reduce",
+    Scatter: "scatter:select_scatter",
+    Sort: "sort:select_sort",
+    ArgReduce: "arg_reduce:select_arg_reduce",
+    Scan: "scan:select_scan",
+    Resample: "resample:select_resample",
+    Recurrent: "recurrent:select_recurrent",
+    SuppressNonMaximum: "non_maximum:select_non_maximum",
+}
+
 
 class DeviceKernels:
-    """A :class:`~onnxplan.compiler.selection.KernelSelector` by a table.
+    """A :class:`~onnxplan.compiler.selection.KernelSelector` of the functions that ``SELECTORS`` names.
 
-    ``selectors`` gives for each primitive the ``"module:function"`` of ``package`` that serves it, called as
-    ``select(operation, emit, target)``; ``device`` is the device's name in messages.
+    ``package`` holds their modules, which are called alike on all devices; ``device`` is the device's name in
+    messages.
     """
 
     device: ClassVar[str]
     package: ClassVar[str]
-    selectors: ClassVar[Mapping[type[Primitive], str]]
 
     def __init__(self, target: Target) -> None:
         self.target = target
 
     def select(self, operation: Operation, emit: StepEmitter) -> None:
         """Emits the steps of ``operation``; raises ``NotImplementedError`` if there is no kernel for it."""
-        name = self.selectors.get(type(operation.primitive))
+        name = SELECTORS.get(type(operation.primitive))
         if name is None:
             types = ", ".join(view.dtype.label for view in operation.views)
             raise NotImplementedError(f"no {self.device} kernel for {operation.primitive.name} of {types}")

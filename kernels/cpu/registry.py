@@ -1,4 +1,4 @@
-"""What the CPU has: which selector serves a primitive, and which builder compiles a kernel family.
+"""What the CPU has: which builder compiles a kernel family.
 
 Entries are ``"module:function"`` of ``onnxplan.kernels.cpu``: selecting imports no compiler back end, and
 building imports only what the kernel at hand needs.
@@ -9,23 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import (
-    ArgReduce,
-    Conv,
-    Gather,
-    GatherReduce,
-    MapReduce,
-    MatMul,
-    Pool,
-    Primitive,
-    Recurrent,
-    Reinterpret,
-    Resample,
-    Scan,
-    Scatter,
-    Sort,
-    SuppressNonMaximum,
-)
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.device_kernels import DeviceKernels, resolve
 
@@ -33,24 +16,6 @@ if TYPE_CHECKING:
     from onnxplan.kernels.cpu.objects import ObjectCode
 
 PACKAGE = "onnxplan.kernels.cpu"
-
-# ``select(operation, emit, target)`` for each primitive.
-SELECTORS: dict[type[Primitive], str] = {
-    MapReduce: "mapreduce:select_mapreduce",
-    Reinterpret: "mapreduce:select_reinterpret",
-    MatMul: "matmul:select_matmul",
-    Conv: "conv:select_conv",
-    Pool: "pool:select_pool",
-    Gather: "gather:select_gather",
-    GatherReduce: "gather_reduce:select_gather_reduce",
-    Scatter: "scatter:select_scatter",
-    Sort: "sort:select_sort",
-    ArgReduce: "arg_reduce:select_arg_reduce",
-    Scan: "scan:select_scan",
-    Resample: "resample:select_resample",
-    Recurrent: "recurrent:select_recurrent",
-    SuppressNonMaximum: "non_maximum:select_non_maximum",
-}
 
 # ``build(spec.variant, target)`` for each family.
 FAMILIES: dict[str, str] = {
@@ -88,4 +53,3 @@ class CpuKernels(DeviceKernels):
 
     device = "CPU"
     package = PACKAGE
-    selectors = SELECTORS

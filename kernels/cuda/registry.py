@@ -1,4 +1,4 @@
-"""What a CUDA device has: which selector serves a primitive, and which builder writes a kernel family.
+"""What a CUDA device has: which builder writes a kernel family.
 
 Entries are ``"module:function"`` of ``onnxplan.kernels.cuda``, so that only what is needed is imported.
 """
@@ -6,46 +6,11 @@ Entries are ``"module:function"`` of ``onnxplan.kernels.cuda``, so that only wha
 from __future__ import annotations
 
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import (
-    ArgReduce,
-    Conv,
-    Gather,
-    GatherReduce,
-    MapReduce,
-    MatMul,
-    Pool,
-    Primitive,
-    Recurrent,
-    Reinterpret,
-    Resample,
-    Scan,
-    Scatter,
-    Sort,
-    SuppressNonMaximum,
-)
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.source import KernelSource
 from onnxplan.kernels.device_kernels import DeviceKernels, resolve
 
 PACKAGE = "onnxplan.kernels.cuda"
-
-# ``select(operation, emit, target)`` for each primitive.
-SELECTORS: dict[type[Primitive], str] = {
-    MapReduce: "mapreduce:select_mapreduce",
-    Reinterpret: "mapreduce:select_reinterpret",
-    MatMul: "matmul:select_matmul",
-    Conv: "conv:select_conv",
-    Pool: "pool:select_pool",
-    Gather: "gather:select_gather",
-    GatherReduce: "gather_reduce:select_gather_reduce",
-    Scatter: "scatter:select_scatter",
-    Sort: "sort:select_sort",
-    ArgReduce: "arg_reduce:select_arg_reduce",
-    Scan: "scan:select_scan",
-    Resample: "resample:select_resample",
-    Recurrent: "recurrent:select_recurrent",
-    SuppressNonMaximum: "non_maximum:select_non_maximum",
-}
 
 # ``build(spec.variant, target)`` for each family; the variant begins with the threads of a block.
 FAMILIES: dict[str, str] = {
@@ -83,4 +48,3 @@ class CudaKernels(DeviceKernels):
 
     device = "CUDA"
     package = PACKAGE
-    selectors = SELECTORS
