@@ -79,7 +79,10 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     layout = _b_layout(target, tile, matrices, tiling)
     right = _right_operand(emit, tile, matrices, tiling, layout)
     kind, pitch, a_scratch = _left_operand(tile, matrices, tiling, sums)
-    scratch = lay_out_scratch(tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows)
+    copies = not kind.startswith("in_place")
+    scratch = lay_out_scratch(
+        tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows, copies=copies
+    )
     a_size = matrices.a.dtype.itemsize
     axes, records = batch_records((matrices.a, right.axes, output, *extras))
     parameters = [
@@ -208,7 +211,7 @@ def _left_operand(
     kind = access_kind(row_stride, depth_stride, matrices.depth)
     small = tiling.rows * tiling.depth * itemsize <= IN_PLACE_BYTES
     if same_bits(a.dtype, sums) and (kind == "rows" or small):
-        return "in_place", 0, 0
+        return "in_place" if kind == "rows" else "in_place_strided", 0, 0
     if kind == "columns":
         pitch = tile.rows * tiling.depth * itemsize
         return kind, pitch, ceil_div(tiling.rows, tile.rows) * pitch + tile.lanes * itemsize * 2
