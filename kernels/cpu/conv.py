@@ -196,7 +196,7 @@ def _row_kind(conv: Convolution, sums: DType) -> str:
 
 def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
     sums = sum_dtype(primitive.accumulator)
-    tile = register_tile(target, sums)
+    tile = register_tile(target, sums, conv.features)
     weights = _grouped_weights(conv)
     depth = conv.taps * conv.channels
     kind = _row_kind(conv, sums)

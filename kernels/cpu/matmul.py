@@ -60,7 +60,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     rank = output.rank
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, rank - 1)
     sums = sum_dtype(primitive.accumulator)
-    tile = register_tile(target, sums)
+    tile = register_tile(target, sums, matrices.columns)
     batch = math.prod(output.shape[:-2])
     problem = Problem(
         batch,

@@ -120,8 +120,8 @@ class MicroKernels:
         self.micro = micro
         self._cores = {
             (rows, vectors): _core(emitter, micro, rows, vectors, fused=False)
-            for rows in sorted({1, ceil_div(micro.tile.rows, 2), micro.tile.rows})
-            for vectors in sorted({1, ceil_div(micro.tile.vectors, 2), micro.tile.vectors})
+            for rows in micro.tile.heights
+            for vectors in micro.tile.widths
         }
         self._finish = tile_finisher(emitter, micro.epilogue, micro.lanes, micro.row_bytes)
         widths = sorted({ceil_div(micro.tile.vectors, 2), micro.tile.vectors}, reverse=True)
