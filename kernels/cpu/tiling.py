@@ -62,7 +62,7 @@ def register_tile(target: Target, dtype: DType, columns: int | None = None) -> R
 
 
 def _cost_of_row(tile: RegisterTile, columns: int) -> float:
-    """Cycles of a row's multiply-adds with one row of B, two of them (or loads) a cycle with a latency of 4."""
+    """Cycles of a row of A by one row of B, at two multiply-adds or loads a cycle with a latency of 4."""
 
     def panel(vectors: int) -> float:
         return max(tile.rows * vectors / 2, 4.0, (tile.rows + vectors) / 2) / tile.rows
@@ -141,8 +141,8 @@ def cut(
     """Cuts a problem into tiles. Sums do not depend on the cut: no element is computed in parts.
 
     A tile's block of B takes at most half of the second cache, its rows of A and the output three eighths;
-    beyond that tiles are halved until there are enough of them to balance threads or they get too short to be worth sharing.
-    Few rows stay together where they can: each tile of them reads all of B.
+    beyond that tiles are halved until there are enough of them to balance threads or they get too short to be
+    worth sharing. Few rows stay together where they can: each tile of them reads all of B.
     ``columns_first`` leaves the rows whole as long as columns can be halved: tiles that pack their part of B
     then pack nothing twice.
     """
