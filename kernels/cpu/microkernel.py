@@ -106,6 +106,8 @@ Step = Callable[[ir.Value, list[ir.Value], Grid], tuple[list[ir.Value], Grid]]
 
 UNROLL = 4
 """Rows of B in a pass of the largest micro-kernels' loop."""
+LINES_AHEAD = 4
+"""Lines of memory to fetch in such a pass."""
 
 
 class MicroKernels:
@@ -336,10 +338,10 @@ def _multiply_row(
 
 
 def _fetch_ahead(inner: Emitter, source: Source, place: ir.Value, rows: int) -> ir.Value:
-    """Asks for what belongs to ``rows`` rows of B, two lines at most; returns where the next begins."""
+    """Asks for what belongs to ``rows`` rows of B; returns where the next begins."""
     assert source.ahead_step is not None
-    moved = inner.mul(source.ahead_step, rows)
-    inner.prefetch(place, locality=2)
-    if rows > 1:
-        inner.prefetch(inner.offset(place, inner.builder.lshr(moved, I64(1))), locality=2)
-    return inner.offset(place, moved)
+    lines = max(1, LINES_AHEAD * rows // UNROLL)
+    for line in range(lines):
+        moved = inner.builder.lshr(inner.mul(source.ahead_step, rows * line), I64(lines.bit_length() - 1))
+        inner.prefetch(inner.offset(place, moved), locality=2)
+    return inner.offset(place, inner.mul(source.ahead_step, rows))
