@@ -34,7 +34,8 @@ from onnxplan.runtime.cpu.layout import (
 from onnxplan.runtime.cpu.native_builder import NativeFunction, Variable, Word, compile_module
 
 LOW = 0xFFFFFFFF
-SPINS_BEFORE_YIELD = 2000
+SPINS_BEFORE_YIELD = 64
+"""A waiting thread offers its processor to others after so many polls: whom it waits for may need it."""
 
 
 def compile_executor() -> bytes:
@@ -134,17 +135,17 @@ def _build_shared_step(module: Any, wake: NativeFunction, take: NativeFunction) 
     spins = f.variable(0)
     with f.loop() as loop:
         loop.leave_if(f.atomic_load(seat, SeatWord.DONE).equals(others.get()))
-        _pause_or_yield(f, team, spins)
+        _wait(f, team, spins)
     f.give(others.get())
     return f
 
 
-def _pause_or_yield(f: NativeFunction, team: Word, spins: Variable) -> None:
+def _wait(f: NativeFunction, team: Word, polls: Variable) -> None:
+    """A pause in a loop that polls; ``polls`` counts them."""
     f.pause()
-    spins.add(1)
-    with f.when(spins.get() >= SPINS_BEFORE_YIELD):
+    polls.add(1)
+    with f.when((polls.get() % SPINS_BEFORE_YIELD).equals(0)):
         f.call(f.load(team, TeamWord.YIELD))
-        spins.set(0)
 
 
 def _open_seat(f: NativeFunction, team: Word, plan: Word, slot: Word, seat: Variable) -> None:
@@ -167,7 +168,7 @@ def _close_seat(f: NativeFunction, team: Word, plan: Word, seat: Word) -> None:
     spins = f.variable(0)
     with f.loop() as loop:
         loop.leave_if(f.atomic_load(seat, SeatWord.PLACES).equals(empty))
-        _pause_or_yield(f, team, spins)
+        _wait(f, team, spins)
     f.atomic("and", team, TeamWord.OPEN, ~f.load(seat, SeatWord.BIT))
 
 
@@ -276,9 +277,8 @@ def _build_work(module: Any, take: NativeFunction) -> NativeFunction:
         found = f.atomic_load(range_at(seat, own))
         with f.when(found.equals(seen.get())):
             loop.leave_if(f.atomic_load(seat, SeatWord.PLACES) < 0)
-            idle.add(1)
             loop.leave_if(idle.get() >= f.load(team, TeamWord.RUN_SPIN_LIMIT))
-            f.pause()
+            _wait(f, team, idle)
             loop.repeat()
         computed = f.call(take, seat, own, scratch)
         with f.when(computed.equals(0)):
@@ -310,8 +310,7 @@ def _build_help_runs(
                     woken.set(0)
                 spins.set(f.call(work, team, seat, place))
                 life.repeat()
-        f.pause()
-        spins.add(1)
+        _wait(f, team, spins)
         with f.when(spins.get() >= f.load(team, TeamWord.SPIN_LIMIT)):
             woken.set(_sleep(f, team, find))
             spins.set(0)
@@ -337,6 +336,8 @@ def _sleep(f: NativeFunction, team: Word, find: NativeFunction) -> Word:
         with f.loop() as interrupted:
             outcome = f.call(f.load(team, TeamWord.WAIT), f.load(team, TeamWord.SEMAPHORE), -1)
             interrupted.leave_if((outcome & LOW).equals(0))
+        # The system may have put it on the processor of the one who woke it.
+        f.call(f.load(team, TeamWord.YIELD))
         f.atomic("sub", team, TeamWord.WAKING, 1)
     return waits.get()
 
