@@ -237,6 +237,7 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
         depth,
         tiling.row_tiles,
         tiling.column_tiles,
+        *tiling.steps,
         batch,
         tiling.batch,
         tiling.rows,

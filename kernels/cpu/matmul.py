@@ -97,6 +97,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         matrices.depth,
         tiling.row_tiles,
         tiling.column_tiles,
+        *tiling.steps,
         batch,
         tiling.batch,
         tiling.rows,

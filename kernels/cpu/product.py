@@ -18,6 +18,8 @@ WORDS = (
     "depth",
     "row_tiles",
     "column_tiles",
+    "row_tile_step",
+    "column_tile_step",
     "batch",
     "tile_batch",
     "tile_rows",

@@ -122,10 +122,9 @@ def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameter
         kind = code.b_layout.removeprefix("scratch_")
         packer = panel_packer(emitter, code.b_dtype.itemsize, code.tile.lanes, code.tile.vectors, kind)
     with emitter.loop(emitter.first, emitter.last) as number:
-        row_tile = emitter.modulo(number, word["row_tiles"])
-        rest = emitter.divide(number, word["row_tiles"])
-        column_tile = emitter.modulo(rest, word["column_tiles"])
-        batch_tile = emitter.divide(rest, word["column_tiles"])
+        row_tile = emitter.modulo(emitter.divide(number, word["row_tile_step"]), word["row_tiles"])
+        column_tile = emitter.modulo(emitter.divide(number, word["column_tile_step"]), word["column_tiles"])
+        batch_tile = emitter.divide(number, emitter.mul(word["row_tiles"], word["column_tiles"]))
         first_row = emitter.mul(row_tile, word["tile_rows"])
         row_count = emitter.minimum(word["tile_rows"], emitter.sub(word["rows"], first_row))
         first_panel = emitter.mul(column_tile, word["tile_panels"])

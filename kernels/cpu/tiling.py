@@ -93,7 +93,8 @@ class Problem:
 class Tiling:
     """How a problem is cut: ``rows`` and ``panels`` of a tile, ``batch`` problems in it, a block's ``depth``.
 
-    ``row_tiles``, ``column_tiles``, ``batch_tiles`` and ``depth_blocks`` are the counts.
+    ``row_tiles``, ``column_tiles``, ``batch_tiles`` and ``depth_blocks`` are the counts. Tiles are numbered
+    along the rows first, or along the columns if ``along_columns``.
     """
 
     rows: int
@@ -104,10 +105,16 @@ class Tiling:
     column_tiles: int
     batch_tiles: int
     depth_blocks: int
+    along_columns: bool
 
     @property
     def tiles(self) -> int:
         return self.row_tiles * self.column_tiles * self.batch_tiles
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """How far apart the numbers of tiles are that are neighbours along the rows, and the columns."""
+        return (self.column_tiles, 1) if self.along_columns else (1, self.row_tiles)
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -176,15 +183,20 @@ def cut(
     batch = 1
     if problem.batch > 1:
         batch = max(1, min(int(LEAST_SECONDS / max(seconds(), 1e-9)), tiles() // LEAST_TILES, problem.batch))
+    row_tiles = ceil_div(row_blocks, tile_rows)
+    b_bytes = problem.depth * problem.columns * problem.b_itemsize
     return Tiling(
         rows=tile_rows * tile.rows,
         panels=tile_panels,
         batch=batch,
         depth=depth,
-        row_tiles=ceil_div(row_blocks, tile_rows),
+        row_tiles=row_tiles,
         column_tiles=ceil_div(panels, tile_panels),
         batch_tiles=ceil_div(problem.batch, batch),
         depth_blocks=depth_blocks,
+        # Threads walk tiles by number. Where the cache holds all of B, each had better compute whole rows,
+        # which are what it reads in the next step.
+        along_columns=row_tiles >= 2 * target.threads and b_bytes <= second // 4,
     )
 
 
