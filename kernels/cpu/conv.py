@@ -205,7 +205,7 @@ def _row_kind(conv: Convolution, sums: DType) -> str:
 
 def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
     sums = sum_dtype(primitive.accumulator)
-    tile = register_tile(target, sums)
+    tile = register_tile(target, sums, conv.features)
     weights = _grouped_weights(conv)
     depth = conv.taps * conv.channels
     kind = _row_kind(conv, sums)
@@ -234,7 +234,9 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
         pitch = round_up(block_depth * sums.itemsize, 64) + 64
         copies, addresses = tiling.rows * pitch + 64, 1
     table = addresses * table_rows * 8
-    scratch = lay_out_scratch(tile, tiling, sums.itemsize, 0, copies, table + tiling.rows * 32)
+    scratch = lay_out_scratch(
+        tile, tiling, sums.itemsize, 0, copies, table + tiling.rows * 32, copies=kind != "addressed"
+    )
     axes, records = batch_records((x_axes, folded.a, b_axes, output, *extras))
     size = conv.x.dtype.itemsize
     x_steps = [stride * size for stride in conv.x.strides]

@@ -91,12 +91,14 @@ class AddressedTaps:
 
     words = 2
     has_taps = True
+    copies = False
 
     def __init__(self, emitter: Emitter, tile: RegisterTile) -> None:
         self._emitter, self._tile = emitter, tile
+        self.step_bytes: int | None = emitter.target.vector_bytes // tile.lanes
         self._common = product_words(emitter)
         self._word = conv_words(emitter)
-        self._itemsize = I64(emitter.target.vector_bytes // tile.lanes)
+        self._itemsize = I64(self.step_bytes)
 
     @property
     def step(self) -> ir.Value:
@@ -176,8 +178,10 @@ class CopiedTaps:
 
     words = 2
     has_taps = False
+    copies = True
 
     def __init__(self, emitter: Emitter, dtype: DType, sums: DType, kind: str, tile: RegisterTile) -> None:
+        self.step_bytes: int | None = sums.itemsize
         self._emitter, self._dtype, self._sums, self._kind, self._tile = emitter, dtype, sums, kind, tile
         self._common = product_words(emitter)
         self._word = conv_words(emitter)
