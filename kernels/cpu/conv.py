@@ -70,8 +70,10 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
         conv = _channels_last(conv, emit, target)
     if conv.channels == 1 and conv.groups > 1:
         emit_depthwise(emit, target, conv, primitive)
-    elif _is_pointwise(conv):
-        _emit_pointwise(emit, target, conv, primitive)
+        return
+    matrices = _pointwise(conv) if _is_pointwise(conv) else None
+    if matrices is not None and _rows_follow(matrices, conv, sum_dtype(primitive.accumulator)):
+        emit_matmul(emit, target, matrices, MatMul(primitive.accumulator, primitive.epilogue))
     elif not emit_winograd(emit, target, conv, primitive):
         _emit_general(emit, target, conv, primitive)
 
@@ -126,7 +128,8 @@ def _is_pointwise(conv: Convolution) -> bool:
     return conv.taps == 1 and inside
 
 
-def _emit_pointwise(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
+def _pointwise(conv: Convolution) -> Matrices:
+    """A convolution of one tap as products: a row for each position, a batch axis for what cannot follow."""
     x = conv.x
     scaled = (1, *conv.strides, 1)
     shape = (*conv.output.shape[:-1], x.shape[-1])
@@ -140,10 +143,16 @@ def _emit_pointwise(emit: StepEmitter, target: Target, conv: Convolution, primit
         (weights.strides[0], *(0,) * (AXES), *weights.strides[-2:]),
     )
     output = _grouped(conv, conv.output)
-    extras = tuple(_grouped(conv, extra) for extra in conv.extras)
-    emit_matmul(
-        emit, target, Matrices(a, b, output, extras), MatMul(primitive.accumulator, primitive.epilogue)
-    )
+    return Matrices(a, b, output, tuple(_grouped(conv, extra) for extra in conv.extras))
+
+
+def _rows_follow(matrices: Matrices, conv: Convolution, sums: DType) -> bool:
+    """Do all positions become rows of one product?
+
+    With strides they do not, and each line along x would be a product of its own, with few rows to use the
+    weights for. Addressed one by one, positions are rows wherever they are.
+    """
+    return 0 not in fold_batch(matrices).b.strides[:-2] or _row_kind(conv, sums) != "addressed"
 
 
 def _grouped_weights(conv: Convolution) -> View:
