@@ -218,7 +218,10 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
         batch, folded.rows, conv.features, depth, sums.itemsize, weights.dtype.itemsize, output.dtype.itemsize
     )
     block_depth = max(1, blocks.taps * blocks.channels)
-    tiling = cut(target, tile, problem, depth=block_depth, depth_blocks=max(1, blocks.blocks))
+    pitch = 0 if kind == "addressed" else round_up(block_depth * sums.itemsize, 64) + 64
+    tiling = cut(
+        target, tile, problem, depth=block_depth, depth_blocks=max(1, blocks.blocks), copied_row=pitch
+    )
     packed = pack(emit, weights, tile, depth_axes=AXES + 1)
     row_bytes = tile.width * packed.dtype.itemsize
     b_axes = View(
@@ -231,7 +234,6 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
     if kind == "addressed":
         pitch, copies, addresses = table_rows * 8, round_up(conv.channels * sums.itemsize, 64), conv.taps
     else:
-        pitch = round_up(block_depth * sums.itemsize, 64) + 64
         copies, addresses = tiling.rows * pitch + 64, 1
     table = addresses * table_rows * 8
     scratch = lay_out_scratch(

@@ -144,6 +144,7 @@ def cut(
     depth: int,
     depth_blocks: int,
     columns_first: bool = False,
+    copied_row: int = 0,
 ) -> Tiling:
     """Cuts a problem into tiles. Sums do not depend on the cut: no element is computed in parts.
 
@@ -151,9 +152,10 @@ def cut(
     beyond that tiles are halved until there are enough of them to balance threads or they get too short to be
     worth sharing. Few rows stay together where they can: each tile of them reads all of B.
     ``columns_first`` leaves the rows whole as long as columns can be halved: tiles that pack their part of B
-    then pack nothing twice.
+    then pack nothing twice. ``copied_row`` is the size of a row that tiles copy: the copies should stay in
+    the first cache, unless B is so large that reading it again costs more.
     """
-    second = _caches(target)[1]
+    first, second = _caches(target)
     row_blocks = max(1, ceil_div(problem.rows, tile.rows))
     panels = max(1, ceil_div(problem.columns, tile.width))
     panel_bytes = max(1, depth * tile.width * problem.b_itemsize)
@@ -161,6 +163,11 @@ def cut(
     tile_columns = min(problem.columns, tile_panels * tile.width)
     row_bytes = tile.rows * (depth * problem.a_itemsize + tile_columns * problem.out_itemsize)
     tile_rows = _even(row_blocks, max(4, 3 * second // 8 // max(1, row_bytes)))
+    b_bytes = problem.depth * problem.columns * problem.b_itemsize
+    if copied_row:
+        tile_rows = _even(
+            row_blocks, min(tile_rows, max(1, max(first, b_bytes // 4) // (tile.rows * copied_row)))
+        )
     full_panel = tile.width * problem.depth * problem.b_itemsize
     full_row = tile.rows * problem.depth * problem.a_itemsize
 
@@ -184,7 +191,6 @@ def cut(
     if problem.batch > 1:
         batch = max(1, min(int(LEAST_SECONDS / max(seconds(), 1e-9)), tiles() // LEAST_TILES, problem.batch))
     row_tiles = ceil_div(row_blocks, tile_rows)
-    b_bytes = problem.depth * problem.columns * problem.b_itemsize
     return Tiling(
         rows=tile_rows * tile.rows,
         panels=tile_panels,
