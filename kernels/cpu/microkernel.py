@@ -104,6 +104,7 @@ _SOURCE_TYPES = [POINTER, I64, I64, I64, I64, POINTER, I64, I64, POINTER, I64, I
 _AHEAD_TYPES = [POINTER, I64]
 Step = Callable[[ir.Value, list[ir.Value], Grid], tuple[list[ir.Value], Grid]]
 
+LINE_BYTES = 64
 UNROLL = 4
 """Rows of B in a pass of the largest micro-kernels' loop."""
 LINES_AHEAD = 4
@@ -335,6 +336,12 @@ def _multiply_row(
             ]
         )
     return result
+
+
+def ahead_step(emitter: Emitter, row_bytes: ir.Value, calls: ir.Value) -> ir.Value:
+    """Bytes to fetch for each row of B, when a block as large as it is to arrive within ``calls`` calls."""
+    share = emitter.add(emitter.divide(row_bytes, calls), 1)
+    return emitter.minimum(share, LINE_BYTES * LINES_AHEAD // UNROLL)
 
 
 def _fetch_ahead(inner: Emitter, source: Source, place: ir.Value, rows: int) -> ir.Value:

@@ -17,13 +17,11 @@ from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.llvm_types import I64
-from onnxplan.kernels.cpu.microkernel import LINES_AHEAD, UNROLL, MicroKernel, MicroKernels, Source
+from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, ahead_step
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
-
-LINE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +252,7 @@ class _TileWriter:
             place = emitter.builder.select(last, place, deeper)
         height = self._code.tile.rows
         row_blocks = emitter.divide(emitter.add(tile.rows, height - 1), height)
-        share = emitter.add(emitter.divide(word["b_row"], row_blocks), 1)
-        step = emitter.minimum(share, LINE_BYTES * LINES_AHEAD // UNROLL)
+        step = ahead_step(emitter, word["b_row"], row_blocks)
         return _Ahead(emitter.variable(place), step, emitter.mul(step, length))
 
 
