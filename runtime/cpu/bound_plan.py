@@ -174,7 +174,7 @@ def _constant(plan: ExecutionPlan, constants: Constants, index: int) -> npt.NDAr
         )
     if not array.flags.c_contiguous:
         raise ValueError(f"constant {wanted.name!r} is not contiguous")
-    if array.size and array.ctypes.data % plan.target.alignment:
+    if array.size and not wanted.anywhere and array.ctypes.data % plan.target.alignment:
         raise ValueError(f"constant {wanted.name!r} is not aligned to {plan.target.alignment} bytes")
     return array
 

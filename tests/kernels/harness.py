@@ -75,6 +75,7 @@ class Step:
     bytes_moved: int
     scratch: int = 0
     in_place: tuple = ()
+    anywhere: tuple = ()
     seconds: float | None = None
 
 
@@ -98,13 +99,25 @@ class Recorder:
 
     def step(
         self, kernel, operands, outputs, parameters, *,
-        tiles, flops, bytes_moved, scratch=0, in_place=(), seconds=None,
+        tiles, flops, bytes_moved, scratch=0, in_place=(), anywhere=(), seconds=None,
     ):  # fmt: skip
         assert all(isinstance(value, int) for value in parameters), parameters
         assert tiles >= 1
         assert KernelSpec.from_json(kernel.to_json()) == kernel
         self.steps.append(
-            Step(kernel, operands, outputs, parameters, tiles, flops, bytes_moved, scratch, in_place, seconds)
+            Step(
+                kernel,
+                operands,
+                outputs,
+                parameters,
+                tiles,
+                flops,
+                bytes_moved,
+                scratch,
+                in_place,
+                anywhere,
+                seconds,
+            )
         )
 
 
