@@ -79,7 +79,11 @@ def exp_below(emitter: Core, x: Value, *, low: Value | None = None, shift: float
 
 
 def exp(emitter: Core, operand: object, result: object, x: Value) -> Value:
-    return exp_below(emitter, at_most(emitter, x, 89.0 if format_of(x) is SINGLE else 710.0))
+    if format_of(x) is not SINGLE:
+        return exp_below(emitter, at_most(emitter, x, 710.0))
+    # The hardware scales anything by infinity to infinity, and a positive number by a large power. A polynomial
+    # of even degree as close to the series of exp as this one is positive also where rests are not reduced.
+    return exp_below(emitter, x if scales_in_hardware(emitter, x) else at_most(emitter, x, 89.0))
 
 
 def expm1(emitter: Core, operand: object, result: object, x: Value) -> Value:
