@@ -3,6 +3,14 @@
 ``ERF_SMALL_FLOAT`` and ``ERF_LARGE_FLOAT`` are N. Juffa's for erff, https://stackoverflow.com/a/35148199.
 """
 
+# (exp(r) - 1 - r) / r**2 for |r| <= log(2) / 2; relative error of exp(r) below 2**-28.
+EXP_FLOAT = (
+    0.499999934322334,
+    0.16666520394495024,
+    0.04166839068941387,
+    0.008368745696267638,
+    0.001381454874683347,
+)
 # (exp(r) - 1 - r) / r**2 for |r| <= log(2) / 2; relative error of exp(r) - 1 below 2**-31.
 EXPM1_FLOAT = (
     0.5,

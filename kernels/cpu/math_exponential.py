@@ -21,6 +21,8 @@ from onnxplan.kernels.cpu.math_support import (
     polynomial,
     power_of_two,
     scale,
+    scale_kept,
+    scales_in_hardware,
     through_double,
     with_sign,
 )
@@ -29,10 +31,13 @@ Value: TypeAlias = ir.Value
 
 
 def reduce(emitter: Core, x: Value) -> tuple[Value, Value]:
-    """``(n, r)`` with ``x = n * log(2) + r`` and ``|r| <= log(2) / 2``; ``n`` is a whole float."""
+    """``(n, r)`` with ``x = n * log(2) + r`` and ``|r| <= log(2) / 2``; ``n`` is a whole float.
+
+    Where ``|x|`` is 2**20 or more ``r`` may be anything.
+    """
     form = format_of(x)
-    scaled = emitter.builder.fmul(x, emitter.like(x, LOG2_E))
-    whole = emitter.elementwise("llvm.nearbyint", scaled)
+    rounder = emitter.like(x, form.rounder)
+    whole = emitter.builder.fsub(emitter.fma(x, emitter.like(x, LOG2_E), rounder), rounder)
     exact = has_fma(emitter.target)
     high, low = (form.log_2_high, form.log_2_low) if exact else (form.log_2_short, form.log_2_rest)
     rest = emitter.fma(whole, emitter.like(x, -high), x)
@@ -46,18 +51,39 @@ def expm1_reduced(emitter: Core, rest: Value) -> Value:
     return emitter.fma(polynomial(emitter, rest, table), square, rest)
 
 
-def exp_clamped(emitter: Core, x: Value, shift: float = 0.0) -> Value:
-    """``exp(x) * 2**shift`` for ``x`` not far outside of the range where the result is finite and not 0."""
+def exp_reduced(emitter: Core, rest: Value) -> Value:
+    """``exp(r)`` for ``|r| <= log(2) / 2``."""
+    one = emitter.like(rest, 1.0)
+    if format_of(rest) is not SINGLE:
+        return emitter.builder.fadd(expm1_reduced(emitter, rest), one)
+    return polynomial(emitter, rest, (1.0, 1.0, *coefficients.EXP_FLOAT))
+
+
+def exp_below(emitter: Core, x: Value, *, low: Value | None = None, shift: float = 0.0) -> Value:
+    """``exp(x + low) * 2**shift`` for ``x`` up to just above where it overflows, and small ``low``.
+
+    Results that round to 0 are not computed but set: a vector with an underflow takes a hundred times as long.
+    """
+    form = format_of(x)
+    hardware = scales_in_hardware(emitter, x)
+    if not hardware:
+        x = at_least(emitter, x, form.vanishing_log)
     whole, rest = reduce(emitter, x)
-    value = emitter.builder.fadd(expm1_reduced(emitter, rest), emitter.like(x, 1.0))
+    value = exp_reduced(emitter, rest if low is None else emitter.builder.fadd(rest, low))
     if shift:
         whole = emitter.builder.fadd(whole, emitter.like(x, shift))
-    return scale(emitter, value, whole)
+    if not hardware:
+        return scale(emitter, value, whole)
+    kept = emitter.builder.fcmp_unordered(">=", x, emitter.like(x, form.smallest_log))
+    return scale_kept(emitter, value, whole, kept)
 
 
 def exp(emitter: Core, operand: object, result: object, x: Value) -> Value:
-    low, high = (-104.0, 89.0) if format_of(x) is SINGLE else (-746.0, 710.0)
-    return exp_clamped(emitter, at_most(emitter, at_least(emitter, x, low), high))
+    if format_of(x) is not SINGLE:
+        return exp_below(emitter, at_most(emitter, x, 710.0))
+    # The hardware scales anything by infinity to infinity, and a positive number by a large power. A polynomial
+    # of even degree as close to the series of exp as this one is positive also where rests are not reduced.
+    return exp_below(emitter, x if scales_in_hardware(emitter, x) else at_most(emitter, x, 89.0))
 
 
 def expm1(emitter: Core, operand: object, result: object, x: Value) -> Value:
@@ -93,9 +119,7 @@ def sigmoid(emitter: Core, operand: object, result: object, x: Value) -> Value:
     """``1 / (1 + exp(-x))`` by way of ``exp(-|x|)``, which neither overflows nor cancels."""
     builder = emitter.builder
     one = emitter.like(x, 1.0)
-    low = -104.0 if format_of(x) is SINGLE else -746.0
-    negative_size = builder.fneg(magnitude(emitter, x))
-    power = exp_clamped(emitter, at_least(emitter, negative_size, low))
+    power = exp_below(emitter, builder.fneg(magnitude(emitter, x)))
     above = builder.select(builder.fcmp_ordered("<", x, emitter.like(x, 0.0)), power, one)
     return builder.fdiv(above, builder.fadd(one, power))
 
@@ -117,15 +141,14 @@ def erf(emitter: Core, operand: object, result: object, x: Value) -> Value:
         # Below the border the polynomial is not made for, and could exceed the range of the exponential.
         exponent = polynomial(emitter, at_least(emitter, far_size, border), coefficients.ERF_LARGE)
     whole, rest = reduce(emitter, exponent)
-    complement = builder.fadd(expm1_reduced(emitter, rest), emitter.like(x, 1.0))
-    complement = builder.fmul(complement, power_of_two(emitter, whole))
+    complement = builder.fmul(exp_reduced(emitter, rest), power_of_two(emitter, whole))
     far = with_sign(emitter, builder.fsub(emitter.like(x, 1.0), complement), x)
     return builder.select(builder.fcmp_ordered(">", size, emitter.like(x, border)), far, near)
 
 
 def _half_exp(emitter: Core, size: Value) -> Value:
     """``exp(|x|) / 2``, which overflows where sinh and cosh do."""
-    return exp_clamped(emitter, at_most(emitter, size, 711.0), shift=-1.0)
+    return exp_below(emitter, at_most(emitter, size, 711.0), shift=-1.0)
 
 
 def _sinh(emitter: Core, x: Value) -> Value:

@@ -14,9 +14,9 @@ from onnxplan.kernels.cpu import math_coefficients as coefficients
 from onnxplan.kernels.cpu.arithmetic import integer_power
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I1
-from onnxplan.kernels.cpu.math_exponential import expm1_reduced, reduce
+from onnxplan.kernels.cpu.math_exponential import exp_below
 from onnxplan.kernels.cpu.math_logarithm import log_finite, split
-from onnxplan.kernels.cpu.math_support import PAIRED, at_least, at_most, magnitude, polynomial, scale
+from onnxplan.kernels.cpu.math_support import PAIRED, at_least, at_most, magnitude, polynomial
 
 Value: TypeAlias = ir.Value
 Pair: TypeAlias = tuple[Value, Value]
@@ -110,9 +110,7 @@ def _exp_pair(emitter: Core, high: Value, low: Value) -> Value:
     builder = emitter.builder
     inside = builder.fcmp_ordered("<", magnitude(emitter, high), emitter.like(high, 800.0))
     low = builder.select(inside, low, emitter.like(high, 0.0))
-    whole, rest = reduce(emitter, at_most(emitter, at_least(emitter, high, -746.0), 710.0))
-    value = builder.fadd(expm1_reduced(emitter, builder.fadd(rest, low)), emitter.like(high, 1.0))
-    return scale(emitter, value, whole)
+    return exp_below(emitter, at_most(emitter, high, 710.0), low=low)
 
 
 def _positive_power(emitter: Core, x: Value, y: Value) -> Value:

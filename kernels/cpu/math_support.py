@@ -20,7 +20,9 @@ class Format:
     """A binary floating-point format; ``log_2_*`` sum to log(2).
 
     ``log_2_high`` is log(2) rounded, for use with fma; ``log_2_short`` has enough trailing zeros for its
-    product with any exponent to be exact.
+    product with any exponent to be exact. Adding and subtracting ``rounder`` rounds to a whole number.
+    ``smallest_log`` is below the logarithm of all numbers that do not round to 0, ``vanishing_log`` that of a
+    power of two whose two halves are no normal numbers.
     """
 
     element: ir.Type
@@ -31,10 +33,23 @@ class Format:
     log_2_low: float
     log_2_short: float
     log_2_rest: float
+    rounder: float
+    smallest_log: float
+    vanishing_log: float
 
 
 SINGLE = Format(
-    FLOAT, I32, 23, 127, 0.693147182464599609375, -1.904654299957768e-09, 0.693359375, -2.12194440e-4
+    FLOAT,
+    I32,
+    23,
+    127,
+    0.693147182464599609375,
+    -1.904654299957768e-09,
+    0.693359375,
+    -2.12194440e-4,
+    1.5 * 2.0**23,
+    -104.0,
+    -176.0,
 )
 PAIRED = Format(
     DOUBLE,
@@ -45,6 +60,9 @@ PAIRED = Format(
     2.319046813846299558e-17,
     6.93147180369123816490e-01,
     1.90821492927058770002e-10,
+    1.5 * 2.0**52,
+    -746.0,
+    -1418.0,
 )
 
 
@@ -112,11 +130,11 @@ def power_of_two(emitter: Core, whole: Value) -> Value:
 
 
 def scale(emitter: Core, value: Value, whole: Value) -> Value:
-    """``value * 2 ** whole``, rounded once, for whole numbers up to twice the range of exponents."""
-    form, count = format_of(value), value.type.count
-    hardware = 64 // size_of(form.element)
-    if emitter.target.isa == "avx512" and count % hardware == 0:
-        return _in_parts(emitter, hardware, _scale_avx512, value, whole)
+    """``value * 2 ** whole``, rounded once, for whole numbers up to twice the range of exponents.
+
+    Two powers below the normal range, as for ``whole`` near ``vanishing_log``, give 0 without underflow.
+    """
+    form = format_of(value)
     builder = emitter.builder
     exponent = to_exponent(emitter, whole)
     half = builder.ashr(exponent, emitter.fill(1, form.integer))
@@ -127,12 +145,24 @@ def scale(emitter: Core, value: Value, whole: Value) -> Value:
     return value
 
 
-def _scale_avx512(emitter: Core, value: Value, whole: Value) -> Value:
+def scales_in_hardware(emitter: Core, value: Value) -> bool:
+    """Does :func:`scale_kept` exist for vectors like ``value``?"""
+    hardware = 64 // size_of(value.type.element)
+    return emitter.target.isa == "avx512" and value.type.count % hardware == 0
+
+
+def scale_kept(emitter: Core, value: Value, whole: Value, kept: Value) -> Value:
+    """``value * 2 ** whole``, rounded once, for any whole number; 0 outside of ``kept``."""
+    return _in_parts(emitter, 64 // size_of(value.type.element), _scale_kept, value, whole, kept)
+
+
+def _scale_kept(emitter: Core, value: Value, whole: Value, kept: Value) -> Value:
     single = value.type.element == FLOAT
     name = f"llvm.x86.avx512.mask.scalef.{'ps' if single else 'pd'}.512"
-    everything = I16(0xFFFF) if single else I8(0xFF)
+    mask = emitter.builder.bitcast(kept, I16 if single else I8)
     current_rounding = I32(4)
-    return emitter.intrinsic(name, value.type, [value, whole, value, everything, current_rounding])
+    zero = emitter.like(value, 0.0)
+    return emitter.intrinsic(name, value.type, [value, whole, zero, mask, current_rounding])
 
 
 def _in_parts(emitter: Core, lanes: int, function: Callable[..., Value], *values: Value) -> Value:
