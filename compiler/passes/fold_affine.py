@@ -84,7 +84,11 @@ def _chain(index: Index, product: Operation) -> _Chain | None:
         step = None if operation is None else _channel_map(operation, result)
         if operation is None or step is None:
             break
-        affine, result = step
+        affine, moved = step
+        if _has_rows(result) and not _has_rows(moved):
+            # A copy into another order: what comes before it can be an epilogue, together they cannot.
+            break
+        result = moved
         assert affine.scale is not None
         found.append(operation)
         with np.errstate(all="ignore"):
@@ -95,6 +99,10 @@ def _chain(index: Index, product: Operation) -> _Chain | None:
         return None
     worthwhile = len(best.operations) > 1 or not (best.scale == 1).all()
     return best if worthwhile else None
+
+
+def _has_rows(view: View) -> bool:
+    return view.strides[-1] == 1 or view.shape[-1] == 1
 
 
 def _channel_map(operation: Operation, result: View) -> tuple[Affine, View] | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
+from onnxplan.compiler.primitives import Conv, MatMul
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
@@ -16,7 +15,7 @@ from onnxplan.compiler.view import Storage, View
 from onnxplan.kernels.convolution import Convolution
 from onnxplan.kernels.cpu.depthwise import emit_depthwise
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
-from onnxplan.kernels.cpu.mapreduce import select_mapreduce
+from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
 from onnxplan.kernels.cpu.matmul import emit_matmul, same_bits
 from onnxplan.kernels.cpu.pack import pack, panel_count
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words
@@ -60,14 +59,31 @@ CONV_WORDS = (
 
 
 def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None:
-    """Emits the steps of a Conv; raises ``NotImplementedError`` for more than three spatial axes."""
+    """Emits the steps of a Conv; raises ``NotImplementedError`` for more than three spatial axes.
+
+    Where channels are no neighbours in ``x`` or in the output, there is a copy before or behind.
+    """
     primitive = operation.primitive
     assert isinstance(primitive, Conv)
-    if operation.outputs[0].size == 0:
+    output = operation.outputs[0]
+    if output.size == 0:
         return
     conv = _three_axes(operation, primitive)
-    if conv.x.strides[-1] != 1 and conv.x.shape[-1] > 1:
-        conv = _channels_last(conv, emit, target)
+    if _channels_apart(conv.x):
+        conv = replace(conv, x=dense_copy(conv.x, emit, target, "channels_last"))
+    if not _channels_apart(conv.output):
+        _emit_channels_last(emit, target, conv, primitive)
+        return
+    result = View.dense(emit.temporary(output.dtype, output.size, "channels_last"), conv.output.shape)
+    _emit_channels_last(emit, target, replace(conv, output=result), primitive)
+    emit_copy(result, conv.output, emit, target)
+
+
+def _channels_apart(view: View) -> bool:
+    return view.strides[-1] != 1 and view.shape[-1] > 1
+
+
+def _emit_channels_last(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
     if conv.channels == 1 and conv.groups > 1:
         emit_depthwise(emit, target, conv, primitive)
         return
@@ -94,16 +110,6 @@ def _three_axes(operation: Operation, primitive: Conv) -> Convolution:
         (1,) * missing + primitive.dilations,
         (0,) * missing + primitive.pads,
         primitive.groups,
-    )
-
-
-def _channels_last(conv: Convolution, emit: StepEmitter, target: Target) -> Convolution:
-    """The same convolution of a copy of ``x`` in which the channels are neighbours."""
-    copy = View.dense(emit.temporary(conv.x.dtype, conv.x.size, "channels_last"), conv.x.shape)
-    primitive = MapReduce(identity(conv.x.dtype), conv.x.shape)
-    select_mapreduce(Operation(primitive, (conv.x,), (copy,)), emit, target)
-    return Convolution(
-        copy, conv.w, conv.output, conv.extras, conv.strides, conv.dilations, conv.pads, conv.groups
     )
 
 

@@ -6,16 +6,15 @@ import math
 from dataclasses import dataclass, replace
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import MapReduce, MatMul
+from onnxplan.compiler.primitives import MatMul
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.dot import emit_dot, prefers_dot
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
-from onnxplan.kernels.cpu.mapreduce import select_mapreduce
+from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
 from onnxplan.kernels.cpu.pack import access_kind, pack, panel_count
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words
 from onnxplan.kernels.cpu.tiling import (
@@ -37,6 +36,8 @@ FAMILY = "matmul"
 ROWS_WORTH_PACKING = 512
 # A is copied as a whole where as many columns use each of its elements.
 COLUMNS_WORTH_REORDERING = 128
+# A result of fewer rows or columns is not worth a copy to get its elements into order.
+ROWS_WORTH_TRANSPOSING = 16
 # Blocks of A up to this size are read in place whatever their strides.
 IN_PLACE_BYTES = 16384
 
@@ -55,6 +56,12 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     if matrices.output.size == 0:
         return
     matrices = fold_batch(matrices)
+    if _better_copied(matrices):
+        output = matrices.output
+        result = View.dense(emit.temporary(output.dtype, output.size, "rows"), output.shape)
+        emit_matmul(emit, target, replace(matrices, output=result), primitive)
+        emit_copy(result, output, emit, target)
+        return
     if _better_transposed(matrices):
         matrices = transposed(matrices)
     if prefers_dot(matrices):
@@ -62,7 +69,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         return
     sums = sum_dtype(primitive.accumulator)
     if _worth_reordering(matrices, sums):
-        matrices = replace(matrices, a=_reordered(matrices.a, emit, target))
+        matrices = replace(matrices, a=dense_copy(matrices.a, emit, target, "rows"))
     output, extras = matrices.output, matrices.extras
     rank = output.rank
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, rank - 1)
@@ -159,11 +166,13 @@ def _worth_reordering(matrices: Matrices, sums: DType) -> bool:
     )
 
 
-def _reordered(view: View, emit: StepEmitter, target: Target) -> View:
-    copy = View.dense(emit.temporary(view.dtype, view.size, "rows"), view.shape)
-    primitive = MapReduce(identity(view.dtype), view.shape)
-    select_mapreduce(Operation(primitive, (view,), (copy,)), emit, target)
-    return copy
+def _better_copied(matrices: Matrices) -> bool:
+    """Is it better to transpose the result afterwards than to compute ``out^T = b^T a^T``?
+
+    That would use constants which are packed once as rows, and pack the other operand in every run.
+    """
+    small = min(matrices.rows, matrices.columns) < ROWS_WORTH_TRANSPOSING
+    return matrices.b.is_constant and matrices.output.strides[-1] != 1 and not small
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from transforming import Sketch, transform
 
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.passes.bind_outputs import bind_outputs
 from onnxplan.compiler.passes.fold_affine import fold_affine
 from onnxplan.compiler.primitives import Conv
 
@@ -118,6 +119,17 @@ def test_a_bias_alone_stays():
         %3:float32[2, 3] = map[add(x0, x1)](%2:float32[2, 3], bias:float32[2, 3]@0[0, 1])
         """,
     )
+
+
+def test_a_copy_into_another_order_stays_behind_the_bias():
+    b = Sketch()
+    y = b.scalar("add", product(b), b.weights("bias", 3)).transpose((1, 0))
+    text = """
+    %2:float32[2, 3] = matmul[accumulator=float32](x:float32[2, 4], w:float32[4, 3])
+    %3:float32[2, 3] = map[add(x0, x1)](%2:float32[2, 3], bias:float32[2, 3]@0[0, 1])
+    y:float32[3, 2] = copy[x0](%3:float32[3, 2]@0[1, 3])
+    """
+    transform(bind_outputs(b.program(y=y)), fold, text, text)
 
 
 def test_nothing_folds_where_the_sum_is_read_twice():

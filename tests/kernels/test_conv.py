@@ -192,6 +192,17 @@ def test_channels_first_input(isa, channels):
     check(isa, x, w, place(rng, (2, 6, 7, 33), F32, "gaps"), strides=(2, 2), pads=(1, 1))
 
 
+@pytest.mark.parametrize("groups", [1, 20])
+def test_channels_first_output(isa, groups):
+    for kernel, features in ((1, 20), (3, 40)):
+        x = dense(F32, (2, 9, 11, 20))
+        w = dense(F32, (kernel, kernel, 20 // groups, features))
+        pads = (kernel // 2,) * 2
+        output = dense(F32, (2, features, 9, 11)).transpose((0, 2, 3, 1))
+        bias = dense(F32, (features,)).expand(output.shape)
+        check(isa, x, w, output, (bias,), pads=pads, groups=groups)
+
+
 @pytest.mark.parametrize("groups", [1, 4, 24])
 def test_an_output_that_is_a_phase_of_another_tensor(isa, groups):
     x, w = dense(F32, (2, 5, 7, 24)), dense(F32, (2, 2, 24 // groups, 24))
