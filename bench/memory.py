@@ -5,12 +5,14 @@ Each engine loads a model and runs it, in a process of its own. ``session`` is t
 node loaded and run; ``process`` is the peak of the process, imports and all; ``anonymous`` the peak of
 anonymous pages above the same baseline, without the clean pages of mapped weights. Linux only.
 
-Kernels come from the store, as in every start but the first: a run before the measured one fills it.
+Kernels come from the store and Python's modules from their bytecode, as in every start but the first: a run
+before the measured one fills both.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,11 +41,14 @@ def smallest_model(folder: Path) -> Path:
     return file
 
 
-def probe(engine: str, model: Path, feeds: Path, baseline: Path, threads: int, runs: int) -> dict[str, Any]:
+def probe(
+    engine: str, model: Path, feeds: Path, baseline: Path, threads: int, runs: int, bytecode: Path
+) -> dict[str, Any]:
     """What :mod:`bench.memory_probe` finds; raises ``RuntimeError`` with its errors where it fails."""
     arguments = [engine, str(model), str(feeds), str(baseline), str(threads), str(runs)]
     command = [sys.executable, "-m", "bench.memory_probe", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPYCACHEPREFIX": str(bytecode), "PYTHONDONTWRITEBYTECODE": ""}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if result.returncode:
         raise RuntimeError(f"{engine} with {model.name}:\n{result.stderr}")
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
@@ -74,8 +79,11 @@ def measure(name: str, threads: int, runs: int) -> tuple[list[record.Row], dict[
     with tempfile.TemporaryDirectory() as folder:
         feeds, baseline = Path(folder, "feeds.npz"), smallest_model(Path(folder))
         np.savez(feeds, allow_pickle=False, **models.feeds(name))
-        probe("onnxplan", file, feeds, baseline, threads, 1)
-        found = {engine: probe(engine, file, feeds, baseline, threads, runs) for engine in ("onnxplan", PEER)}
+        bytecode = Path(folder, "bytecode")
+        found: dict[str, Any] = {}
+        for engine in ("onnxplan", PEER):
+            for count in (1, runs):
+                found[engine] = probe(engine, file, feeds, baseline, threads, count, bytecode)
     return rows_of(name, found["onnxplan"], found[PEER]), found
 
 

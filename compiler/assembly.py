@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from onnxplan.compiler.view import Storage, View
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledPlan:
-    """A plan and its constants: flat arrays in the order of ``plan.constants``, aligned for the target."""
+    """A plan and its constants: flat arrays in the order of ``plan.constants``, placed as those demand."""
 
     plan: ExecutionPlan
     constants: tuple[npt.NDArray[Any], ...]
@@ -39,7 +40,8 @@ def assemble(
         table.add(view.storage, "input", index, 0)
     for index, view in enumerate(program.outputs.values()):
         table.add(view.storage, "output", index, 0)
-    constants = [storage for storage in table.spans if storage.constant is not None]
+    constants = [storage for storage in table.spans if storage.is_constant]
+    anchored = _anchored(steps)
     for index, storage in enumerate(constants):
         table.add(storage, "constant", index, 0)
     for storage, offset in placement.offsets.items():
@@ -48,14 +50,15 @@ def assemble(
         target=target,
         inputs=_bindings(program.inputs.items()),
         outputs=_bindings(program.outputs.items()),
-        constants=tuple(Constant(s.name or s.key, s.dtype, (s.size,)) for s in constants),
+        constants=tuple(Constant(s.name or s.key, s.dtype, (s.size,), s not in anchored) for s in constants),
         buffers=tuple(table.buffers),
         steps=tuple(_step(step, table) for step in steps),
         arena_bytes=placement.arena_bytes,
         arena_lower_bound=placement.lower_bound,
         scratch_bytes=max((step.scratch for step in steps), default=0),
     )
-    return CompiledPlan(plan, tuple(_elements(storage, target.alignment, pool) for storage in constants))
+    alignments = [target.alignment if storage in anchored else 1 for storage in constants]
+    return CompiledPlan(plan, tuple(map(_elements, constants, alignments, repeat(pool))))
 
 
 class _BufferTable:
@@ -90,13 +93,28 @@ def _step(step: EmittedStep, table: _BufferTable) -> Step:
     )  # fmt: skip
 
 
+def _anchored(steps: Sequence[EmittedStep]) -> set[Storage]:
+    """The constants that some step reads at the target's alignment."""
+    return {
+        view.storage
+        for step in steps
+        for position, view in enumerate(step.operands)
+        if position not in step.anywhere and view.is_constant
+    }
+
+
 def _elements(storage: Storage, alignment: int, pool: ConstantPool) -> npt.NDArray[Any]:
     array = storage.constant
-    assert array is not None
-    if array.ctypes.data % alignment == 0 or array.dtype.hasobject:
+    if array is not None and (array.ctypes.data % alignment == 0 or array.dtype.hasobject):
         return array
+
+    def place() -> npt.NDArray[Any]:
+        elements = storage.elements()
+        assert elements is not None
+        return aligned(elements, alignment)
+
     if not storage.key:
-        return aligned(array, alignment)
-    copy = pool.get(f"aligned {alignment}:{storage.key}", lambda: aligned(array, alignment), storage.name)
+        return place()
+    copy = pool.get(f"aligned {alignment}:{storage.key}", place, storage.name)
     assert copy.constant is not None
     return copy.constant

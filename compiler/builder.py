@@ -58,6 +58,7 @@ class ConstantPool:
         self._storages: dict[str, Storage] = {}
         self._release_sources = release_sources
         self._made_bytes = 0
+        self._read_bytes = 0
 
     def get(self, key: str, make: Callable[[], npt.NDArray[Any]], name: str = "") -> Storage:
         """The constant called ``key``, made on first use."""
@@ -66,16 +67,42 @@ class ConstantPool:
             array = np.ascontiguousarray(make())
             storage = Storage(DType.from_numpy(array.dtype), array.size, name or key, array.reshape(-1), key)
             self._storages[key] = storage
-            self._made_bytes += array.nbytes
-            if self._release_sources is not None and self._made_bytes >= RELEASE_BYTES:
-                self._made_bytes = 0
-                self._release_sources()
+            self._count_made(array.nbytes)
         return storage
+
+    def defer(
+        self, key: str, dtype: DType, size: int, make: Callable[[], npt.NDArray[Any]], name: str = ""
+    ) -> Storage:
+        """The constant called ``key``, of ``size`` elements: made whenever it is read, where it is large."""
+        if size * dtype.itemsize < MEMO_BYTES:
+            return self.get(key, make, name)
+        storage = self._storages.get(key)
+        if storage is None:
+
+            def elements() -> npt.NDArray[Any]:
+                array = np.ascontiguousarray(make())
+                self._count_made(array.nbytes)
+                return array
+
+            storage = self._storages[key] = Storage(dtype, size, name or key, None, key, elements)
+        return storage
+
+    def _count_made(self, nbytes: int) -> None:
+        self._made_bytes += nbytes
+        self._read_bytes += nbytes
+        if self._release_sources is not None and self._read_bytes >= RELEASE_BYTES:
+            self._read_bytes = 0
+            self._release_sources()
+
+    def take_made_bytes(self) -> int:
+        """Bytes of the constants made since this was last asked."""
+        made, self._made_bytes = self._made_bytes, 0
+        return made
 
     @property
     def nbytes(self) -> int:
         """Bytes of all constants held, initializers included."""
-        return sum(storage.nbytes for storage in self._storages.values())
+        return sum(storage.nbytes for storage in self._storages.values() if storage.constant is not None)
 
     def keep_only(self, constants: Iterable[npt.NDArray[Any]]) -> None:
         """Drops what is none of ``constants``, such as folded weights that were packed since.
@@ -172,7 +199,7 @@ class Builder:
 
     def _should_fold(self, inputs: Sequence[View], outputs: Sequence[View]) -> bool:
         for view in inputs:
-            if view.storage.constant is None:
+            if not view.is_constant:
                 return False
         limit = max(FOLD_LIMIT_BYTES, 2 * sum(view.storage.nbytes for view in inputs))
         return all(view.size * view.dtype.itemsize <= limit for view in outputs)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxplan.compiler.blocks import ALIGNMENT, empty_block
 from onnxplan.compiler.builder import ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import CompilerError, UnsupportedOperatorError
@@ -23,7 +24,8 @@ from onnxplan.compiler.view import Storage, View
 class EmittedStep:
     """A :class:`onnxplan.compiler.plan.Step` whose operands are still views.
 
-    ``in_place`` are the pairs ``(output operand, input operand)`` that may share memory.
+    ``in_place`` are the pairs ``(output operand, input operand)`` that may share memory, ``anywhere`` the
+    operands that may lie at any address.
     """
 
     kernel: KernelSpec
@@ -37,6 +39,7 @@ class EmittedStep:
     seconds: float
     nodes: tuple[str, ...]
     in_place: tuple[tuple[int, int], ...] = ()
+    anywhere: tuple[int, ...] = ()
 
 
 class Emission:
@@ -71,6 +74,7 @@ class Emission:
         bytes_moved: int,
         scratch: int = 0,
         in_place: tuple[tuple[int, int], ...] = (),
+        anywhere: tuple[int, ...] = (),
         seconds: float | None = None,
     ) -> None:
         for position in outputs:
@@ -82,7 +86,7 @@ class Emission:
         self.steps.append(
             EmittedStep(
                 kernel, operands, outputs, parameters, tiles, scratch, flops, bytes_moved, seconds,
-                self.nodes, in_place,
+                self.nodes, in_place, anywhere,
             )
         )  # fmt: skip
 
@@ -116,8 +120,10 @@ def aligned(array: npt.NDArray[Any], alignment: int) -> npt.NDArray[Any]:
         return array
     if array.dtype.hasobject:
         return np.ascontiguousarray(array)
-    block = np.empty(array.nbytes + alignment, np.uint8)
-    start = -block.ctypes.data % alignment
-    result: npt.NDArray[Any] = block[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    itemsize = array.dtype.itemsize
+    spare = alignment // itemsize if alignment > ALIGNMENT else 0
+    block = empty_block(array.size + spare, array.dtype)
+    start = -block.ctypes.data % alignment // itemsize
+    result: npt.NDArray[Any] = block[start : start + array.size].reshape(array.shape)
     result[...] = array
     return result

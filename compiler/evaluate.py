@@ -148,8 +148,9 @@ def evaluate_program(program: Program, feeds: Mapping[str, Array]) -> dict[str, 
 
 
 def _poisoned(storage: Storage) -> Array:
-    if storage.constant is not None:
-        return storage.constant
+    elements = storage.elements()
+    if elements is not None:
+        return elements
     block = np.empty(storage.size, storage.dtype.numpy)
     if storage.dtype.is_float and storage.dtype.itemsize > 1:
         block.fill(np.nan)

@@ -269,7 +269,7 @@ class Lowering(Builder):
         reads = [view for operation in program.operations for view in operation.inputs]
         for view in [*reads, *program.outputs.values()]:
             storage = view.storage
-            if storage.constant is not None or storage in written:
+            if storage.is_constant or storage in written:
                 continue
             if storage.size == 0 and storage not in self._sources:
                 # Rules write nothing to what is empty.

@@ -54,7 +54,7 @@ def place(steps: Sequence[EmittedStep], external: Container[Storage], alignment:
     alive = {
         storage: span
         for storage, span in lifetimes(steps).items()
-        if storage.constant is None and storage not in external
+        if not storage.is_constant and storage not in external
     }
     places = _shared_places(steps, alive, alignment)
     bound = _lower_bound(places, alive, len(steps), alignment)

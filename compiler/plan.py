@@ -135,11 +135,15 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A constant the plan reads: its name says where it came from and how it is laid out."""
+    """A constant the plan reads: its name says where it came from and how it is laid out.
+
+    It must lie at the target's alignment unless ``anywhere`` says that any address will do.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
+    anywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)

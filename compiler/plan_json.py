@@ -24,7 +24,7 @@ from onnxplan.compiler.plan import (
 from onnxplan.compiler.target import Target
 
 FORMAT = "onnxplan-plan"
-VERSION = 1
+VERSION = 2
 SPACES = ("input", "output", "constant", "arena")
 
 _T = TypeVar("_T")
@@ -74,7 +74,7 @@ def plan_to_json(plan: ExecutionPlan) -> str:
         "target": plan.target.to_json(),
         "inputs": [_tensor_to_json(binding) for binding in plan.inputs],
         "outputs": [_tensor_to_json(binding) for binding in plan.outputs],
-        "constants": [_tensor_to_json(constant) for constant in plan.constants],
+        "constants": [[*_tensor_to_json(item), item.anywhere] for item in plan.constants],
         "buffers": [[b.space, b.index, b.offset, b.size, b.name, b.first, b.last] for b in plan.buffers],
         "kernels": kernels.values,
         "layouts": layouts.values,
@@ -102,7 +102,7 @@ def plan_from_json(text: str) -> ExecutionPlan:
     _demand(fields["version"] == VERSION, f"version is {fields['version']!r}, not {VERSION}")
     inputs = _each(fields["inputs"], "inputs", lambda item, where: Binding(*_tensor(item, where)))
     outputs = _each(fields["outputs"], "outputs", lambda item, where: Binding(*_tensor(item, where)))
-    constants = _each(fields["constants"], "constants", lambda item, where: Constant(*_tensor(item, where)))
+    constants = _each(fields["constants"], "constants", _constant)
     counts = {"input": len(inputs), "output": len(outputs), "constant": len(constants), "arena": 1}
     step_count = len(_list(fields["steps"], "steps"))
     arena_bytes = _count(fields["arena_bytes"], "arena_bytes")
@@ -216,6 +216,12 @@ def _target(value: Any) -> Target:
 def _tensor(value: Any, where: str) -> tuple[str, DType, tuple[int, ...]]:
     name, dtype, shape = _list(value, where, 3)
     return _text(name, where), _dtype(dtype, where), _each(shape, f"{where}.shape", _count)
+
+
+def _constant(value: Any, where: str) -> Constant:
+    *tensor, anywhere = _list(value, where, 4)
+    _demand(type(anywhere) is bool, f"{where}.anywhere is not true or false")
+    return Constant(*_tensor(tensor, where), anywhere)
 
 
 def _bytes_of(tensor: Binding | Constant) -> int:

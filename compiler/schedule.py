@@ -36,7 +36,7 @@ def _sizes(steps: Sequence[EmittedStep], external: Container[Storage]) -> dict[S
         for view in step.operands:
             storage = view.storage
             if storage not in found:
-                counts = storage.constant is None and storage not in external
+                counts = not storage.is_constant and storage not in external
                 found[storage] = storage.nbytes if counts else 0
     return found
 
@@ -78,7 +78,7 @@ def dependencies(steps: Sequence[EmittedStep]) -> list[set[int]]:
         outputs = set(step.outputs)
         for position, view in enumerate(step.operands):
             storage = view.storage
-            if storage.constant is not None:
+            if storage.is_constant:
                 continue
             earlier = writes.get(storage, ())
             if position in outputs:
@@ -89,7 +89,7 @@ def dependencies(steps: Sequence[EmittedStep]) -> list[set[int]]:
             else:
                 before[number].update(n for n, _ in earlier)
         for position, view in enumerate(step.operands):
-            if view.storage.constant is None:
+            if not view.is_constant:
                 events = writes if position in outputs else reads
                 events.setdefault(view.storage, []).append((number, view))
         before[number].discard(number)

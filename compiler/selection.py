@@ -48,13 +48,16 @@ class StepEmitter(Protocol):
         bytes_moved: int,
         scratch: int = 0,
         in_place: tuple[tuple[int, int], ...] = (),
+        anywhere: tuple[int, ...] = (),
         seconds: float | None = None,
     ) -> None:
         """Appends a step (see :class:`onnxplan.compiler.plan.Step`).
 
         ``in_place`` lists pairs ``(output operand, input operand)`` that may share memory because the
         kernel reads each element of the input before, and only at the point where, it writes the same
-        element of the output. ``seconds`` overrides the estimate made from ``flops`` and ``bytes_moved``.
+        element of the output. ``anywhere`` are operands that the kernel reads at any address, aligned or not:
+        a constant that no other step reads stays where it is, such as in the mapped file. ``seconds``
+        overrides the estimate made from ``flops`` and ``bytes_moved``.
         """
         ...
 

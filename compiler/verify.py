@@ -89,7 +89,7 @@ def _check_inputs(program: Program) -> None:
 def _check_target(view: View, inputs: set[Storage], complete: set[Storage]) -> None:
     storage = view.storage
     demand(storage not in inputs, f"writes the input {storage.name!r}")
-    demand(storage.constant is None, f"writes the constant {storage.name!r}")
+    demand(not storage.is_constant, f"writes the constant {storage.name!r}")
     demand(storage not in complete, f"writes {storage.name!r}, which was read before")
     for extent, stride in zip(view.shape, view.strides, strict=True):
         if stride == 0 and extent > 1:
@@ -97,7 +97,7 @@ def _check_target(view: View, inputs: set[Storage], complete: set[Storage]) -> N
 
 
 def _check_written(storage: Storage, views: list[View]) -> None:
-    data = storage.constant
+    data = storage.elements()
     if data is not None:
         demand(data.shape == (storage.size,), f"constant {storage.name!r} has shape {data.shape}")
         matches = data.dtype == storage.dtype.numpy

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +21,11 @@ Shape = tuple[int, ...]
 class Storage:
     """A dense block of ``size`` elements: an input, a constant, or what operations write.
 
-    ``constant`` holds the elements (one-dimensional) of a constant. ``key`` identifies a constant's content
-    by where it came from, so that work derived from it (folding, packing) is done once per model.
+    ``constant`` holds the elements (one-dimensional) of a constant, or else ``make`` computes them (a
+    contiguous array of any shape) whenever they are asked for: they are often read once, to be packed, and
+    need no memory before and after. ``key``
+    identifies a constant's content by where it came from, so that work derived from it (folding, packing) is
+    done once per model.
     """
 
     dtype: DType
@@ -28,10 +33,30 @@ class Storage:
     name: str = ""
     constant: npt.NDArray[Any] | None = field(default=None, repr=False)
     key: str = ""
+    make: Callable[[], npt.NDArray[Any]] | None = field(default=None, repr=False)
+    _made: weakref.ref[npt.NDArray[Any]] | None = field(default=None, init=False, repr=False)
 
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+    @property
+    def is_constant(self) -> bool:
+        return self.constant is not None or self.make is not None
+
+    def elements(self) -> npt.NDArray[Any] | None:
+        """The elements (one-dimensional) of a constant, ``None`` for others.
+
+        Those that ``make`` computes are computed again where nobody holds them any more.
+        """
+        if self.constant is not None or self.make is None:
+            return self.constant
+        array = None if self._made is None else self._made()
+        if array is None:
+            array = self.make()
+            # Views of it, which is what callers hold, keep it alive.
+            self._made = weakref.ref(array)
+        return array.reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +91,7 @@ class View:
 
     @property
     def is_constant(self) -> bool:
-        return self.storage.constant is not None
+        return self.storage.is_constant
 
     @property
     def is_dense(self) -> bool:
@@ -82,7 +107,7 @@ class View:
 
     def numpy(self) -> npt.NDArray[Any]:
         """The elements of a constant, read-only and without a copy."""
-        data = self.storage.constant
+        data = self.storage.elements()
         if data is None:
             raise ValueError(f"storage {self.storage.name!r} is not a constant")
         return strided_window(data, self.offset, self.shape, self.strides, writeable=False)

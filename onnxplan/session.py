@@ -63,7 +63,7 @@ class InferenceSession(ModelInterface):
     Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.UnsupportedOperatorError`,
     :class:`~onnxplan.DeviceUnavailableError`, :class:`~onnxplan.OutOfMemoryError` where ``memory_limit`` is
     too low for a single run, ``ValueError`` and ``TypeError`` for options, and ``OSError`` for files that
-    cannot be read. Files of 16 MiB and more and those of external data are mapped: while the
+    cannot be read. Files of 1 MiB and more and those of external data are mapped: while the
     session is open they may be replaced (by a rename), but must not be changed in place.
 
     Sessions may be used from any number of tasks and threads at once, as context managers, and pickle as

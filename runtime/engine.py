@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxplan.compiler.assembly import CompiledPlan
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError, UnsupportedOperatorError
 from onnxplan.compiler.ir import Model, Value
@@ -25,6 +25,7 @@ from onnxplan.compiler.program import Program
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray, Array, Device, Executor
+from onnxplan.runtime.heap import release_heap
 from onnxplan.runtime.stage_cache import StageCache
 
 Shape = tuple[int, ...]
@@ -273,10 +274,12 @@ class Engine:
         )
         texts = _take_texts(stage.program)
         compiled = compile_program(stage.program, self.device.selector, self._pool, optimize=self._optimize)
-        # Weights were packed, or copied to where they are aligned; few are read from the file when running.
+        # Weights were packed, or copied to where they are aligned; tables alone are read from the file.
         self.model.release_pages()
         if self._has_one_plan and stage.final and not answers and request.fetches is None:
             self._pool.keep_only(compiled.constants)
+        if self._pool.take_made_bytes() >= RELEASE_BYTES:
+            release_heap()
         plan = compiled.plan
         constants = {id(array): array.nbytes for array in compiled.constants}
         return BoundStage(

@@ -22,7 +22,7 @@ def load_model(source: ModelSource, *, check_operators: bool = True) -> Model:
     """The model in ``source``: a path, serialised bytes, or an ``onnx.ModelProto``.
 
     Functions of the model are inlined, nodes sorted topologically. Tensors of more than a few KiB are views
-    of the bytes given, or of the file: external data and files of 16 MiB and more are mapped into memory and
+    of the bytes given, or of the file: external data and files of 1 MiB and more are mapped into memory and
     must not be changed in place while the model is in use (replacing them by a rename is fine).
 
     Raises :class:`InvalidModelError` for what is no valid model, :class:`UnsupportedOperatorError`, which

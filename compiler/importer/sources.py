@@ -14,7 +14,7 @@ from onnxplan.compiler.errors import InvalidModelError
 
 ModelSource = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto
 
-MAPPED_BYTES = 16 << 20
+MAPPED_BYTES = 1 << 20
 """Smaller files are read, so that nothing happens to a session when somebody overwrites them."""
 
 MESSAGE_LIMIT = (1 << 31) - 1

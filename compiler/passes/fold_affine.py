@@ -209,12 +209,21 @@ def _scaled(weights: View, scale: Array, pool: ConstantPool) -> View | None:
     )
 
     def make() -> npt.NDArray[Any]:
+        result = np.empty(weights.shape, weights.dtype.numpy)
         with np.errstate(all="ignore"):
-            return (weights.numpy().astype(np.float64) * scale).astype(weights.dtype.numpy)
+            np.multiply(weights.numpy(), scale, out=result, dtype=np.float64, casting="unsafe")
+        return result
 
-    key = derived_key("fold_affine", [weights, factors])
-    storage = pool.get(key, make, f"{weights.storage.name}:scaled")
-    assert storage.constant is not None
-    if weights.dtype.itemsize < 4 and not np.isfinite(storage.constant.astype(np.float32)).all():
-        return None
+    storage = pool.defer(
+        derived_key("fold_affine", [weights, factors]),
+        weights.dtype,
+        weights.size,
+        make,
+        f"{weights.storage.name}:scaled",
+    )
+    if weights.dtype.itemsize < 4:
+        elements = storage.elements()
+        assert elements is not None
+        if not np.isfinite(elements.astype(np.float32)).all():
+            return None
     return View.dense(storage, weights.shape)

@@ -47,7 +47,7 @@ class _Inside:
 
 def _fold(index: Index, storage: Storage) -> None:
     readers = list(index.readers(storage))
-    if storage.constant is not None or storage in index.outputs:
+    if storage.is_constant or storage in index.outputs:
         return
     fills = [writer for writer in index.writers(storage) if _fills_with_zeros(writer)]
     others = [writer for writer in index.writers(storage) if writer not in fills]

@@ -161,7 +161,7 @@ def distinct_bytes(views: Sequence[View]) -> int:
     """Bytes that a map reads or writes through ``views``, each element once; constants do not count."""
     total = 0
     for view in views:
-        if view.storage.constant is None:
+        if not view.is_constant:
             extents = (n for n, stride in zip(view.shape, view.strides, strict=True) if stride)
             total += math.prod(extents) * view.dtype.itemsize
     return total

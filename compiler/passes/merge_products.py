@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxplan.compiler.builder import ConstantPool, derived_key
 from onnxplan.compiler.passes.composition import translate
@@ -107,4 +111,10 @@ def _beside(views: Sequence[View], pool: ConstantPool) -> View:
     shape = (views[0].shape[0], sum(view.shape[1] for view in views))
     key = derived_key("columns side by side", views)
     name = "|".join(view.storage.name for view in views)
-    return View.dense(pool.get(key, lambda: np.concatenate([view.numpy() for view in views], 1), name), shape)
+    size = math.prod(shape)
+    make = functools.partial(_columns_of, views)
+    return View.dense(pool.defer(key, views[0].dtype, size, make, name), shape)
+
+
+def _columns_of(views: Sequence[View]) -> npt.NDArray[Any]:
+    return np.concatenate([view.numpy() for view in views], 1)

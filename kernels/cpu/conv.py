@@ -70,8 +70,10 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
         conv = _channels_last(conv, emit, target)
     if conv.channels == 1 and conv.groups > 1:
         emit_depthwise(emit, target, conv, primitive)
-    elif _is_pointwise(conv):
-        _emit_pointwise(emit, target, conv, primitive)
+        return
+    matrices = _pointwise(conv) if _is_pointwise(conv) else None
+    if matrices is not None and _rows_follow(matrices, conv, sum_dtype(primitive.accumulator)):
+        emit_matmul(emit, target, matrices, MatMul(primitive.accumulator, primitive.epilogue))
     elif not emit_winograd(emit, target, conv, primitive):
         _emit_general(emit, target, conv, primitive)
 
@@ -126,7 +128,8 @@ def _is_pointwise(conv: Convolution) -> bool:
     return conv.taps == 1 and inside
 
 
-def _emit_pointwise(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
+def _pointwise(conv: Convolution) -> Matrices:
+    """A convolution of one tap as products: a row for each position, a batch axis for what cannot follow."""
     x = conv.x
     scaled = (1, *conv.strides, 1)
     shape = (*conv.output.shape[:-1], x.shape[-1])
@@ -140,10 +143,16 @@ def _emit_pointwise(emit: StepEmitter, target: Target, conv: Convolution, primit
         (weights.strides[0], *(0,) * (AXES), *weights.strides[-2:]),
     )
     output = _grouped(conv, conv.output)
-    extras = tuple(_grouped(conv, extra) for extra in conv.extras)
-    emit_matmul(
-        emit, target, Matrices(a, b, output, extras), MatMul(primitive.accumulator, primitive.epilogue)
-    )
+    return Matrices(a, b, output, tuple(_grouped(conv, extra) for extra in conv.extras))
+
+
+def _rows_follow(matrices: Matrices, conv: Convolution, sums: DType) -> bool:
+    """Do all positions become rows of one product?
+
+    With strides they do not, and each line along x would be a product of its own, with few rows to use the
+    weights for. Addressed one by one, positions are rows wherever they are.
+    """
+    return 0 not in fold_batch(matrices).b.strides[:-2] or _row_kind(conv, sums) != "addressed"
 
 
 def _grouped_weights(conv: Convolution) -> View:
@@ -196,7 +205,7 @@ def _row_kind(conv: Convolution, sums: DType) -> str:
 
 def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
     sums = sum_dtype(primitive.accumulator)
-    tile = register_tile(target, sums)
+    tile = register_tile(target, sums, conv.features)
     weights = _grouped_weights(conv)
     depth = conv.taps * conv.channels
     kind = _row_kind(conv, sums)
@@ -209,7 +218,10 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
         batch, folded.rows, conv.features, depth, sums.itemsize, weights.dtype.itemsize, output.dtype.itemsize
     )
     block_depth = max(1, blocks.taps * blocks.channels)
-    tiling = cut(target, tile, problem, depth=block_depth, depth_blocks=max(1, blocks.blocks))
+    pitch = 0 if kind == "addressed" else round_up(block_depth * sums.itemsize, 64) + 64
+    tiling = cut(
+        target, tile, problem, depth=block_depth, depth_blocks=max(1, blocks.blocks), copied_row=pitch
+    )
     packed = pack(emit, weights, tile, depth_axes=AXES + 1)
     row_bytes = tile.width * packed.dtype.itemsize
     b_axes = View(
@@ -222,10 +234,11 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
     if kind == "addressed":
         pitch, copies, addresses = table_rows * 8, round_up(conv.channels * sums.itemsize, 64), conv.taps
     else:
-        pitch = round_up(block_depth * sums.itemsize, 64) + 64
         copies, addresses = tiling.rows * pitch + 64, 1
     table = addresses * table_rows * 8
-    scratch = lay_out_scratch(tile, tiling, sums.itemsize, 0, copies, table + tiling.rows * 32)
+    scratch = lay_out_scratch(
+        tile, tiling, sums.itemsize, 0, copies, table + tiling.rows * 32, copies=kind != "addressed"
+    )
     axes, records = batch_records((x_axes, folded.a, b_axes, output, *extras))
     size = conv.x.dtype.itemsize
     x_steps = [stride * size for stride in conv.x.strides]
@@ -235,6 +248,7 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
         depth,
         tiling.row_tiles,
         tiling.column_tiles,
+        *tiling.steps,
         batch,
         tiling.batch,
         tiling.rows,

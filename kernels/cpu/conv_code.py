@@ -91,12 +91,14 @@ class AddressedTaps:
 
     words = 2
     has_taps = True
+    copies = False
 
     def __init__(self, emitter: Emitter, tile: RegisterTile) -> None:
         self._emitter, self._tile = emitter, tile
+        self.step_bytes: int | None = emitter.target.vector_bytes // tile.lanes
         self._common = product_words(emitter)
         self._word = conv_words(emitter)
-        self._itemsize = I64(emitter.target.vector_bytes // tile.lanes)
+        self._itemsize = I64(self.step_bytes)
 
     @property
     def step(self) -> ir.Value:
@@ -176,8 +178,10 @@ class CopiedTaps:
 
     words = 2
     has_taps = False
+    copies = True
 
     def __init__(self, emitter: Emitter, dtype: DType, sums: DType, kind: str, tile: RegisterTile) -> None:
+        self.step_bytes: int | None = sums.itemsize
         self._emitter, self._dtype, self._sums, self._kind, self._tile = emitter, dtype, sums, kind, tile
         self._common = product_words(emitter)
         self._word = conv_words(emitter)
@@ -235,8 +239,11 @@ class CopiedTaps:
                 _inside(emitter, emitter.add(first["x"], reach), word["in_x"]),
             )
             with emitter.branch(within) as (whole, part):
-                with whole:
-                    self._copy_lines(lines, start_z, start_y, base, first, target, run, None)
+                with whole, emitter.branch(self._plane_inside(first)) as (all_inside, some_inside):
+                    with all_inside:
+                        self._copy_plane(lines, start_y, base, target, run)
+                    with some_inside:
+                        self._copy_lines(lines, start_z, start_y, base, first, target, run, None)
                 with part:
                     inside = self._taps_inside(first["x"])
                     self._copy_lines(lines, start_z, start_y, base, first, target, run, inside)
@@ -247,6 +254,28 @@ class CopiedTaps:
             first_tap=I64(0),
             a_offset=I64(0),
         )
+
+    def _plane_inside(self, first: dict[str, ir.Value]) -> ir.Value:
+        """Is there one plane of taps, and none of its lines outside of ``x``?"""
+        emitter, word, builder = self._emitter, self._word, self._emitter.builder
+        reach = emitter.mul(emitter.sub(word["kernel_y"], 1), word["dilation_y"])
+        inside = builder.icmp_signed("==", word["kernel_z"], I64(1))
+        for coordinate, axis in ((first["z"], "z"), (first["y"], "y"), (emitter.add(first["y"], reach), "y")):
+            inside = builder.and_(inside, _inside(emitter, coordinate, word[f"in_{axis}"]))
+        return inside
+
+    def _copy_plane(
+        self, count: ir.Value, start_y: ir.Value, base: ir.Value, target: ir.Value, run: _Run
+    ) -> None:
+        """Copies ``count`` lines of taps that lie inside of ``x``."""
+        emitter, word = self._emitter, self._word
+        step = emitter.mul(word["dilation_y"], word["step_y"])
+        line = emitter.variable(emitter.offset(base, emitter.mul(start_y, step)))
+        at = emitter.variable(target)
+        with emitter.loop(0, count):
+            self._copy_taps(at.value, line.value, I64(0), word["kernel_x"], run)
+            line.value = emitter.offset(line.value, step)
+            at.value = self._at(at.value, run.count)
 
     def _copy_lines(
         self,

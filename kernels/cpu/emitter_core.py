@@ -254,6 +254,11 @@ class Core:
             function = ir.Function(self.module, signature, name)
         return self.builder.call(function, arguments)
 
+    def prefetch(self, pointer: ir.Value, *, write: bool = False, locality: int = 3) -> None:
+        """Asks for a line of memory, into the first cache or (``locality`` 2) the second; never faults."""
+        arguments = [pointer, I32(int(write)), I32(locality), I32(1)]
+        self.intrinsic("llvm.prefetch.p0", ir.VoidType(), arguments)
+
     def elementwise(self, name: str, *arguments: ir.Value) -> ir.Value:
         """Calls an intrinsic on operands of the result's type: ``elementwise("llvm.fma", a, b, c)``."""
         type_ = arguments[0].type

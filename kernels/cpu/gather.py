@@ -49,6 +49,7 @@ def select_gather(operation: Operation, emit: StepEmitter, target: Target) -> No
         (data, indices, output),
         (2,),
         tuple(parameters),
+        anywhere=(0,),
         tiles=-(-units // per_tile),
         flops=0,
         bytes_moved=2 * output.size * output.dtype.itemsize + indices.size * indices.dtype.itemsize,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import MatMul
+from onnxplan.compiler.primitives import MapReduce, MatMul
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.dot import emit_dot, prefers_dot
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
+from onnxplan.kernels.cpu.mapreduce import select_mapreduce
 from onnxplan.kernels.cpu.pack import access_kind, pack, panel_count
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words
 from onnxplan.kernels.cpu.tiling import (
@@ -33,6 +35,8 @@ FAMILY = "matmul"
 
 # Runtime operands with fewer rows to use each element of B for are read in place rather than packed.
 ROWS_WORTH_PACKING = 512
+# A is copied as a whole where as many columns use each of its elements.
+COLUMNS_WORTH_REORDERING = 128
 # Blocks of A up to this size are read in place whatever their strides.
 IN_PLACE_BYTES = 16384
 
@@ -56,11 +60,13 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     if prefers_dot(matrices):
         emit_dot(emit, target, matrices, primitive)
         return
+    sums = sum_dtype(primitive.accumulator)
+    if _worth_reordering(matrices, sums):
+        matrices = replace(matrices, a=_reordered(matrices.a, emit, target))
     output, extras = matrices.output, matrices.extras
     rank = output.rank
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, rank - 1)
-    sums = sum_dtype(primitive.accumulator)
-    tile = register_tile(target, sums)
+    tile = register_tile(target, sums, matrices.columns)
     batch = math.prod(output.shape[:-2])
     problem = Problem(
         batch,
@@ -79,7 +85,10 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     layout = _b_layout(target, tile, matrices, tiling)
     right = _right_operand(emit, tile, matrices, tiling, layout)
     kind, pitch, a_scratch = _left_operand(tile, matrices, tiling, sums)
-    scratch = lay_out_scratch(tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows)
+    copies = not kind.startswith("in_place")
+    scratch = lay_out_scratch(
+        tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows, copies=copies
+    )
     a_size = matrices.a.dtype.itemsize
     axes, records = batch_records((matrices.a, right.axes, output, *extras))
     parameters = [
@@ -88,6 +97,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         matrices.depth,
         tiling.row_tiles,
         tiling.column_tiles,
+        *tiling.steps,
         batch,
         tiling.batch,
         tiling.rows,
@@ -133,6 +143,27 @@ def _better_transposed(matrices: Matrices) -> bool:
     if matrices.columns == 1 and matrices.rows > 1:
         return row_stride == 1
     return column_stride != 1 and (row_stride == 1 or matrices.rows == 1) and matrices.columns > 1
+
+
+def _worth_reordering(matrices: Matrices, sums: DType) -> bool:
+    """Is it better to copy all of A, so that elements of a row are neighbours, than each tile its part?"""
+    a = matrices.a
+    own = all(stride or extent == 1 for stride, extent in zip(a.strides, a.shape, strict=True))
+    ordered = access_kind(*a.strides[-2:], matrices.depth) == "rows"
+    return (
+        own
+        and not ordered
+        and same_bits(a.dtype, sums)
+        and matrices.rows * matrices.depth * sums.itemsize > IN_PLACE_BYTES
+        and matrices.columns >= COLUMNS_WORTH_REORDERING
+    )
+
+
+def _reordered(view: View, emit: StepEmitter, target: Target) -> View:
+    copy = View.dense(emit.temporary(view.dtype, view.size, "rows"), view.shape)
+    primitive = MapReduce(identity(view.dtype), view.shape)
+    select_mapreduce(Operation(primitive, (view,), (copy,)), emit, target)
+    return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +239,7 @@ def _left_operand(
     kind = access_kind(row_stride, depth_stride, matrices.depth)
     small = tiling.rows * tiling.depth * itemsize <= IN_PLACE_BYTES
     if same_bits(a.dtype, sums) and (kind == "rows" or small):
-        return "in_place", 0, 0
+        return "in_place" if kind == "rows" else "in_place_strided", 0, 0
     if kind == "columns":
         pitch = tile.rows * tiling.depth * itemsize
         return kind, pitch, ceil_div(tiling.rows, tile.rows) * pitch + tile.lanes * itemsize * 2

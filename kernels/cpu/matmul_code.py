@@ -35,9 +35,10 @@ def build_matmul(variant: Variant, target: Target) -> ObjectCode:
 class MatrixRows:
     """Rows of a matrix.
 
-    ``kind``: ``in_place``; or copied and converted to the type of the sums: ``rows`` (elements of a row are
-    neighbours), ``columns`` (elements of a column are) or ``strided``. The parameters after the common ones:
-    A's row and depth step, and bytes of a copied row, or for ``columns`` of a copied block of rows.
+    ``kind``: ``in_place`` (elements of a row are neighbours) or ``in_place_strided``; or copied and converted
+    to the type of the sums: ``rows`` (elements of a row are neighbours), ``columns`` (elements of a column
+    are) or ``strided``. The parameters after the common ones: A's row and depth step, and bytes of a copied
+    row, or for ``columns`` of a copied block of rows.
     """
 
     words = 1
@@ -50,12 +51,17 @@ class MatrixRows:
             emitter.parameter(len(WORDS) + number) for number in range(3)
         )
         self._origin = emitter.variable(emitter.operand(0))
+        self.copies = not kind.startswith("in_place")
+        self.step_bytes = self._known_step()
+
+    def _known_step(self) -> int | None:
+        if self._kind == "in_place_strided":
+            return None
+        return self._sums.itemsize * (self._tile.rows if self._kind == "columns" else 1)
 
     @property
     def step(self) -> ir.Value:
-        if self._kind == "in_place":
-            return self._depth_step
-        return I64(self._sums.itemsize * (self._tile.rows if self._kind == "columns" else 1))
+        return self._depth_step if self.step_bytes is None else I64(self.step_bytes)
 
     @property
     def tap_step(self) -> ir.Value:
@@ -76,7 +82,7 @@ class MatrixRows:
             ),
         ) as entry:
             row = emitter.minimum(entry, emitter.sub(rows, 1))
-            if self._kind == "in_place":
+            if not self.copies:
                 address = emitter.offset(origin, emitter.mul(row, self._row_step))
             elif self._kind == "columns":
                 block = emitter.divide(row, self._tile.rows)
@@ -91,7 +97,7 @@ class MatrixRows:
         start = emitter.mul(number, word["depth_block"])
         length = emitter.minimum(word["depth_block"], emitter.sub(word["depth"], start))
         offset = emitter.mul(start, self._depth_step)
-        if self._kind == "in_place":
+        if not self.copies:
             return Block(start, length, I64(1), I64(0), offset)
         source = emitter.offset(self._origin.value, offset)
         copies = emitter.offset(emitter.scratch, word["a_scratch"])

@@ -12,6 +12,7 @@ https://arxiv.org/abs/1907.02129.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -29,7 +30,7 @@ from onnxplan.kernels.cpu.epilogue_code import (
     places_of,
     tile_finisher,
 )
-from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER, compute_type
+from onnxplan.kernels.cpu.llvm_types import I64, POINTER, compute_type
 from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
 from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, sum_dtype
 
@@ -39,7 +40,8 @@ class MicroKernel:
     """What the micro-kernels of one kernel have in common.
 
     ``tile`` is the largest tile. ``masked`` says that B is read in place and must not be read beyond its
-    columns. ``taps`` says that A has several sets of rows.
+    columns. ``taps`` says that A has several sets of rows. ``a_step`` and ``b_step`` are those of all
+    sources in bytes where they are known. ``ahead`` says that sources name memory to fetch meanwhile.
     """
 
     target: Target
@@ -48,6 +50,9 @@ class MicroKernel:
     masked: bool
     taps: bool
     epilogue: Epilogue
+    a_step: int | None = None
+    b_step: int | None = None
+    ahead: bool = False
 
     @property
     def dtype(self) -> DType:
@@ -71,7 +76,8 @@ class Source:
     ``table`` holds the addresses of A's rows, ``tap_step`` bytes from one tap's to the next; element ``k`` of
     a row stands at its address plus ``a_offset + k * a_step`` bytes. ``b`` is the first row of B, whose rows
     are ``b_step`` bytes apart and number ``taps * length``. ``accumulate`` (i64) is 0 if the sum starts here.
-    ``columns`` is how many columns of B may be read.
+    ``columns`` is how many columns of B may be read. ``ahead`` is memory that the caller is going to read, of
+    which ``ahead_step`` bytes are fetched into the second cache for each row of B.
     """
 
     table: ir.Value
@@ -85,13 +91,24 @@ class Source:
     tile: ir.Value
     accumulate: ir.Value
     columns: ir.Value
+    ahead: ir.Value | None = None
+    ahead_step: ir.Value | None = None
 
     @property
     def values(self) -> list[ir.Value]:
-        return [getattr(self, name) for name in self.__slots__]
+        values = [getattr(self, name) for name in self.__slots__]
+        return [value for value in values if value is not None]
 
 
 _SOURCE_TYPES = [POINTER, I64, I64, I64, I64, POINTER, I64, I64, POINTER, I64, I64]
+_AHEAD_TYPES = [POINTER, I64]
+Step = Callable[[ir.Value, list[ir.Value], Grid], tuple[list[ir.Value], Grid]]
+
+LINE_BYTES = 64
+UNROLL = 4
+"""Rows of B in a pass of the largest micro-kernels' loop."""
+LINES_AHEAD = 4
+"""Lines of memory to fetch in such a pass."""
 
 
 class MicroKernels:
@@ -106,8 +123,8 @@ class MicroKernels:
         self.micro = micro
         self._cores = {
             (rows, vectors): _core(emitter, micro, rows, vectors, fused=False)
-            for rows in sorted({1, ceil_div(micro.tile.rows, 2), micro.tile.rows})
-            for vectors in sorted({1, ceil_div(micro.tile.vectors, 2), micro.tile.vectors})
+            for rows in micro.tile.heights
+            for vectors in micro.tile.widths
         }
         self._finish = tile_finisher(emitter, micro.epilogue, micro.lanes, micro.row_bytes)
         widths = sorted({ceil_div(micro.tile.vectors, 2), micro.tile.vectors}, reverse=True)
@@ -171,14 +188,14 @@ def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fuse
     """The micro-kernel for one tile size; ``fused`` ends with the epilogue instead of storing the tile."""
     count = len(micro.epilogue.dtypes) if fused else 0
     name = f"{'fused' if fused else 'core'}_{rows}x{vectors}"
-    inner = local_function(emitter, name, _SOURCE_TYPES + PLACE_TYPES * count, micro.lanes)
-    source = Source(*inner.function.args[: len(_SOURCE_TYPES)])
+    types = _SOURCE_TYPES + (_AHEAD_TYPES if micro.ahead else [])
+    inner = local_function(emitter, name, types + PLACE_TYPES * count, micro.lanes)
+    source = Source(*inner.function.args[: len(types)])
+    places = places_of(list(inner.function.args[len(types) :]))
     if fused:
-        output = places_of(list(inner.function.args[len(_SOURCE_TYPES) :]))[0]
-        _prefetch(inner, output, rows, vectors * micro.lanes * micro.epilogue.dtypes[0].itemsize)
+        _prefetch(inner, places[0], rows, vectors * micro.lanes * micro.epilogue.dtypes[0].itemsize)
     sums = _sums(inner, micro, source, rows, vectors, accumulate=not fused)
     if fused:
-        places = places_of(list(inner.function.args[len(_SOURCE_TYPES) :]))
         for i in range(rows):
             at = [place.row(inner, I64(i)) for place in places]
             for j in range(vectors):
@@ -196,9 +213,7 @@ def _prefetch(inner: Emitter, output: Place, rows: int, row_bytes: int) -> None:
     for row in range(rows):
         pointer = output.row(inner, I64(row)).pointer
         for offset in range(0, row_bytes, 64):
-            inner.intrinsic(
-                "llvm.prefetch.p0", ir.VoidType(), [inner.offset(pointer, offset), I32(1), I32(3), I32(1)]
-            )
+            inner.prefetch(inner.offset(pointer, offset), write=True)
 
 
 def _tile_slot(inner: Emitter, micro: MicroKernel, tile: ir.Value, row: int, vector: int) -> ir.Value:
@@ -216,6 +231,8 @@ def _sums(
     if micro.masked:
         limits = [inner.mask(inner.sub(source.columns, j * micro.lanes)) for j in range(vectors)]
 
+    unroll = UNROLL if rows == micro.tile.rows else 1
+
     def tap(number: ir.Value, values: list[ir.Value], sums: Grid) -> tuple[list[ir.Value], Grid]:
         table = inner.offset(source.table, inner.mul(number, source.tap_step))
         addresses = [
@@ -224,12 +241,12 @@ def _sums(
             )
             for row in range(rows)
         ]
-        b, result = _dot(inner, micro, source, addresses, values[0], sums, limits)
-        return [b], result
+        return _dot(inner, micro, source, addresses, values, sums, limits, unroll)
 
+    first = [source.b] if source.ahead is None else [source.b, source.ahead]
     if micro.taps:
-        return carry_loop(inner, source.taps, [source.b], start, tap)[1]
-    return tap(I64(0), [source.b], start)[1]
+        return carry_loop(inner, source.taps, first, start, tap)[1]
+    return tap(I64(0), first, start)[1]
 
 
 def _resume(inner: Emitter, micro: MicroKernel, source: Source, start: Grid) -> Grid:
@@ -261,31 +278,77 @@ def _dot(
     micro: MicroKernel,
     source: Source,
     addresses: list[ir.Value],
-    b_start: ir.Value,
+    first: list[ir.Value],
     start: Grid,
     limits: list[Mask | None],
-) -> tuple[ir.Value, Grid]:
-    """The loop over the length of one tap; returns where B goes on, and the accumulators."""
-    row_bytes = micro.lanes * micro.b_dtype.itemsize
-    element = compute_type(micro.dtype)
+    unroll: int,
+) -> tuple[list[ir.Value], Grid]:
+    """The loop over the length of one tap, ``unroll`` rows of B at a time.
 
-    def step(_: ir.Value, values: list[ir.Value], sums: Grid) -> tuple[list[ir.Value], Grid]:
-        a_at, b = values
-        columns = []
-        for j, limit in enumerate(limits):
-            value = inner.load(inner.offset(b, j * row_bytes), micro.b_dtype, limit)
-            columns.append(convert.cast(inner, micro.b_dtype, micro.dtype, value))
-        result: Grid = []
-        for address, row in zip(addresses, sums, strict=True):
-            at = inner.offset(address, a_at)
-            a = inner.splat(inner.builder.load(at, align=micro.dtype.itemsize, typ=element))
-            result.append(
-                [
-                    multiply_add(inner, micro.dtype, a, column, total)
-                    for column, total in zip(columns, row, strict=True)
-                ]
-            )
-        return [inner.add(a_at, source.a_step), inner.offset(b, source.b_step)], result
+    ``first`` is where B begins, and what to fetch ahead. Returns where both go on, and the accumulators.
+    """
+    a_step = source.a_step if micro.a_step is None else I64(micro.a_step)
+    b_step = source.b_step if micro.b_step is None else I64(micro.b_step)
 
-    (_, b), sums = carry_loop(inner, source.length, [I64(0), b_start], start, step)
-    return b, sums
+    def several(count: int) -> Step:
+        def step(_: ir.Value, values: list[ir.Value], sums: Grid) -> tuple[list[ir.Value], Grid]:
+            a_at, b, *ahead = values
+            for _ in range(count):
+                sums = _multiply_row(inner, micro, addresses, a_at, b, sums, limits)
+                a_at, b = inner.add(a_at, a_step), inner.offset(b, b_step)
+            return [a_at, b, *(_fetch_ahead(inner, source, place, count) for place in ahead)], sums
+
+        return step
+
+    values, sums = [I64(0), *first], start
+    rest = source.length
+    if unroll > 1:
+        passes = inner.builder.lshr(source.length, I64(unroll.bit_length() - 1))
+        values, sums = carry_loop(inner, passes, values, sums, several(unroll))
+        rest = inner.builder.and_(source.length, I64(unroll - 1))
+    values, sums = carry_loop(inner, rest, values, sums, several(1))
+    return values[1:], sums
+
+
+def _multiply_row(
+    inner: Emitter,
+    micro: MicroKernel,
+    addresses: list[ir.Value],
+    a_at: ir.Value,
+    b: ir.Value,
+    sums: Grid,
+    limits: list[Mask | None],
+) -> Grid:
+    """Adds the products of a column of A and a row of B."""
+    columns = []
+    for j, limit in enumerate(limits):
+        pointer = inner.offset(b, j * micro.lanes * micro.b_dtype.itemsize)
+        value = inner.load(pointer, micro.b_dtype, limit)
+        columns.append(convert.cast(inner, micro.b_dtype, micro.dtype, value))
+    element, result = compute_type(micro.dtype), []
+    for address, row in zip(addresses, sums, strict=True):
+        at = inner.offset(address, a_at)
+        a = inner.splat(inner.builder.load(at, align=micro.dtype.itemsize, typ=element))
+        result.append(
+            [
+                multiply_add(inner, micro.dtype, a, column, total)
+                for column, total in zip(columns, row, strict=True)
+            ]
+        )
+    return result
+
+
+def ahead_step(emitter: Emitter, row_bytes: ir.Value, calls: ir.Value) -> ir.Value:
+    """Bytes to fetch for each row of B, when a block as large as it is to arrive within ``calls`` calls."""
+    share = emitter.add(emitter.divide(row_bytes, calls), 1)
+    return emitter.minimum(share, LINE_BYTES * LINES_AHEAD // UNROLL)
+
+
+def _fetch_ahead(inner: Emitter, source: Source, place: ir.Value, rows: int) -> ir.Value:
+    """Asks for what belongs to ``rows`` rows of B; returns where the next begins."""
+    assert source.ahead_step is not None
+    lines = max(1, LINES_AHEAD * rows // UNROLL)
+    for line in range(lines):
+        moved = inner.builder.lshr(inner.mul(source.ahead_step, rows * line), I64(lines.bit_length() - 1))
+        inner.prefetch(inner.offset(place, moved), locality=2)
+    return inner.offset(place, inner.mul(source.ahead_step, rows))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from onnxplan.compiler.blocks import empty_block
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.view import View, normal_strides
@@ -28,11 +28,13 @@ def pack_array(matrices: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
     """Packs ``(..., depth, columns)`` into a flat array of ``(..., panel, depth, width)``."""
     *outer, depth, columns = matrices.shape
     panels = ceil_div(columns, width)
-    packed = np.zeros((*outer, panels, depth, width), matrices.dtype)
+    packed = empty_block(math.prod((*outer, panels, depth, width)), matrices.dtype)
+    by_panel = packed.reshape(*outer, panels, depth, width)
     for panel in range(panels):
         part = matrices[..., panel * width : (panel + 1) * width]
-        packed[..., panel, :, : part.shape[-1]] = part
-    return packed.reshape(-1)
+        by_panel[..., panel, :, : part.shape[-1]] = part
+    by_panel[..., -1:, :, columns - (panels - 1) * width :] = 0
+    return packed
 
 
 def access_kind(depth_stride: int, column_stride: int, columns: int) -> str:

@@ -18,6 +18,8 @@ WORDS = (
     "depth",
     "row_tiles",
     "column_tiles",
+    "row_tile_step",
+    "column_tile_step",
     "batch",
     "tile_batch",
     "tile_rows",
@@ -45,9 +47,16 @@ class Scratch:
     size: int
 
 
-def lay_out_scratch(tile: RegisterTile, tiling: Tiling, itemsize: int, b: int, a: int, table: int) -> Scratch:
-    """Places ``b``, ``a`` and ``table`` bytes after the accumulators of ``itemsize`` bytes each."""
-    blocks = 1 if tiling.depth_blocks == 1 else ceil_div(tiling.rows, tile.rows) * tiling.panels
+def lay_out_scratch(
+    tile: RegisterTile, tiling: Tiling, itemsize: int, b: int, a: int, table: int, *, copies: bool
+) -> Scratch:
+    """Places ``b``, ``a`` and ``table`` bytes after the accumulators of ``itemsize`` bytes each.
+
+    With ``copies`` rows are copied block by block of the depth, so that all panels' sums are open at once.
+    """
+    blocks = 1 if tiling.depth_blocks == 1 else ceil_div(tiling.rows, tile.rows)
+    if copies and tiling.depth_blocks > 1:
+        blocks *= tiling.panels
     accumulators = blocks * tile.rows * tile.width * itemsize
     b_at = round_up(accumulators, 64)
     a_at = round_up(b_at + b, 64)

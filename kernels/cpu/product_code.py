@@ -13,10 +13,11 @@ from llvmlite import ir
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.llvm_types import I64
-from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source
+from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, ahead_step
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.product import WORDS
@@ -37,11 +38,14 @@ class Block:
 class RowSource(Protocol):
     """Where the rows of A come from. ``begin`` fills the table of row addresses for the rows of a tile.
 
-    ``words`` is how many words of a record of the batch axes are A's; ``begin`` gets their sums.
+    ``words`` is how many words of a record of the batch axes are A's; ``begin`` gets their sums. ``copies``
+    says that ``block`` copies rows; ``step_bytes`` is ``step`` where it is known.
     """
 
     words: int
     has_taps: bool
+    copies: bool
+    step_bytes: int | None
 
     def begin(self, offsets: list[ir.Value], first_row: ir.Value, rows: ir.Value) -> None: ...
 
@@ -76,6 +80,10 @@ class ProductCode:
     def dtype(self) -> DType:
         return sum_dtype(self.epilogue.accumulator)
 
+    @property
+    def fetches_ahead(self) -> bool:
+        return self.b_layout == "packed"
+
 
 def product_words(emitter: Emitter) -> dict[str, ir.Value]:
     """The values of :data:`~onnxplan.kernels.cpu.product.WORDS`."""
@@ -91,7 +99,15 @@ def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameter
     word = product_words(emitter)
     operands = len(code.epilogue.dtypes)
     micro = MicroKernel(
-        code.target, code.b_dtype, code.tile, code.b_layout == "rows_masked", rows.has_taps, code.epilogue
+        code.target,
+        code.b_dtype,
+        code.tile,
+        masked=code.b_layout == "rows_masked",
+        taps=rows.has_taps,
+        epilogue=code.epilogue,
+        a_step=rows.step_bytes,
+        b_step=None if code.b_layout.startswith("rows") else code.tile.width * code.b_dtype.itemsize,
+        ahead=code.fetches_ahead,
     )
     kernels = MicroKernels(emitter, micro)
     steps = [
@@ -104,10 +120,9 @@ def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameter
         kind = code.b_layout.removeprefix("scratch_")
         packer = panel_packer(emitter, code.b_dtype.itemsize, code.tile.lanes, code.tile.vectors, kind)
     with emitter.loop(emitter.first, emitter.last) as number:
-        row_tile = emitter.modulo(number, word["row_tiles"])
-        rest = emitter.divide(number, word["row_tiles"])
-        column_tile = emitter.modulo(rest, word["column_tiles"])
-        batch_tile = emitter.divide(rest, word["column_tiles"])
+        row_tile = emitter.modulo(emitter.divide(number, word["row_tile_step"]), word["row_tiles"])
+        column_tile = emitter.modulo(emitter.divide(number, word["column_tile_step"]), word["column_tiles"])
+        batch_tile = emitter.divide(number, emitter.mul(word["row_tiles"], word["column_tiles"]))
         first_row = emitter.mul(row_tile, word["tile_rows"])
         row_count = emitter.minimum(word["tile_rows"], emitter.sub(word["rows"], first_row))
         first_panel = emitter.mul(column_tile, word["tile_panels"])
@@ -125,64 +140,120 @@ def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameter
                 Place(emitter.offset(emitter.operand(2 + i), offset), *steps[i])
                 for i, offset in enumerate(offsets[rows.words + 1 :])
             ]
-            tile = _Tile(first_row, row_count, first_panel, last_panel, b, places)
-            _emit_tile(emitter, code, kernels, rows, word, tile)
+            # The next tile reads the same panels for other rows, if there are any, or those that follow.
+            more_rows = emitter.less(emitter.add(row_tile, 1), word["row_tiles"])
+            following = emitter.builder.select(more_rows, first_panel, last_panel)
+            tile = _Tile(first_row, row_count, first_panel, last_panel, following, b, places)
+            _TileWriter(emitter, code, kernels, rows, tile).write()
     emitter.builder.ret_void()
     return compile_module(emitter.module, emitter.function.name, code.target, light=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
+    """A tile's rows and panels; ``following`` is the panel that is read after it."""
+
     first_row: ir.Value
     rows: ir.Value
     first_panel: ir.Value
     last_panel: ir.Value
+    following: ir.Value
     b: ir.Value
     places: list[Place]
 
 
-def _emit_tile(
-    emitter: Emitter,
-    code: ProductCode,
-    kernels: MicroKernels,
-    rows: RowSource,
-    word: dict[str, ir.Value],
-    tile: _Tile,
-) -> None:
-    builder = emitter.builder
-    block_bytes = code.tile.rows * code.tile.width * code.dtype.itemsize
-    single = builder.icmp_signed("==", word["depth_blocks"], I64(1))
-    # With one block of the depth all register tiles use the same accumulators.
-    block_step = builder.select(single, I64(0), I64(block_bytes))
-    table = emitter.offset(emitter.scratch, word["table"])
-    with emitter.loop(0, word["depth_blocks"]) as number:
-        block = rows.block(number, tile.first_row, tile.rows)
-        last = builder.icmp_signed("==", number, emitter.sub(word["depth_blocks"], 1))
-        b_block = emitter.offset(tile.b, emitter.mul(block.start, word["b_row"]))
-        tap_table = emitter.offset(table, emitter.mul(block.first_tap, rows.tap_step))
-        accumulators = emitter.variable(emitter.scratch)
-        with emitter.loop(0, tile.rows, code.tile.rows) as row:
-            count = emitter.minimum(emitter.sub(tile.rows, row), code.tile.rows)
-            row_table = emitter.offset(tap_table, emitter.mul(row, 8))
-            row_places = [place.row(emitter, emitter.add(tile.first_row, row)) for place in tile.places]
-            with emitter.loop(tile.first_panel, tile.last_panel) as panel:
-                column = emitter.mul(panel, code.tile.width)
-                source = Source(
-                    table=row_table,
-                    tap_step=rows.tap_step,
-                    taps=block.taps,
-                    a_offset=block.a_offset,
-                    a_step=rows.step,
-                    b=emitter.offset(b_block, emitter.mul(panel, word["b_panel"])),
-                    b_step=word["b_row"],
-                    length=block.length,
-                    tile=accumulators.value,
-                    accumulate=number,
-                    columns=emitter.minimum(emitter.sub(word["columns"], column), code.tile.width),
-                )
-                places = [place.column(emitter, column) for place in row_places]
-                kernels.call(emitter, source, count, places, single, last)
-                accumulators.value = emitter.offset(accumulators.value, block_step)
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What to fetch meanwhile: ``step`` bytes for each row of B, ``block_step`` for each block of rows."""
+
+    place: Variable
+    step: ir.Value
+    block_step: ir.Value
+
+
+class _TileWriter:
+    """Writes the code of a tile: panels, blocks of the depth, blocks of rows."""
+
+    def __init__(
+        self, emitter: Emitter, code: ProductCode, kernels: MicroKernels, rows: RowSource, tile: _Tile
+    ) -> None:
+        self._emitter, self._code, self._kernels = emitter, code, kernels
+        self._rows, self._tile = rows, tile
+        self._word = product_words(emitter)
+        self._single = emitter.builder.icmp_signed("==", self._word["depth_blocks"], I64(1))
+        block_bytes = code.tile.rows * code.tile.width * code.dtype.itemsize
+        # With one block of the depth all register tiles use the same accumulators.
+        self._accumulator_step = emitter.builder.select(self._single, I64(0), I64(block_bytes))
+
+    def write(self) -> None:
+        """All blocks of rows meet a panel before the next panel, which is fetched meanwhile.
+
+        Where rows are copied, that is done once for each block of the depth, for all panels.
+        """
+        emitter, tile = self._emitter, self._tile
+        depth_blocks, panels = (0, self._word["depth_blocks"]), (tile.first_panel, tile.last_panel)
+        if self._rows.copies:
+            with emitter.loop(*depth_blocks) as number:
+                block = self._rows.block(number, tile.first_row, tile.rows)
+                accumulators = emitter.variable(emitter.scratch)
+                with emitter.loop(*panels) as panel:
+                    self._write_panel(panel, number, block, accumulators)
+        else:
+            with emitter.loop(*panels) as panel, emitter.loop(*depth_blocks) as number:
+                block = self._rows.block(number, tile.first_row, tile.rows)
+                self._write_panel(panel, number, block, emitter.variable(emitter.scratch))
+
+    def _write_panel(self, panel: ir.Value, number: ir.Value, block: Block, accumulators: Variable) -> None:
+        """The tile's rows by block ``number`` of a panel's depth."""
+        emitter, word, tile, rows = self._emitter, self._word, self._tile, self._rows
+        height, width = self._code.tile.rows, self._code.tile.width
+        last = emitter.builder.icmp_signed("==", number, emitter.sub(word["depth_blocks"], 1))
+        b = emitter.offset(self._panel(panel), emitter.mul(block.start, word["b_row"]))
+        table = emitter.offset(emitter.scratch, word["table"])
+        table = emitter.offset(table, emitter.mul(block.first_tap, rows.tap_step))
+        column = emitter.mul(panel, width)
+        places = [place.row(emitter, tile.first_row).column(emitter, column) for place in tile.places]
+        ahead = self._ahead(panel, block, b, last) if self._code.fetches_ahead else None
+        with emitter.loop(0, tile.rows, height) as row:
+            source = Source(
+                table=emitter.offset(table, emitter.mul(row, 8)),
+                tap_step=rows.tap_step,
+                taps=block.taps,
+                a_offset=block.a_offset,
+                a_step=rows.step,
+                b=b,
+                b_step=word["b_row"],
+                length=block.length,
+                tile=accumulators.value,
+                accumulate=number,
+                columns=emitter.minimum(emitter.sub(word["columns"], column), width),
+                ahead=ahead.place.value if ahead else None,
+                ahead_step=ahead.step if ahead else None,
+            )
+            count = emitter.minimum(emitter.sub(tile.rows, row), height)
+            row_places = [place.row(emitter, row) for place in places]
+            self._kernels.call(emitter, source, count, row_places, self._single, last)
+            accumulators.value = emitter.offset(accumulators.value, self._accumulator_step)
+            if ahead:
+                ahead.place.value = emitter.offset(ahead.place.value, ahead.block_step)
+
+    def _panel(self, number: ir.Value) -> ir.Value:
+        return self._emitter.offset(self._tile.b, self._emitter.mul(number, self._word["b_panel"]))
+
+    def _ahead(self, panel: ir.Value, block: Block, b: ir.Value, last: ir.Value) -> _Ahead:
+        """The block of B that comes next, spread over this block's calls."""
+        emitter, word, tile = self._emitter, self._word, self._tile
+        length = emitter.mul(block.taps, block.length)
+        next_panel = emitter.add(panel, 1)
+        more_panels = emitter.less(next_panel, tile.last_panel)
+        place = self._panel(emitter.builder.select(more_panels, next_panel, tile.following))
+        if not self._rows.copies:
+            deeper = emitter.offset(b, emitter.mul(length, word["b_row"]))
+            place = emitter.builder.select(last, place, deeper)
+        height = self._code.tile.rows
+        row_blocks = emitter.divide(emitter.add(tile.rows, height - 1), height)
+        step = ahead_step(emitter, word["b_row"], row_blocks)
+        return _Ahead(emitter.variable(place), step, emitter.mul(step, length))
 
 
 def _pack_scratch(

@@ -12,7 +12,6 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
@@ -22,6 +21,7 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.pack import pack_array
 
 FAMILY = "recurrent"
 PACK_FAMILY = "recurrent_pack"
@@ -213,12 +213,8 @@ def _packed(emit: StepEmitter, r: View, geometry: Geometry) -> View:
 def pack_weights(r: npt.NDArray[Any], gates: int, width: int, sums: DType) -> npt.NDArray[Any]:
     """``r (H, gates * H)`` as a flat array of ``(gate, panel, H, width)``, panels filled up with zeros."""
     hidden = r.shape[0]
-    panels = -(-hidden // width)
-    packed = np.zeros((gates, hidden, panels * width), sums.numpy)
-    packed[:, :, :hidden] = r.reshape(hidden, gates, hidden).transpose(1, 0, 2)
-    return np.ascontiguousarray(packed.reshape(gates, hidden, panels, width).transpose(0, 2, 1, 3)).reshape(
-        -1
-    )
+    matrices = r.reshape(hidden, gates, hidden).transpose(1, 0, 2)
+    return pack_array(matrices.astype(sums.numpy, copy=False), width)
 
 
 def _tail_parameters(operands: dict[str, View], primitive: Recurrent) -> list[int]:

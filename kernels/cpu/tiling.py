@@ -8,6 +8,9 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 
 LEAST_TILES = 24
+TILES_A_THREAD = 6
+# Fewer blocks of rows than this do not make up for reading B once more.
+ROW_BLOCKS_WORTH_SPLITTING = 12
 LEAST_SECONDS = 8e-6
 
 
@@ -31,11 +34,42 @@ class RegisterTile:
         """Columns, also of a panel of packed B."""
         return self.vectors * self.lanes
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The numbers of vectors that there are micro-kernels for: full, half and single."""
+        return tuple(sorted({1, ceil_div(self.vectors, 2), self.vectors}))
 
-def register_tile(target: Target, dtype: DType) -> RegisterTile:
-    """The tile for sums of type ``dtype`` (see :func:`sum_dtype`): rows * vectors + vectors + 1 registers."""
-    vectors = 4 if target.vector_registers >= 32 else 2
-    return RegisterTile(6, vectors, target.vector_bytes // dtype.itemsize)
+    @property
+    def heights(self) -> tuple[int, ...]:
+        """The same for rows."""
+        return tuple(sorted({1, ceil_div(self.rows, 2), self.rows}))
+
+
+def register_tile(target: Target, dtype: DType, columns: int | None = None) -> RegisterTile:
+    """The tile for sums of type ``dtype`` (see :func:`sum_dtype`): rows * vectors + vectors + 1 registers.
+
+    With ``columns`` the one that wastes least on the last panel; it must not depend on the rows, because
+    packed constants are shared by plans for different numbers of them.
+    """
+    lanes = target.vector_bytes // dtype.itemsize
+    shapes = ((6, 4), (8, 3), (8, 2)) if target.vector_registers >= 32 else ((6, 2), (4, 3))
+    tiles = [RegisterTile(*shape, lanes) for shape in shapes]
+    if columns is None:
+        return tiles[0]
+    costs = [_cost_of_row(tile, columns) for tile in tiles]
+    # The first tile is the largest, whose calls cost least: others must be clearly better.
+    return next(tile for tile, cost in zip(tiles, costs, strict=True) if cost <= 1.02 * min(costs))
+
+
+def _cost_of_row(tile: RegisterTile, columns: int) -> float:
+    """Cycles of a row of A by one row of B, at two multiply-adds or loads a cycle with a latency of 4."""
+
+    def panel(vectors: int) -> float:
+        return max(tile.rows * vectors / 2, 4.0, (tile.rows + vectors) / 2) / tile.rows
+
+    panels, rest = divmod(ceil_div(columns, tile.lanes), tile.vectors)
+    last = next(width for width in tile.widths if width >= rest) if rest else 0
+    return panels * panel(tile.vectors) + (panel(last) if last else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +93,8 @@ class Problem:
 class Tiling:
     """How a problem is cut: ``rows`` and ``panels`` of a tile, ``batch`` problems in it, a block's ``depth``.
 
-    ``row_tiles``, ``column_tiles``, ``batch_tiles`` and ``depth_blocks`` are the counts.
+    ``row_tiles``, ``column_tiles``, ``batch_tiles`` and ``depth_blocks`` are the counts. Tiles are numbered
+    along the rows first, or along the columns if ``along_columns``.
     """
 
     rows: int
@@ -70,10 +105,16 @@ class Tiling:
     column_tiles: int
     batch_tiles: int
     depth_blocks: int
+    along_columns: bool
 
     @property
     def tiles(self) -> int:
         return self.row_tiles * self.column_tiles * self.batch_tiles
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """How far apart the numbers of tiles are that are neighbours along the rows, and the columns."""
+        return (self.column_tiles, 1) if self.along_columns else (1, self.row_tiles)
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -103,22 +144,30 @@ def cut(
     depth: int,
     depth_blocks: int,
     columns_first: bool = False,
+    copied_row: int = 0,
 ) -> Tiling:
-    """Cuts a problem into tiles, the same for any number of threads.
+    """Cuts a problem into tiles. Sums do not depend on the cut: no element is computed in parts.
 
-    A tile's block of B takes at most half of the second cache and its block of A a quarter; beyond that tiles
-    are halved until there are enough of them to balance threads or they get too short to be worth sharing.
+    A tile's block of B takes at most half of the second cache, its rows of A and the output three eighths;
+    beyond that tiles are halved until there are enough of them to balance threads or they get too short to be
+    worth sharing. Few rows stay together where they can: each tile of them reads all of B.
     ``columns_first`` leaves the rows whole as long as columns can be halved: tiles that pack their part of B
-    then pack nothing twice.
+    then pack nothing twice. ``copied_row`` is the size of a row that tiles copy: the copies should stay in
+    the first cache, unless B is so large that reading it again costs more.
     """
-    second = _caches(target)[1]
+    first, second = _caches(target)
     row_blocks = max(1, ceil_div(problem.rows, tile.rows))
     panels = max(1, ceil_div(problem.columns, tile.width))
     panel_bytes = max(1, depth * tile.width * problem.b_itemsize)
-    row_bytes = max(1, tile.rows * depth * problem.a_itemsize)
-    most_rows = max(4, second // 4 // row_bytes)
-    tile_rows = _even(row_blocks, most_rows)
     tile_panels = _even(panels, max(1, second // 2 // panel_bytes) if row_blocks > 1 else panels)
+    tile_columns = min(problem.columns, tile_panels * tile.width)
+    row_bytes = tile.rows * (depth * problem.a_itemsize + tile_columns * problem.out_itemsize)
+    tile_rows = _even(row_blocks, max(4, 3 * second // 8 // max(1, row_bytes)))
+    b_bytes = problem.depth * problem.columns * problem.b_itemsize
+    if copied_row:
+        tile_rows = _even(
+            row_blocks, min(tile_rows, max(1, max(first, b_bytes // 4) // (tile.rows * copied_row)))
+        )
     full_panel = tile.width * problem.depth * problem.b_itemsize
     full_row = tile.rows * problem.depth * problem.a_itemsize
 
@@ -128,9 +177,11 @@ def cut(
     def seconds() -> float:
         return _seconds(target, tile, problem, tile_rows, tile_panels)
 
-    while tiles() < LEAST_TILES and seconds() > 2 * LEAST_SECONDS:
+    wanted = TILES_A_THREAD * target.threads if target.threads > 1 else 1
+    while tiles() < wanted and seconds() > 2 * LEAST_SECONDS:
         halve_rows = not columns_first and tile_rows * full_row >= tile_panels * full_panel
-        if tile_rows > 1 and (tile_panels == 1 or halve_rows):
+        splits_rows = tile_rows >= ROW_BLOCKS_WORTH_SPLITTING or tiles() < 4 * target.threads
+        if tile_rows > 1 and splits_rows and (tile_panels == 1 or halve_rows):
             tile_rows = _even(row_blocks, ceil_div(tile_rows, 2))
         elif tile_panels > 1:
             tile_panels = _even(panels, ceil_div(tile_panels, 2))
@@ -139,15 +190,19 @@ def cut(
     batch = 1
     if problem.batch > 1:
         batch = max(1, min(int(LEAST_SECONDS / max(seconds(), 1e-9)), tiles() // LEAST_TILES, problem.batch))
+    row_tiles = ceil_div(row_blocks, tile_rows)
     return Tiling(
         rows=tile_rows * tile.rows,
         panels=tile_panels,
         batch=batch,
         depth=depth,
-        row_tiles=ceil_div(row_blocks, tile_rows),
+        row_tiles=row_tiles,
         column_tiles=ceil_div(panels, tile_panels),
         batch_tiles=ceil_div(problem.batch, batch),
         depth_blocks=depth_blocks,
+        # Threads walk tiles by number. Where the cache holds all of B, each had better compute whole rows,
+        # which are what it reads in the next step.
+        along_columns=row_tiles >= 2 * target.threads and b_bytes <= second // 4,
     )
 
 

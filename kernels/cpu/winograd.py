@@ -12,6 +12,7 @@ Convolution for Deep Neural Networks", https://arxiv.org/abs/1803.10986, for the
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,6 @@ from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.pack import pack_array, panel_count
 from onnxplan.kernels.cpu.tiling import (
     LEAST_SECONDS,
-    LEAST_TILES,
     RegisterTile,
     ceil_div,
     depth_block,
@@ -55,6 +55,10 @@ EXTENTS = tuple(POINTS)
 
 # The share of the direct form's estimated time that must not be exceeded.
 WORTH = 0.75
+# Tiles of a step that each thread gets at least, where there is work enough for them.
+TILES_A_THREAD = 2
+# Rows of fewer register tiles than this are not divided as long as panels can be.
+ROW_BLOCKS_WORTH_SPLITTING = 12
 # Arithmetic of transforms, as floating-point operations a value of the transformed tile.
 INPUT_COST = 12
 OUTPUT_COST = 14
@@ -78,6 +82,8 @@ WORDS = (
     "step_y",
     "step_x",
     "pitch",
+    "input_plane",
+    "sums_plane",
     "sums",
     "finished",
     "zeros",
@@ -155,7 +161,7 @@ def emit_winograd(emit: StepEmitter, target: Target, conv: Convolution, primitiv
     """Emits the convolution in this form if that can be done and pays; says whether it did."""
     if not ENABLED or not _fits(target, conv, primitive):
         return False
-    tile = register_tile(target, DType.FLOAT32)
+    tile = register_tile(target, DType.FLOAT32, conv.features)
     shape = min((_shape(conv, m) for m in EXTENTS), key=lambda shape: shape.seconds(target, tile))
     if shape.seconds(target, tile) > WORTH * _direct_seconds(target, tile, conv):
         return False
@@ -196,26 +202,30 @@ def _reading(target: Target, weights: int) -> float:
 
 
 def _cut(target: Target, tile: RegisterTile, shape: _Shape) -> tuple[int, int]:
-    """Output tiles and panels of a step's tile, the same for any number of threads.
+    """Output tiles and panels of a step's tile. Sums do not depend on the cut.
 
-    The transformed inputs and the sums of a panel stay in the second cache. What is too large to balance
-    threads is halved, panels first: transforms repeated for them cost less than reading weights again.
+    The transformed inputs and the sums of a panel stay in the second cache. For several threads what is too
+    large is halved: many rows, else panels, as transforms repeated for them cost less than reading weights
+    once more for few rows.
     """
     second = target.cache_bytes[1] if len(target.cache_bytes) > 1 else 8 * target.cache_bytes[0]
     row_bytes = 4 * shape.points * (shape.channels + tile.width)
     rows = ceil_div(shape.tiles, tile.rows)
-    most = max(1, second * 3 // 4 // (row_bytes * tile.rows))
+    # Few weights stay in the second cache beside a block; many are read once for each block.
+    few = 4 * shape.points * shape.channels * shape.features <= second // 2
+    most = max(1, (second // 4 if few else second * 3 // 4) // (row_bytes * tile.rows))
     block = ceil_div(rows, ceil_div(rows, most))
     panels = all_panels = panel_count(shape.features, tile)
+    wanted = TILES_A_THREAD * target.threads if target.threads > 1 else 1
 
     def count() -> int:
         return ceil_div(rows, block) * ceil_div(all_panels, panels)
 
-    while count() < LEAST_TILES and shape.flops / count() / target.flops > 2 * LEAST_SECONDS:
-        if panels * tile.width > 64:
-            panels = ceil_div(panels, 2)
-        elif block > 3:
+    while count() < wanted and shape.flops / count() / target.flops > 2 * LEAST_SECONDS:
+        if block >= ROW_BLOCKS_WORTH_SPLITTING or (panels == 1 and block > 3):
             block = ceil_div(block, 2)
+        elif panels > 1:
+            panels = ceil_div(panels, 2)
         else:
             break
     return block * tile.rows, panels
@@ -233,8 +243,9 @@ def _emit(
     pitch = round_up(4 * shape.channels, 64) + 64
     row_bytes = 4 * tile.width
     zero_bytes = round_up(4 * shape.channels, 64)
-    sums_at = shape.points * block * pitch
-    finished_at = sums_at + shape.points * block * row_bytes
+    input_plane, sums_plane = _plane(block * pitch), _plane(block * row_bytes)
+    sums_at = shape.points * input_plane
+    finished_at = sums_at + shape.points * sums_plane
     zeros_at = finished_at + shape.m * shape.m * row_bytes
     addresses_at = zeros_at + zero_bytes
     table_at = addresses_at + 8 * shape.points
@@ -254,6 +265,8 @@ def _emit(
         x.strides[2] * 4,
         x.strides[3] * 4,
         pitch,
+        input_plane,
+        sums_plane,
         sums_at,
         finished_at,
         zeros_at,
@@ -278,11 +291,17 @@ def _emit(
     )
 
 
+def _plane(nbytes: int) -> int:
+    """Bytes from a pair of points to the next: an odd number of lines, which spreads them over the caches."""
+    return (ceil_div(nbytes, 64) | 1) * 64
+
+
 def _weights(emit: StepEmitter, tile: RegisterTile, w: View, m: int) -> View:
-    """The transformed weights, packed: ``(t * t, panel, channels, width)``."""
-    size = (m + 2) ** 2 * w.shape[-2] * panel_count(w.shape[-1], tile) * tile.width
+    """The transformed weights in the order they are read in: ``(panel, t * t, channels, width)``."""
+    shape = ((m + 2) ** 2, panel_count(w.shape[-1], tile), w.shape[-2] * tile.width)
 
     def make() -> npt.NDArray[Any]:
-        return pack_array(transformed_weights(w.numpy()[0], m), tile.width)
+        packed = pack_array(transformed_weights(w.numpy()[0], m), tile.width).reshape(shape)
+        return packed.swapaxes(0, 1).reshape(-1)
 
-    return View.dense(emit.constant((w,), f"winograd{m} panels{tile.width}", make), (size,))
+    return View.dense(emit.constant((w,), f"winograd{m} panels{tile.width}", make), (math.prod(shape),))

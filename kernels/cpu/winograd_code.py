@@ -15,7 +15,7 @@ from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.llvm_types import I64
-from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source
+from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, ahead_step
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module, kernel_symbol
 from onnxplan.kernels.cpu.tiling import RegisterTile
 from onnxplan.kernels.cpu.winograd import WORDS
@@ -37,6 +37,9 @@ def build_winograd(variant: Variant, target: Target) -> ObjectCode:
         masked=False,
         taps=False,
         epilogue=Epilogue.from_variant(epilogue_variant),
+        a_step=4,
+        b_step=4 * tile.width,
+        ahead=True,
     )
     _Kernel(emitter, micro, m).emit()
     emitter.builder.ret_void()
@@ -55,8 +58,7 @@ class _Kernel:
         self._kernels = MicroKernels(emitter, micro, fuses=False)
         self._transform_input = input_transform(emitter, m)
         self._transform_output = output_transform(emitter, m, micro.row_bytes)
-        self._input_plane = emitter.mul(self._word["block_tiles"], self._word["pitch"])
-        self._sums_plane = emitter.mul(self._word["block_tiles"], micro.row_bytes)
+        self._input_plane, self._sums_plane = self._word["input_plane"], self._word["sums_plane"]
 
     def emit(self) -> None:
         emitter, word, width = self._emitter, self._word, self._micro.tile.width
@@ -72,10 +74,15 @@ class _Kernel:
             self._list_rows(count)
             with emitter.loop(0, count) as tile:
                 self._emit_input(emitter.add(first, tile), tile)
+            # The next tile reads the same panels for other rows, if there are any, or those that follow.
+            more_rows = emitter.less(emitter.add(first, count), word["tiles"])
+            following = emitter.builder.select(more_rows, first_panel, last_panel)
             with emitter.loop(first_panel, last_panel) as panel:
                 column = emitter.mul(panel, width)
                 columns = emitter.minimum(emitter.sub(word["features"], column), width)
-                self._emit_products(count, panel, panels, columns)
+                more_panels = emitter.less(emitter.add(panel, 1), last_panel)
+                next_panel = emitter.builder.select(more_panels, emitter.add(panel, 1), following)
+                self._emit_products(count, panel, next_panel, columns)
                 with emitter.loop(0, count) as tile:
                     self._emit_output(emitter.add(first, tile), tile, column, columns)
 
@@ -86,11 +93,15 @@ class _Kernel:
         """Row addresses for the first pair of points; the micro-kernel may read more rows than there are."""
         emitter, rows = self._emitter, self._micro.tile.rows
         table = self._scratch("table")
-        entries = emitter.mul(emitter.divide(emitter.add(count, rows - 1), rows), rows)
+        entries = emitter.mul(self._row_blocks(count), rows)
         with emitter.loop(0, entries) as entry:
             row = emitter.minimum(entry, emitter.sub(count, 1))
             address = emitter.offset(emitter.scratch, emitter.mul(row, self._word["pitch"]))
             emitter.builder.store(address, emitter.offset(table, emitter.mul(entry, 8)), align=8)
+
+    def _row_blocks(self, count: ir.Value) -> ir.Value:
+        rows = self._micro.tile.rows
+        return self._emitter.divide(self._emitter.add(count, rows - 1), rows)
 
     def _locate(self, tile: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         """An output tile's image, and its first position along y and x."""
@@ -123,14 +134,29 @@ class _Kernel:
         target = emitter.offset(emitter.scratch, emitter.mul(row, word["pitch"]))
         builder.call(self._transform_input, [addresses, target, self._input_plane, word["channels"]])
 
-    def _emit_products(self, count: ir.Value, panel: ir.Value, panels: ir.Value, columns: ir.Value) -> None:
-        """The sums of a panel's columns for all tiles of the block, at every pair of points."""
+    def _emit_products(
+        self, count: ir.Value, panel: ir.Value, next_panel: ir.Value, columns: ir.Value
+    ) -> None:
+        """The sums of a panel's columns for all tiles of the block, at every pair of points.
+
+        The weights of the next pair are fetched meanwhile, a share by each call.
+        """
         emitter, word, micro = self._emitter, self._word, self._micro
         table, sums = self._scratch("table"), self._scratch("sums")
-        panel_bytes = emitter.mul(word["channels"], micro.row_bytes)
-        with emitter.loop(0, self._extent * self._extent) as point:
-            packed = emitter.mul(emitter.add(emitter.mul(point, panels), panel), panel_bytes)
+        points = self._extent**2
+        point_bytes = emitter.mul(word["channels"], micro.row_bytes)
+        weights, next_weights = (
+            emitter.offset(emitter.operand(1), emitter.mul(emitter.mul(number, points), point_bytes))
+            for number in (panel, next_panel)
+        )
+        step = ahead_step(emitter, I64(micro.row_bytes), self._row_blocks(count))
+        with emitter.loop(0, points) as point:
+            b = emitter.offset(weights, emitter.mul(point, point_bytes))
             plane = emitter.offset(sums, emitter.mul(point, self._sums_plane))
+            more = emitter.less(point, points - 1)
+            ahead = emitter.variable(
+                emitter.builder.select(more, emitter.offset(b, point_bytes), next_weights)
+            )
             with emitter.loop(0, count, micro.tile.rows) as row:
                 source = Source(
                     table=emitter.offset(table, emitter.mul(row, 8)),
@@ -138,15 +164,18 @@ class _Kernel:
                     taps=I64(1),
                     a_offset=emitter.mul(point, self._input_plane),
                     a_step=I64(4),
-                    b=emitter.offset(emitter.operand(1), packed),
+                    b=b,
                     b_step=I64(micro.row_bytes),
                     length=word["channels"],
                     tile=emitter.offset(plane, emitter.mul(row, micro.row_bytes)),
                     accumulate=I64(0),
                     columns=columns,
+                    ahead=ahead.value,
+                    ahead_step=step,
                 )
                 rows = emitter.minimum(emitter.sub(count, row), micro.tile.rows)
                 self._kernels.sum(emitter, source, rows)
+                ahead.value = emitter.offset(ahead.value, emitter.mul(step, word["channels"]))
 
     def _emit_output(self, tile: ir.Value, row: ir.Value, column: ir.Value, columns: ir.Value) -> None:
         """Transforms the sums of an output tile and runs the epilogue where it lies inside of the output."""

@@ -11,10 +11,12 @@ import numpy.typing as npt
 from onnxplan.compiler.plan import Constant, ExecutionPlan, Operand, Step
 from onnxplan.runtime.cpu.layout import (
     CLOSED,
+    MAX_RANGES,
     MAX_WORKERS,
     ArrayWord,
     BindingWord,
     PlanWord,
+    RangeWord,
     StepMode,
     StepWord,
 )
@@ -30,6 +32,8 @@ CLAIM_SECONDS = 1e-6
 """A claim should be worth this much work, as it costs up to a tenth of it between cores."""
 RELEASE_SECONDS = 5e-6
 """A run estimated shorter than this holds the interpreter's lock and does not count as a busy caller."""
+PIECES = 4
+"""Pieces of a step for each worker, where tiles are small: what is left in the end is shared by stealing."""
 MAX_SHARED_TILES = 1 << 30
 WORD_MASK = (1 << 64) - 1
 
@@ -52,6 +56,7 @@ class BoundPlan:
         modes, grains = _modes(plan.steps, self.workers)
         self.shared = any(mode != StepMode.ALONE for mode in modes)
         self.helpers = self.workers - 1 if self.shared else 0
+        self.ranges = min(self.workers, MAX_RANGES)
         self.scratch_stride = -(-plan.scratch_bytes // 128) * 128
         self._parameters = _words([word for step in plan.steps for word in step.parameters])
         self._steps = self._step_table(dict(zip(plan.kernels, kernels, strict=True)), modes, grains)
@@ -79,6 +84,7 @@ class BoundPlan:
             row[StepWord.TILES] = step.tiles
             row[StepWord.GRAIN] = grain
             row[StepWord.MODE] = mode
+            row[StepWord.PIECES], row[StepWord.LONGER] = divmod(-(-step.tiles // grain), self.ranges)
             operand += len(step.operands)
             parameter += 8 * len(step.parameters)
         return table
@@ -109,9 +115,15 @@ class BoundPlan:
         record[PlanWord.INPUT_COUNT] = len(plan.inputs)
         record[PlanWord.OUTPUT_COUNT] = len(plan.outputs)
         record[PlanWord.SCRATCH_STRIDE] = self.scratch_stride
+        record[PlanWord.RANGES] = self.ranges
+        record[PlanWord.LAST_SHARED] = self._last_shared()
         record[PlanWord.PLACES] = ~((1 << self.helpers) - 1) & ~CLOSED
         record[PlanWord.ARRAYS] = self._arrays.ctypes.data
         record[PlanWord.RELEASE] = self.shared or plan.seconds >= RELEASE_SECONDS
+
+    def _last_shared(self) -> int:
+        shared = np.flatnonzero(self._steps[:, StepWord.MODE] != StepMode.ALONE)
+        return int(shared[-1]) if len(shared) else -1
 
 
 def _array_table(plan: ExecutionPlan) -> tuple[Words, Words, tuple[np.dtype[Any], ...]]:
@@ -147,7 +159,8 @@ def _modes(steps: Sequence[Step], workers: int) -> tuple[list[int], list[int]]:
         ahead += step.seconds
         modes[position] = StepMode.WAKE if ahead >= WAKE_SECONDS else StepMode.SHARED
         worthwhile = round(CLAIM_SECONDS * step.tiles / step.seconds)
-        grains[position] = max(1, min(worthwhile, step.tiles // (4 * workers)))
+        least = -(-step.tiles // (min(workers, MAX_RANGES) * RangeWord.MOST_PIECES))
+        grains[position] = max(least, min(worthwhile, step.tiles // (PIECES * workers)))
     return modes, grains
 
 
@@ -161,7 +174,7 @@ def _constant(plan: ExecutionPlan, constants: Constants, index: int) -> npt.NDAr
         )
     if not array.flags.c_contiguous:
         raise ValueError(f"constant {wanted.name!r} is not contiguous")
-    if array.size and array.ctypes.data % plan.target.alignment:
+    if array.size and not wanted.anywhere and array.ctypes.data % plan.target.alignment:
         raise ValueError(f"constant {wanted.name!r} is not aligned to {plan.target.alignment} bytes")
     return array
 

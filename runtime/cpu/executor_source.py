@@ -1,9 +1,9 @@
 """The native executor: walks a plan's step table, and the loop of the helper threads that join it.
 
-A run claims tiles together with the helpers that are awake. The caller publishes one step at a time in its
-seat's ``CLAIM`` word; whoever wants tiles adds the step's grain to it and computes what lay between the old
-and the new count. The upper half of the word names the step, so a claim is valid whichever step it hits.
-The caller never waits for a helper that has claimed nothing, except to leave the seat at the end.
+A run claims tiles together with the helpers that are awake. The caller publishes one step at a time, and
+whoever has a place at its seat takes pieces of it (``claim_source``). A claim is valid whichever step it
+hits. The caller never waits for a helper that has claimed nothing, except to leave the seat after the last
+shared step.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 from onnxplan.runtime.cpu.call_source import build_call_run
+from onnxplan.runtime.cpu.claim_source import (
+    build_take,
+    call_kernel,
+    compute_first,
+    has_tiles,
+    publish,
+    range_at,
+    step_row,
+)
 from onnxplan.runtime.cpu.layout import (
-    CLAIM_END,
     CLOSED,
     BindingWord,
     PlanWord,
@@ -26,7 +34,8 @@ from onnxplan.runtime.cpu.layout import (
 from onnxplan.runtime.cpu.native_builder import NativeFunction, Variable, Word, compile_module
 
 LOW = 0xFFFFFFFF
-SPINS_BEFORE_YIELD = 2000
+SPINS_BEFORE_YIELD = 64
+"""A waiting thread offers its processor to others after so many polls: whom it waits for may need it."""
 
 
 def compile_executor() -> bytes:
@@ -38,25 +47,15 @@ def _build(module: Any) -> None:
     _build_spin(module)
     wake = _build_wake(module)
     find = _build_find(module)
-    shared = _build_shared_step(module, wake)
+    take = build_take(module)
+    shared = _build_shared_step(module, wake, take)
     walk = _build_walk(module, wake, find, shared)
     _build_run(module, walk)
     build_call_run(module, walk)
     join = _build_join(module)
-    work = _build_work(module)
+    work = _build_work(module, take)
     _build_help_runs(module, wake, find, join, work)
     _build_stop(module)
-
-
-def _row(f: NativeFunction, plan: Word, step: Word) -> Word:
-    return f.load(plan, PlanWord.STEPS) + step * (8 * StepWord.WORDS)
-
-
-def _call_kernel(
-    f: NativeFunction, slot: Word, row: Word, first: Word | int, last: Word, scratch: Word
-) -> None:
-    operands = f.load(slot, SlotWord.OPERANDS) + f.load(row, StepWord.OPERANDS)
-    f.call(f.load(row, StepWord.KERNEL), operands, f.load(row, StepWord.PARAMETERS), first, last, scratch)
 
 
 def _seat(team: Word, number: Word) -> Word:
@@ -108,46 +107,45 @@ def _build_find(module: Any) -> NativeFunction:
         loop.leave_if(seats.get().equals(0))
         seat = _seat(team, seats.get().trailing_zeros())
         seats.set(seats.get() & (seats.get() - 1))
-        has_tiles = (f.atomic_load(seat, SeatWord.CLAIM, "seq_cst") & CLAIM_END).equals(0)
         places = f.atomic_load(seat, SeatWord.PLACES)
-        f.give_if(has_tiles & (places >= 0) & (places | CLOSED).differs(-1), seat)
+        f.give_if(has_tiles(f, seat) & (places >= 0) & (places | CLOSED).differs(-1), seat)
     f.give(0)
     return f
 
 
-def _build_shared_step(module: Any, wake: NativeFunction) -> NativeFunction:
-    """``shared_step(team, seat, slot, row, step)``: the caller's part of a step that helpers share."""
+def _build_shared_step(module: Any, wake: NativeFunction, take: NativeFunction) -> NativeFunction:
+    """``shared_step(team, seat, slot, step, done)``: the caller's part of a step that helpers share.
+
+    ``done`` is the number of tiles that helpers have computed in the run so far; gives the number after it.
+    """
     f = NativeFunction(module, "shared_step", 5)
-    team, seat, slot, row, step = f.arguments
-    tiles, grain = f.load(row, StepWord.TILES), f.load(row, StepWord.GRAIN)
-    scratch = f.load(slot, SlotWord.SCRATCH)
-    start = f.word(CLAIM_END) - tiles
-    f.atomic_store(seat, SeatWord.DONE, 0)
-    f.atomic("xchg", seat, SeatWord.CLAIM, (step << 32) | start)
+    team, seat, slot, step, done = f.arguments
+    plan = f.load(slot, SlotWord.PLAN)
+    row, scratch = step_row(f, plan, step), f.load(slot, SlotWord.SCRATCH)
+    publish(f, seat, plan, row, step)
     with f.when(f.load(row, StepWord.MODE).equals(StepMode.WAKE)):
+        # A helper that has signed in as a sleeper before this sees the tiles, or else is seen.
+        f.fence()
         f.call(wake, team, seat)
-    others = f.variable(tiles)
+    others = f.variable(done + f.load(row, StepWord.TILES) - compute_first(f, slot, row, scratch))
     with f.loop() as loop:
-        claimed = f.atomic("add", seat, SeatWord.CLAIM, grain) & LOW
-        loop.leave_if(claimed >= CLAIM_END)
-        first = claimed - start
-        last = (first + grain < tiles).choose(first + grain, tiles)
-        _call_kernel(f, slot, row, first, last, scratch)
-        others.set(others.get() - (last - first))
+        computed = f.call(take, seat, 0, scratch)
+        loop.leave_if(computed.equals(0))
+        others.set(others.get() - computed)
     spins = f.variable(0)
     with f.loop() as loop:
         loop.leave_if(f.atomic_load(seat, SeatWord.DONE).equals(others.get()))
-        _pause_or_yield(f, team, spins)
-    f.give(0)
+        _wait(f, team, spins)
+    f.give(others.get())
     return f
 
 
-def _pause_or_yield(f: NativeFunction, team: Word, spins: Variable) -> None:
+def _wait(f: NativeFunction, team: Word, polls: Variable) -> None:
+    """A pause in a loop that polls; ``polls`` counts them."""
     f.pause()
-    spins.add(1)
-    with f.when(spins.get() >= SPINS_BEFORE_YIELD):
+    polls.add(1)
+    with f.when((polls.get() % SPINS_BEFORE_YIELD).equals(0)):
         f.call(f.load(team, TeamWord.YIELD))
-        spins.set(0)
 
 
 def _open_seat(f: NativeFunction, team: Word, plan: Word, slot: Word, seat: Variable) -> None:
@@ -158,6 +156,7 @@ def _open_seat(f: NativeFunction, team: Word, plan: Word, slot: Word, seat: Vari
         found = team + 8 * TeamWord.SEATS + (~taken).trailing_zeros() * (8 * SeatWord.WORDS)
         with f.when(f.compare_and_swap(team, TeamWord.OPEN, taken, taken | f.load(found, SeatWord.BIT))):
             f.store(found, SeatWord.SLOT, slot)
+            f.atomic_store(found, SeatWord.DONE, 0)
             f.atomic_store(found, SeatWord.PLACES, f.load(plan, PlanWord.PLACES))
             seat.set(found)
             attempt.leave()
@@ -169,7 +168,7 @@ def _close_seat(f: NativeFunction, team: Word, plan: Word, seat: Word) -> None:
     spins = f.variable(0)
     with f.loop() as loop:
         loop.leave_if(f.atomic_load(seat, SeatWord.PLACES).equals(empty))
-        _pause_or_yield(f, team, spins)
+        _wait(f, team, spins)
     f.atomic("and", team, TeamWord.OPEN, ~f.load(seat, SeatWord.BIT))
 
 
@@ -189,22 +188,25 @@ def _build_walk(
     counted = f.load(plan, PlanWord.RELEASE).differs(0)
     with f.when(counted):
         f.atomic("add", team, TeamWord.BUSY, 1)
-    status, seat, step = f.variable(Status.DONE), f.variable(0), f.variable(0)
+    status, seat, step, done = (f.variable(value) for value in (Status.DONE, 0, 0, 0))
     with f.loop() as loop:
         loop.leave_if(step.get() >= f.load(plan, PlanWord.STEP_COUNT))
         stopped = f.atomic_load(team, TeamWord.STOP).differs(0)
         with f.when(f.atomic_load(cancel).differs(0) | stopped):
             status.set(Status.CANCELLED)
             loop.leave()
-        row = _row(f, plan, step.get())
+        row = step_row(f, plan, step.get())
         wants_help = f.load(row, StepWord.MODE).differs(StepMode.ALONE)
         with f.when(wants_help & seat.get().equals(0)):
             _open_seat(f, team, plan, slot, seat)
         with f.either(wants_help & seat.get().differs(0)) as (shared, alone):
             with shared:
-                f.call(shared_step, team, seat.get(), slot, row, step.get())
+                done.set(f.call(shared_step, team, seat.get(), slot, step.get(), done.get()))
+                with f.when(step.get().equals(f.load(plan, PlanWord.LAST_SHARED))):
+                    _close_seat(f, team, plan, seat.get())
+                    seat.set(0)
             with alone:
-                _call_kernel(f, slot, row, 0, f.load(row, StepWord.TILES), f.load(slot, SlotWord.SCRATCH))
+                call_kernel(f, slot, row, 0, f.load(row, StepWord.TILES), f.load(slot, SlotWord.SCRATCH))
         step.add(1)
     with f.when(seat.get().differs(0)):
         _close_seat(f, team, plan, seat.get())
@@ -251,26 +253,19 @@ def _build_join(module: Any) -> NativeFunction:
     return f
 
 
-def _build_work(module: Any) -> NativeFunction:
-    """``work(team, seat, place)``: computes tiles of the run until it ends, or has had none for a while, or
-    callers fill the cores; leaves the seat and gives the number of polls since the last tile.
+def _build_work(module: Any, take: NativeFunction) -> NativeFunction:
+    """``work(team, seat, place)``: computes tiles of the run until it needs no more help, or has had no tiles
+    for a while, or callers fill the cores; leaves the seat and gives the number of polls since the last tile.
     """
     f = NativeFunction(module, "work", 3)
     team, seat, place = f.arguments
     slot = f.load(seat, SeatWord.SLOT)
     plan = f.load(slot, SlotWord.PLAN)
     scratch = f.load(slot, SlotWord.SCRATCH) + place * f.load(plan, PlanWord.SCRATCH_STRIDE)
-    idle = f.variable(0)
-    counted = f.variable(1)
+    own = place % f.load(plan, PlanWord.RANGES)
+    idle, counted, seen = (f.variable(value) for value in (0, 1, -1))
     with f.loop() as loop:
         loop.leave_if(f.atomic_load(team, TeamWord.STOP).differs(0))
-        claim = f.atomic_load(seat, SeatWord.CLAIM)
-        with f.when((claim & CLAIM_END).differs(0)):
-            loop.leave_if(f.atomic_load(seat, SeatWord.PLACES) < 0)
-            idle.add(1)
-            loop.leave_if(idle.get() >= f.load(team, TeamWord.SPIN_LIMIT))
-            f.pause()
-            loop.repeat()
         busy = f.atomic_load(team, TeamWord.BUSY)
         with (
             f.when(busy > f.load(team, TeamWord.CORES)),
@@ -278,15 +273,18 @@ def _build_work(module: Any) -> NativeFunction:
         ):
             counted.set(0)
             loop.leave()
-        grain = f.load(_row(f, plan, claim >> 32), StepWord.GRAIN)
-        claim = f.atomic("add", seat, SeatWord.CLAIM, grain)
-        loop.repeat_if((claim & CLAIM_END).differs(0))
-        row = _row(f, plan, claim >> 32)
-        tiles = f.load(row, StepWord.TILES)
-        first = (claim & LOW) - CLAIM_END + tiles
-        last = (first + grain < tiles).choose(first + grain, tiles)
-        _call_kernel(f, slot, row, first, last, scratch)
-        f.atomic("add", seat, SeatWord.DONE, last - first)
+        # Its own range changes with every step: only then are the words of the others worth their transfer.
+        found = f.atomic_load(range_at(seat, own))
+        with f.when(found.equals(seen.get())):
+            loop.leave_if(f.atomic_load(seat, SeatWord.PLACES) < 0)
+            loop.leave_if(idle.get() >= f.load(team, TeamWord.RUN_SPIN_LIMIT))
+            _wait(f, team, idle)
+            loop.repeat()
+        computed = f.call(take, seat, own, scratch)
+        with f.when(computed.equals(0)):
+            seen.set(found)
+            loop.repeat()
+        f.atomic("add", seat, SeatWord.DONE, computed)
         idle.set(0)
     f.atomic("and", seat, SeatWord.PLACES, ~(f.word(1) << (place - 1)))
     f.atomic("sub", team, TeamWord.BUSY, counted.get())
@@ -312,8 +310,7 @@ def _build_help_runs(
                     woken.set(0)
                 spins.set(f.call(work, team, seat, place))
                 life.repeat()
-        f.pause()
-        spins.add(1)
+        _wait(f, team, spins)
         with f.when(spins.get() >= f.load(team, TeamWord.SPIN_LIMIT)):
             woken.set(_sleep(f, team, find))
             spins.set(0)
@@ -339,6 +336,8 @@ def _sleep(f: NativeFunction, team: Word, find: NativeFunction) -> Word:
         with f.loop() as interrupted:
             outcome = f.call(f.load(team, TeamWord.WAIT), f.load(team, TeamWord.SEMAPHORE), -1)
             interrupted.leave_if((outcome & LOW).equals(0))
+        # The system may have put it on the processor of the one who woke it.
+        f.call(f.load(team, TeamWord.YIELD))
         f.atomic("sub", team, TeamWord.WAKING, 1)
     return waits.get()
 

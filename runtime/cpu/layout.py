@@ -36,6 +36,7 @@ class TeamWord:
     SHAPE_OFFSET = 15
     DTYPE_OFFSET = 16
     FLAGS_OFFSET = 17
+    RUN_SPIN_LIMIT = 18
     BUSY = 2 * LINE
     SLEEPERS = 3 * LINE
     WAKING = 3 * LINE + 1
@@ -44,26 +45,43 @@ class TeamWord:
     SEATS = 6 * LINE
 
 
+MAX_RANGES = 8
+"""Ranges of a seat: publishing a step writes each, so there are fewer than a large machine has workers."""
+
+
+class RangeWord:
+    """A part of a step's tiles, in a word whose fields change together.
+
+    The upper half is the number of the step. The lower 16 bits count up to ``EMPTY`` as pieces are taken, so
+    that this bit is clear exactly while there are pieces to take; the 16 bits above are the number of those
+    that were taken from the range's end (and of attempts that came too late).
+    """
+
+    COUNT_MASK = (1 << 16) - 1
+    EMPTY = 1 << 15
+    STOLEN_SHIFT = 16
+    STOLEN = 1 << STOLEN_SHIFT
+    MOST_PIECES = EMPTY - 1
+
+
 class SeatWord:
     """A seat holds a run that helpers may join.
 
     ``PLACES`` has bit i set when the place of worker i + 1 is taken or does not exist, and the sign bit while
-    the seat is closed. ``BIT`` is the seat's bit in ``TeamWord.OPEN``. ``CLAIM`` is the number of the step in
-    its upper half; its lower half counts up to ``CLAIM_END`` as tiles are claimed, so that bit 31 is clear
-    exactly while there are tiles to claim. ``DONE`` counts the tiles of the step that helpers have finished.
+    the seat is closed. ``BIT`` is the seat's bit in ``TeamWord.OPEN``. ``DONE`` counts the tiles of the run
+    that helpers have finished. ``RANGES`` is the first of ``MAX_RANGES`` range words.
     """
 
     PLACES = 0
     SLOT = 1
     BIT = 2
-    CLAIM = LINE
-    DONE = 2 * LINE
-    WORDS = 4 * LINE
+    DONE = LINE
+    RANGES = 2 * LINE
+    WORDS = (2 + MAX_RANGES) * LINE
 
 
 SEATS = 64
 MAX_WORKERS = 63
-CLAIM_END = 1 << 31
 CLOSED = -(1 << 63)
 
 TEAM_WORDS = TeamWord.SEATS + SEATS * SeatWord.WORDS
@@ -83,7 +101,9 @@ class PlanWord:
     PLACES = 8
     RELEASE = 9
     ARRAYS = 10
-    WORDS = 11
+    RANGES = 11
+    LAST_SHARED = 12
+    WORDS = 13
 
 
 class ArrayWord:
@@ -96,7 +116,11 @@ class ArrayWord:
 
 
 class StepWord:
-    """A row of the step table. ``OPERANDS`` is a byte offset into the slot's operand table."""
+    """A row of the step table. ``OPERANDS`` is a byte offset into the slot's operand table.
+
+    A piece is ``GRAIN`` tiles, the step's last one perhaps fewer. Each range has ``PIECES`` of them, and the
+    first ``LONGER`` ranges one more.
+    """
 
     KERNEL = 0
     OPERANDS = 1
@@ -104,7 +128,9 @@ class StepWord:
     TILES = 3
     GRAIN = 4
     MODE = 5
-    WORDS = 6
+    PIECES = 6
+    LONGER = 7
+    WORDS = 8
 
 
 class StepMode:

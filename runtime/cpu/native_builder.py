@@ -38,6 +38,10 @@ class Word:
     def __mul__(self, other: Word | int) -> Word:
         return self._emit("mul", other)
 
+    def __mod__(self, other: Word | int) -> Word:
+        """The unsigned remainder."""
+        return self._emit("urem", other)
+
     def __and__(self, other: Word | int) -> Word:
         return self._emit("and_", other)
 
@@ -210,6 +214,10 @@ class NativeFunction:
         """Applies ``operation`` (``add``, ``sub``, ``and``, ``or``, ``xchg``); the word as it was before."""
         pointer = self._pointer(address, index)
         return Word(self, self.builder.atomic_rmw(operation, pointer, self.value(value), ordering))
+
+    def fence(self) -> None:
+        """Orders the writes before it and the reads after it, as all threads see them."""
+        self.builder.fence("seq_cst")
 
     def compare_and_swap(
         self, address: Word, index: int, expected: Word | int, value: Word | int

@@ -13,7 +13,15 @@ import weakref
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.runtime.cpu.layout import CLAIM_END, CLOSED, LINE, SEATS, TEAM_WORDS, SeatWord, TeamWord
+from onnxplan.runtime.cpu.layout import (
+    CLOSED,
+    LINE,
+    SEATS,
+    TEAM_WORDS,
+    RangeWord,
+    SeatWord,
+    TeamWord,
+)
 from onnxplan.runtime.cpu.native_executor import NativeExecutor, keep_for_ever, load_executor
 from onnxplan.runtime.cpu.object_layout import object_layout
 from onnxplan.runtime.cpu.semaphore import NativeSemaphore, yield_address
@@ -24,6 +32,8 @@ logger = logging.getLogger("onnxplan.team")
 
 SPIN_SECONDS = 30e-6
 """How long a helper looks for work before it sleeps: about what waking it costs."""
+RUN_SPINS = 10
+"""How many times as long it waits for the next shared step of a run that has one ahead."""
 CALIBRATION_POLLS = 500
 STOP_SECONDS = 5.0
 
@@ -85,7 +95,9 @@ class Team:
             return
         with self._lock:
             if not self._threads:
-                self._words[TeamWord.SPIN_LIMIT] = self._spin_limit()
+                limit = self._spin_limit()
+                self._words[TeamWord.SPIN_LIMIT] = limit
+                self._words[TeamWord.RUN_SPIN_LIMIT] = RUN_SPINS * limit
             while len(self._threads) < wanted and not self._stopped:
                 thread = threading.Thread(
                     target=self._help, name=f"onnxplan-helper-{len(self._threads) + 1}", daemon=True
@@ -151,7 +163,7 @@ class Team:
             words[TeamWord.FLAGS_OFFSET] = layout.flags_offset
         seats = words[TeamWord.SEATS :].reshape(SEATS, SeatWord.WORDS)
         seats[:, SeatWord.PLACES] = CLOSED
-        seats[:, SeatWord.CLAIM] = CLAIM_END
+        seats[:, SeatWord.RANGES :: LINE] = RangeWord.EMPTY
         seats[:, SeatWord.BIT] = np.left_shift(np.uint64(1), np.arange(SEATS, dtype=np.uint64)).view(np.int64)
 
     def after_fork(self) -> None:

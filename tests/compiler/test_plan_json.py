@@ -54,7 +54,7 @@ def test_what_is_no_plan_is_refused(text):
 
 BREAKAGES = {
     "format": lambda d: d.update(format="other"),
-    "version": lambda d: d.update(version=2),
+    "version": lambda d: d.update(version=1),
     "missing field": lambda d: d.pop("steps"),
     "unknown field": lambda d: d.update(extra=1),
     "target field": lambda d: d["target"].pop("isa"),

@@ -28,13 +28,13 @@ SIGNATURE = ctypes.CFUNCTYPE(
 )
 
 
-def make_target(isa):
+def make_target(isa, threads=2):
     """The test machine's target for an instruction set, or that of a GPU for a compute capability."""
     if is_cuda(isa):
         return Target("cuda", isa, 16, 255, (227 << 10, 50 << 20), 132, alignment=256)
     wide = isa == "avx512"
     return Target(
-        "cpu", isa, {"avx512": 64, "avx2": 32}.get(isa, 16), 32 if wide else 16, (32 << 10, 1 << 20), 2
+        "cpu", isa, {"avx512": 64, "avx2": 32}.get(isa, 16), 32 if wide else 16, (32 << 10, 1 << 20), threads
     )
 
 
@@ -42,9 +42,9 @@ def is_cuda(isa):
     return isa.startswith("sm_")
 
 
-def selector(isa):
+def selector(isa, threads=2):
     """The kernel selector for an instruction set or compute capability."""
-    target = make_target(isa)
+    target = make_target(isa, threads)
     return (cuda_registry.CudaKernels if is_cuda(isa) else registry.CpuKernels)(target)
 
 
@@ -75,6 +75,7 @@ class Step:
     bytes_moved: int
     scratch: int = 0
     in_place: tuple = ()
+    anywhere: tuple = ()
     seconds: float | None = None
 
 
@@ -98,13 +99,25 @@ class Recorder:
 
     def step(
         self, kernel, operands, outputs, parameters, *,
-        tiles, flops, bytes_moved, scratch=0, in_place=(), seconds=None,
+        tiles, flops, bytes_moved, scratch=0, in_place=(), anywhere=(), seconds=None,
     ):  # fmt: skip
         assert all(isinstance(value, int) for value in parameters), parameters
         assert tiles >= 1
         assert KernelSpec.from_json(kernel.to_json()) == kernel
         self.steps.append(
-            Step(kernel, operands, outputs, parameters, tiles, flops, bytes_moved, scratch, in_place, seconds)
+            Step(
+                kernel,
+                operands,
+                outputs,
+                parameters,
+                tiles,
+                flops,
+                bytes_moved,
+                scratch,
+                in_place,
+                anywhere,
+                seconds,
+            )
         )
 
 
@@ -247,10 +260,10 @@ def multiply(step, memories):
     d[...] = total.astype(d.dtype)
 
 
-def run_operation(operation, values, isa, rng=None):
+def run_operation(operation, values, isa, rng=None, threads=2):
     """The outputs of ``operation`` as arrays; ``values`` maps storages of inputs to their elements."""
     recorder = Recorder()
-    selector(isa).select(operation, recorder)
+    selector(isa, threads).select(operation, recorder)
     memories = {storage: Memory(storage, elements) for storage, elements in values.items()}
     temporaries = set(recorder.temporaries)
     for view in operation.views:

@@ -168,10 +168,11 @@ def test_groups(isa, channels, features, constant):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [7, 30])
 @pytest.mark.parametrize("constant", [True, False])
-def test_one_by_one(isa, stride, constant):
+def test_one_by_one(isa, stride, channels, constant):
     rng = np.random.default_rng(4)
-    x, w = place(rng, (2, 9, 13, 30), F32, "gaps"), place(rng, (1, 1, 30, 70), F32)
+    x, w = place(rng, (2, 9, 13, channels), F32, "gaps"), place(rng, (1, 1, channels, 70), F32)
     shape = (2, (9 - 1) // stride + 1, (13 - 1) // stride + 1, 70)
     extras = bias_and_residual(rng, shape, F32)
     check(isa, x, w, place(rng, shape, F32, "gaps"), extras, strides=(stride, stride), constant=constant)

@@ -226,6 +226,17 @@ def test_results_do_not_depend_on_how_tiles_are_shared(isa):
     np.testing.assert_array_equal(whole, parts)
 
 
+@pytest.mark.parametrize("depth", [100, 3000])
+def test_results_do_not_depend_on_the_number_of_threads(isa, depth):
+    rng = np.random.default_rng(8)
+    a, b, c = dense(F32, (150, depth)), dense(F32, (depth, 200)), dense(F32, (150, 200))
+    values = fill(rng, (a, b))
+    operation = Operation(MatMul(F32), (a, b), (c,))
+    alone, *shared = (run_operation(operation, values, isa, threads=count)[0] for count in (1, 2, 16))
+    for result in shared:
+        np.testing.assert_array_equal(result, alone)
+
+
 def test_large_problems_have_enough_tiles_to_share(isa):
     for rows, depth, columns in ((1, 4096, 4096), (128, 768, 768), (1024, 1024, 1024), (3136, 64, 64)):
         weight = Storage(F32, depth * columns, "w", np.zeros(depth * columns, np.float32), "w")
@@ -238,7 +249,7 @@ def test_large_problems_have_enough_tiles_to_share(isa):
         harness.selector(isa).select(operation, recorder)
         (step,) = recorder.steps
         # A library cuts its work itself.
-        assert step.tiles >= 16 or step.kernel.family == "cublaslt"
+        assert step.tiles >= 12 or step.kernel.family == "cublaslt"
         assert step.flops == 2 * rows * depth * columns
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 
 from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
-from onnxplan.compiler.importer import load_model
+from onnxplan.compiler.importer import load_model, sources
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.engine import Engine, Request
 
@@ -62,6 +65,46 @@ def test_a_model_of_changing_shapes_keeps_what_later_plans_fold_again() -> None:
     assert held > sum(stage.constants.values())
     engine.first_stage(Request(("x",), ((ROWS + 1, DEPTH),)))
     assert engine._pool.nbytes == held
+    engine.close()
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_tables_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
+    """A table that is only gathered from is read in the mapped file, at whatever address it lies."""
+    monkeypatch.setattr(sources, "MAPPED_BYTES", 1)
+    random = np.random.default_rng(5)
+    table, weights = random.normal(size=(700, 33)).astype(np.float32), np.eye(33, dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "i"], ["rows"]),
+            helper.make_node("Gather", ["both", "i"], ["others"]),
+            helper.make_node("MatMul", ["rows", "w"], ["y"]),
+            helper.make_node("Add", ["others", "both"], ["z"]),
+        ],
+        "tables",
+        [helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [5])],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [5, 33]) for name in ("y", "z")],
+        [
+            numpy_helper.from_array(array, name)
+            for name, array in {"table": table, "both": table[:5], "w": weights}.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model.producer_name = "x" * (10 + shift)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    engine = Engine(load_model(path), open_device("cpu"))
+    stage = engine.first_stage(Request(("i",), ((5,),)))
+    places = {constant.name: constant.anywhere for constant in stage.executor.plan.constants}
+    assert places["table"]
+    assert not places["both"]
+    indices = np.array([0, 1, 4, -1, 2])
+    found = engine.run(stage, (indices,))
+    np.testing.assert_allclose(np.asarray(found["y"]), table[indices], rtol=1e-6)
+    np.testing.assert_array_equal(np.asarray(found["z"]), table[:5][indices] + table[:5])
+    initializer = next(n.inputs[0] for n in engine.model.graph.nodes if n.inputs[0].name == "table")
+    bound = stage.executor._bound.constants[list(places).index("table")]
+    assert bound.ctypes.data == initializer.constant.ctypes.data
     engine.close()
 
 

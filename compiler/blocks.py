@@ -1,0 +1,40 @@
+"""Memory for constants: aligned, and where it is large, in mappings that are freed whole."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ALIGNMENT = 64
+"""Bytes that the address of a block is a multiple of."""
+
+MAPPED_BYTES = 1 << 20
+"""Blocks of at least this size are mappings of their own.
+
+The C library's allocator keeps smaller ones among others on its heap, and with them what was freed between.
+"""
+
+HUGE_PAGE = 2 << 20
+"""Bytes of a huge page. Only those that a block fills are asked for."""
+
+
+def empty_block(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """A flat array of ``count`` elements at an address divisible by ``ALIGNMENT``, of unspecified content.
+
+    Raises ``MemoryError``.
+    """
+    nbytes = count * dtype.itemsize
+    if nbytes >= MAPPED_BYTES and hasattr(mmap, "MAP_ANONYMOUS"):
+        try:
+            block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"{nbytes:,} bytes cannot be allocated: {error.strerror}") from error
+        if nbytes >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            block.madvise(mmap.MADV_HUGEPAGE, 0, nbytes // HUGE_PAGE * HUGE_PAGE)
+        return np.frombuffer(block, np.uint8).view(dtype)
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes].view(dtype)
