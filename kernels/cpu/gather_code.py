@@ -16,6 +16,9 @@ _NAMES = (
     "gather_step", "extent", "run", "chunks", "chunk", "axes",
 )  # fmt: skip
 
+# Runs of as many bytes or more are fetched while the one before is copied.
+FETCHED_AHEAD = 1024
+
 
 def build_gather(variant: Variant, target: Target) -> ObjectCode:
     """``variant``: bytes of an element that is copied at once (0: runs of any length), bytes of an index.
@@ -43,13 +46,34 @@ def build_gather(variant: Variant, target: Target) -> ObjectCode:
         with emitter.loop(first, last) as number:
             to = emitter.offset(output, emitter.mul(number, word["out_step"]))
             if index_size:
-                at = emitter.offset(index, emitter.mul(number, word["index_step"]))
-                moved = emitter.mul(_position(emitter, at, index_size, word["extent"]), word["gather_step"])
-                moved = emitter.add(moved, emitter.mul(number, word["data_step"]))
-                _copy(emitter, to, emitter.offset(data, moved), length, width)
+                if not width:
+                    following = emitter.minimum(emitter.add(number, 1), emitter.sub(last, 1))
+                    with emitter.when(emitter.less(FETCHED_AHEAD - 1, length)):
+                        _prefetch(emitter, _source(emitter, word, data, index, following, index_size), length)
+                _copy(emitter, to, _source(emitter, word, data, index, number, index_size), length, width)
             else:
                 _clear(emitter, to, length, width)
     return emitter.finish()
+
+
+def _source(
+    emitter: Emitter,
+    word: dict[str, ir.Value],
+    data: ir.Value,
+    index: ir.Value,
+    number: ir.Value,
+    index_size: int,
+) -> ir.Value:
+    """Address of the run that the ``number``-th index points to."""
+    at = emitter.offset(index, emitter.mul(number, word["index_step"]))
+    moved = emitter.mul(_position(emitter, at, index_size, word["extent"]), word["gather_step"])
+    return emitter.offset(data, emitter.add(moved, emitter.mul(number, word["data_step"])))
+
+
+def _prefetch(emitter: Emitter, source: ir.Value, length: ir.Value) -> None:
+    """Asks for a run while the one before it is copied: hardware does not foresee where it lies."""
+    with emitter.loop(0, length, 64) as place:
+        emitter.prefetch(emitter.offset(source, place))
 
 
 def _position(emitter: Emitter, address: ir.Value, index_size: int, extent: ir.Value) -> ir.Value:

@@ -62,7 +62,7 @@ def exp_reduced(emitter: Core, rest: Value) -> Value:
 def exp_below(emitter: Core, x: Value, *, low: Value | None = None, shift: float = 0.0) -> Value:
     """``exp(x + low) * 2**shift`` for ``x`` up to just above where it overflows, and small ``low``.
 
-    Results that round to 0 are not computed but set: a vector with an underflow takes a hundred times as long.
+    Results that round to 0 are not computed but set: underflow makes a vector a hundred times as slow.
     """
     form = format_of(x)
     hardware = scales_in_hardware(emitter, x)
@@ -81,8 +81,8 @@ def exp_below(emitter: Core, x: Value, *, low: Value | None = None, shift: float
 def exp(emitter: Core, operand: object, result: object, x: Value) -> Value:
     if format_of(x) is not SINGLE:
         return exp_below(emitter, at_most(emitter, x, 710.0))
-    # The hardware scales anything by infinity to infinity, and a positive number by a large power. A polynomial
-    # of even degree as close to the series of exp as this one is positive also where rests are not reduced.
+    # The hardware scales anything by infinity to infinity, and a positive number by a large power. Like the
+    # series of exp up to an even degree, the polynomial is positive also where rests are not reduced.
     return exp_below(emitter, x if scales_in_hardware(emitter, x) else at_most(emitter, x, 89.0))
 
 

@@ -21,6 +21,7 @@ PACKAGE = "onnxplan.kernels.cpu"
 FAMILIES: dict[str, str] = {
     "map": "map_code:build_map",
     "transpose": "transpose_code:build_transpose",
+    "interleave": "interleave_code:build_interleave",
     "reduce": "reduce_code:build_reduce",
     "pack": "pack_code:build_pack",
     "matmul": "matmul_code:build_matmul",

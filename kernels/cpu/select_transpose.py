@@ -8,24 +8,28 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.walk import walk_parameters
+from onnxplan.kernels.cpu.walk import TILE_BYTES, walk_parameters
 from onnxplan.kernels.geometry import Axis, ceil_div, pad_axes, unique_bytes
 
 # A region is copied block by block within one tile, so that whole cache lines of both sides are used.
 REGION = 64
+# Up to as many interleaved planes are permuted in registers, vector by vector.
+MOST_PLANES = 8
 
 
 def select_transpose(axes: Sequence[Axis], views: Sequence[View], dtype: DType, emit: StepEmitter) -> bool:
-    """Emits a blocked transposition if ``axes`` (strides of source and result) ask for one."""
+    """Emits a transposition if ``axes`` (strides of source and result) ask for one."""
     if not axes or axes[-1].strides[1] != 1:
         return False
     result_axis = axes[-1]
     source_axis = next((axis for axis in axes[:-1] if axis.strides[0] == 1), None)
     if source_axis is None or result_axis.strides[0] in (0, 1):
         return False
+    outer = pad_axes([axis for axis in axes[:-1] if axis is not source_axis], 2)
+    if _interleave(source_axis, result_axis, outer, views, dtype, emit):
+        return True
     if min(source_axis.extent, result_axis.extent) < 4:
         return False
-    outer = pad_axes([axis for axis in axes[:-1] if axis is not source_axis], 2)
     regions = ceil_div(source_axis.extent, REGION) * ceil_div(result_axis.extent, REGION)
     width = min(source_axis.extent, REGION) * min(result_axis.extent, REGION) * dtype.itemsize * 2
     parameters, tiles = walk_parameters(outer, [dtype.itemsize] * 2, regions, width)
@@ -33,6 +37,41 @@ def select_transpose(axes: Sequence[Axis], views: Sequence[View], dtype: DType, 
     parameters += [result_axis.strides[0] * dtype.itemsize, source_axis.strides[1] * dtype.itemsize]
     emit.step(
         KernelSpec("transpose", (dtype.label, len(outer))),
+        tuple(views),
+        (1,),
+        tuple(parameters),
+        tiles=tiles,
+        flops=0,
+        bytes_moved=sum(map(unique_bytes, views)),
+    )
+    return True
+
+
+def _interleave(
+    source_axis: Axis,
+    result_axis: Axis,
+    outer: Sequence[Axis],
+    views: Sequence[View],
+    dtype: DType,
+    emit: StepEmitter,
+) -> bool:
+    """Emits the step if a few planes become neighbouring elements, or neighbouring elements a few planes."""
+    if result_axis.extent <= MOST_PLANES and source_axis.strides[1] == result_axis.extent:
+        direction, planes, extent = "join", result_axis.extent, source_axis.extent
+        plane_step = result_axis.strides[0]
+    elif source_axis.extent <= MOST_PLANES and result_axis.strides[0] == source_axis.extent:
+        direction, planes, extent = "split", source_axis.extent, result_axis.extent
+        plane_step = source_axis.strides[1]
+    else:
+        return False
+    size = dtype.itemsize
+    length = min(extent, ceil_div(TILE_BYTES // (2 * planes * size), 64) * 64)
+    parameters, tiles = walk_parameters(
+        outer, [size] * 2, ceil_div(extent, length), 2 * length * planes * size
+    )
+    parameters += [extent, length, plane_step * size]
+    emit.step(
+        KernelSpec("interleave", (direction, dtype.label, planes, len(outer))),
         tuple(views),
         (1,),
         tuple(parameters),

@@ -1,0 +1,60 @@
+"""Copies between a few planes and their elements side by side."""
+
+import numpy as np
+import pytest
+from harness import Recorder, array_of, available_isas, is_cuda, run_operation, selector
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import identity
+from onnxplan.compiler.primitives import MapReduce
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.view import Storage, View
+
+ISAS = available_isas()
+
+
+def copy_between(source, result):
+    return Operation(MapReduce(identity(source.dtype), source.shape), (source,), (result,))
+
+
+def plane_views(dtype, batch, planes, extent):
+    """The same shape ``(batch, planes, extent)`` twice: planes with gaps between them, and side by side."""
+    rows = extent + 3
+    apart = View(
+        Storage(dtype, batch * planes * rows + 5), 5, (batch, planes, extent), (planes * rows, rows, 1)
+    )
+    storage = Storage(dtype, batch * planes * extent + 7)
+    return apart, View(storage, 7, (batch, planes, extent), (planes * extent, 1, planes))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("planes", [2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize(
+    "dtype", [DType.UINT8, DType.FLOAT16, DType.FLOAT32, DType.FLOAT64, DType.COMPLEX64, DType.COMPLEX128]
+)
+@pytest.mark.parametrize("direction", ["join", "split"])
+def test_planes(direction, dtype, planes, isa):
+    rng = np.random.default_rng(0)
+    for batch, extent in [(2, 17), (3, 64), (1, 3001)]:
+        source, result = plane_views(dtype, batch, planes, extent)
+        if direction == "split":
+            source, result = result, source
+        content = rng.integers(0, 100, source.storage.size).astype(dtype.numpy)
+        operation = copy_between(source, result)
+        (got,) = run_operation(operation, {source.storage: content}, isa, rng)
+        np.testing.assert_array_equal(got, array_of(source, content))
+        recorder = Recorder()
+        selector(isa).select(operation, recorder)
+        if not is_cuda(isa) and dtype is not DType.COMPLEX128:
+            assert [step.kernel.family for step in recorder.steps] == ["interleave"]
+            assert recorder.steps[0].kernel.variant[0] == direction
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_planes_in_reverse_order(isa):
+    source, result = plane_views(DType.FLOAT32, 2, 3, 50)
+    last = source.offset + 2 * source.strides[1]
+    source = View(source.storage, last, source.shape, (source.strides[0], -source.strides[1], 1))
+    content = np.arange(source.storage.size, dtype=np.float32)
+    (got,) = run_operation(copy_between(source, result), {source.storage: content}, isa)
+    np.testing.assert_array_equal(got, array_of(source, content))
