@@ -54,7 +54,7 @@ def operand_names(kind: str, linear_before_reset: bool) -> tuple[tuple[str, ...]
 # and between its rows, and for three-dimensional ones between its steps; alpha and beta of each activation.
 PARAMETERS = (
     "row_blocks", "panel_blocks", "panels_per_tile", "panels", "rows", "hidden", "length",
-    "first_step", "last_step", "reverse", "work", "clip",
+    "first_step", "last_step", "reverse", "work", "clip", "group",
 )  # fmt: skip
 STEPPED = ("gates", "initial_h", "initial_c", "peepholes", "recurrent_bias", "y", "y_h", "y_c", "lengths")
 
@@ -139,7 +139,9 @@ def select_recurrent(operation: Operation, emit: StepEmitter, target: Target) ->
         per_tile = -(-geometry.panels // panel_blocks)
         panel_blocks = -(-geometry.panels // per_tile)
         head = (row_blocks, panel_blocks, per_tile, geometry.panels, rows, hidden, steps, first, last)
-        options = (int(primitive.reverse), work, clip)
+        # Of so many tiles in a row each thread takes one, most likely the same one of the group every time.
+        group = target.threads if panel_blocks % target.threads == 0 else 1
+        options = (int(primitive.reverse), work, clip, group)
         emit.step(
             spec,
             views,

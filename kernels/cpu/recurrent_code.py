@@ -79,11 +79,7 @@ class _Recurrence(Cell):
         emitter, word = self.emitter, self.word
         first_row = emitter.mul(emitter.divide(number, word["panel_blocks"]), self.block)
         rows = emitter.minimum(emitter.sub(word["rows"], first_row), self.block)
-        # Every other step goes backwards, so that it starts with what the last one left in the caches.
-        position = self._alternating(
-            word["first_step"], emitter.modulo(number, word["panel_blocks"]), word["panel_blocks"]
-        )
-        panel = emitter.mul(position, word["panels_per_tile"])
+        panel = self._panel_of(number)
         panels = emitter.minimum(emitter.sub(word["panels"], panel), word["panels_per_tile"])
         self.first_row, self.rows, self.panel, self.panels = first_row, rows, panel, panels
         self.first_column = emitter.mul(panel, self.width)
@@ -99,6 +95,20 @@ class _Recurrence(Cell):
             self._transfer(row, "y_h", self._state(word["length"], row), into_state=False)
             if self.kind == "lstm":
                 self._transfer(row, "y_c", self._own("cell", row), into_state=False)
+
+    def _panel_of(self, number: ir.Value) -> ir.Value:
+        """The first panel of tile ``number``.
+
+        Every other step goes backwards, so that it starts with what the last one left in the caches, but in
+        groups, so that each thread finds in its own caches what it read before.
+        """
+        emitter, word = self.emitter, self.word
+        position = emitter.modulo(number, word["panel_blocks"])
+        place = emitter.modulo(position, word["group"])
+        groups = emitter.divide(word["panel_blocks"], word["group"])
+        group = self._alternating(word["first_step"], emitter.divide(position, word["group"]), groups)
+        position = emitter.add(emitter.mul(group, word["group"]), place)
+        return emitter.mul(position, word["panels_per_tile"])
 
     def _alternating(self, step: ir.Value, position: ir.Value, count: Number) -> ir.Value:
         """``position`` of ``count``, counted from the end in odd steps."""

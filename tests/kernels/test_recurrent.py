@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from harness import available_isas
+from harness import available_isas, is_cuda
 from layouts import assert_close, laid_out, run, select
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Recurrent
 from onnxplan.compiler.view import Storage, View
+from onnxplan.kernels.cpu.recurrent import PARAMETERS
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 DEFAULTS = {"lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh"), "rnn": ("Tanh",)}
@@ -130,6 +131,21 @@ def test_large_weights_are_shared_step_by_step(isa, kind, linear):
     assert len(steps) > 5
     assert max(step.tiles for step in steps) > 1
     assert len({step.kernel for step in steps}) == 1
+
+
+@pytest.mark.parametrize(("kind", "linear"), VARIANTS)
+def test_threads_keep_their_share_of_the_weights(isa, kind, linear):
+    """Where the tiles of a step are as many for each thread, they go back and forth in groups."""
+    rng = np.random.default_rng(11)
+    hidden = {"lstm": 250, "gru": 250, "rnn": 380}[kind]
+    primitive = recurrent(kind, linear=linear)
+    check(isa, rng, primitive, DType.FLOAT32, (5, 3, hidden))
+    if is_cuda(isa):
+        return
+    inputs, outputs, _ = operands(rng, primitive, DType.FLOAT32, (5, 1, hidden))
+    steps = select(primitive, inputs, outputs, isa)
+    groups = {step.parameters[PARAMETERS.index("group")] for step in steps if step.tiles > 1}
+    assert groups == {2}
 
 
 @pytest.mark.parametrize(("kind", "linear"), VARIANTS)
