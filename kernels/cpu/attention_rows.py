@@ -1,0 +1,209 @@
+"""What attention does row by row: exponentials under a running maximum, and the division by their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.kernels.cpu import convert
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.emitter_core import Core
+from onnxplan.kernels.cpu.llvm_types import I64, POINTER, compute_type
+from onnxplan.kernels.cpu.math_exponential import exp_clamped
+from onnxplan.kernels.cpu.math_support import SINGLE, at_least, format_of
+from onnxplan.kernels.cpu.registers import local_function
+from onnxplan.kernels.cpu.tiling import RegisterTile
+
+UNROLL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """Scores, sums and results are of type ``dtype``, results in tiles of ``tile``; ``kind`` as in
+    :attr:`onnxplan.compiler.primitives.Attention.softmax`."""
+
+    dtype: DType
+    tile: RegisterTile
+    kind: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of a tile of results."""
+        return self.tile.width * self.dtype.itemsize
+
+
+def _larger(emitter: Core, a: ir.Value, b: ir.Value) -> ir.Value:
+    """The larger one; where one is NaN, any: the row's results are NaN whatever its maximum."""
+    return emitter.builder.select(emitter.builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _exp(inner: Emitter, x: ir.Value) -> ir.Value:
+    """``exp(x)`` for ``x`` not above 0."""
+    return exp_clamped(inner, at_least(inner, x, -104.0 if format_of(x) is SINGLE else -746.0))
+
+
+def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
+    """A function that turns scores into exponentials.
+
+    Arguments: the scores of the first row and the bytes to the next; the rows' maxima so far; sums of their
+    exponentials, a vector a row; their results; the number of rows and of keys in a row; panels of the results;
+    and 0 if there are no results yet. Rows of scores have room for whole vectors; what is too much becomes 0.
+    """
+    dtype, lanes = softmax.dtype, softmax.tile.lanes
+    types = [POINTER, I64, POINTER, POINTER, POINTER, I64, I64, I64, I64]
+    inner = local_function(emitter, "weigh_rows", types, lanes)
+    scores, pitch, tops, sums, results, rows, keys, panels, seen = inner.function.args
+    builder = inner.builder
+    full = builder.and_(keys, I64(-lanes))
+    rest = inner.sub(keys, full)
+    mask = inner.mask(rest)
+    padded = builder.and_(inner.add(keys, lanes - 1), I64(-lanes))
+    unrolled = builder.and_(padded, I64(-lanes * UNROLL))
+    lowest = inner.constant(float("-inf"), dtype)
+    with inner.loop(0, rows) as row:
+        line = inner.offset(scores, inner.mul(row, pitch))
+        with inner.when(inner.less(0, rest)):
+            at = inner.element(line, full, dtype)
+            inner.store(builder.select(mask.bits, inner.load(at, dtype), lowest), at, dtype)
+
+        maxima = [inner.variable(lowest) for _ in range(UNROLL)]
+        with inner.loop(0, unrolled, lanes * UNROLL) as key:
+            for number, best in enumerate(maxima):
+                value = inner.load(inner.element(line, inner.add(key, number * lanes), dtype), dtype)
+                best.value = _larger(inner, value, best.value)
+        with inner.loop(unrolled, padded, lanes) as key:
+            value = inner.load(inner.element(line, key, dtype), dtype)
+            maxima[0].value = _larger(inner, value, maxima[0].value)
+        best = [variable.value for variable in maxima]
+        while len(best) > 1:
+            best = [_larger(inner, a, b) for a, b in zip(best[::2], best[1::2], strict=True)]
+        own = inner.horizontal(best[0], _larger)
+        place = inner.element(tops, row, dtype)
+        before = inner.load_scalar(place, dtype)
+        top = _larger(inner, before, own)
+        builder.store(top, place, align=dtype.itemsize)
+        total_at = inner.element(sums, inner.mul(row, lanes), dtype)
+        grown = builder.fcmp_ordered(">", top, before)
+        started = builder.icmp_signed("!=", seen, I64(0))
+        if softmax.kind != "smooth":
+            grown = builder.and_(grown, started)
+        with inner.when(grown):
+            factor = _exp(inner, inner.splat(builder.fsub(before, top)))
+            inner.store(builder.fmul(inner.load(total_at, dtype), factor), total_at, dtype)
+            with inner.when(started):
+                _scale_results(inner, softmax, inner.offset(results, inner.mul(row, softmax.row_bytes)), panels, factor)
+
+        # A row of minus infinity alone has exponentials of 0.
+        infinite = builder.fcmp_ordered("==", top, compute_type(dtype)(float("-inf")))
+        base = inner.splat(builder.select(infinite, compute_type(dtype)(0.0), top))
+        zero = inner.constant(0.0, dtype)
+        totals = [inner.variable(zero) for _ in range(UNROLL)]
+
+        def weigh(key: ir.Value, number: int, line: ir.Value = line, base: ir.Value = base) -> None:
+            at = inner.element(line, inner.add(key, number * lanes), dtype)
+            power = _exp(inner, builder.fsub(inner.load(at, dtype), base))
+            inner.store(power, at, dtype)
+            totals[number].value = builder.fadd(totals[number].value, power)
+
+        with inner.loop(0, unrolled, lanes * UNROLL) as key:
+            for number in range(UNROLL):
+                weigh(key, number)
+        with inner.loop(unrolled, padded, lanes) as key:
+            weigh(key, 0)
+        parts = [inner.load(total_at, dtype), *(variable.value for variable in totals)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = builder.fadd(total, part)
+        inner.store(total, total_at, dtype)
+    builder.ret_void()
+    return inner.function
+
+
+def _scale_results(
+    inner: Emitter, softmax: Softmax, results: ir.Value, panels: ir.Value, factor: ir.Value
+) -> None:
+    """Multiplies a row of the results, which is cut into panels, by ``factor``."""
+    tile, dtype = softmax.tile, softmax.dtype
+    with inner.loop(0, panels) as panel:
+        part = inner.offset(results, inner.mul(panel, tile.rows * softmax.row_bytes))
+        for vector in range(tile.vectors):
+            at = inner.offset(part, vector * tile.lanes * dtype.itemsize)
+            inner.store(inner.builder.fmul(inner.load(at, dtype), factor), at, dtype)
+
+
+def row_finisher(emitter: Emitter, softmax: Softmax, v_dtype: DType, out_dtype: DType) -> ir.Function:
+    """A function that divides results by the sums of their weights and stores them.
+
+    Arguments: results, sums, the output's first row and the bytes to the next, rows, columns; the values, the
+    bytes from one key's to the next, and the number of keys.
+    """
+    dtype, tile, lanes = softmax.dtype, softmax.tile, softmax.tile.lanes
+    types = [POINTER, POINTER, POINTER, I64, I64, I64, POINTER, I64, I64]
+    inner = local_function(emitter, "finish_rows", types, lanes)
+    results, sums, out, out_row, rows, columns, values, value_row, keys = inner.function.args
+    builder = inner.builder
+    full = builder.and_(columns, I64(-lanes))
+    rest = inner.sub(columns, full)
+    mask = inner.mask(rest)
+    panels = inner.divide(inner.add(columns, tile.width - 1), tile.width)
+    tile_bytes = tile.rows * softmax.row_bytes
+    one, zero = compute_type(dtype)(1.0), compute_type(dtype)(0.0)
+    with inner.loop(0, rows) as row:
+        total = inner.horizontal(
+            inner.load(inner.element(sums, inner.mul(row, lanes), dtype), dtype),
+            lambda core, a, b: core.builder.fadd(a, b),
+        )
+        lost = builder.fcmp_unordered("uno", total, total)
+        if softmax.kind in ("masked", "guarded"):
+            total = builder.select(builder.fcmp_ordered("==", total, zero), one, total)
+        factor = inner.splat(builder.fdiv(one, total))
+        group = inner.offset(results, inner.mul(inner.divide(row, tile.rows), inner.mul(panels, tile_bytes)))
+        line = inner.offset(group, inner.mul(inner.modulo(row, tile.rows), softmax.row_bytes))
+        target = inner.offset(out, inner.mul(row, out_row))
+
+        def store(value: ir.Value, column: ir.Value, limit: Mask | None, target: ir.Value = target) -> None:
+            converted = convert.cast(inner, dtype, out_dtype, value)
+            inner.store(converted, inner.element(target, column, out_dtype), out_dtype, limit)
+
+        def scaled(column: ir.Value, limit: Mask | None, line: ir.Value = line, factor: ir.Value = factor) -> None:
+            panel = inner.offset(line, inner.mul(inner.divide(column, tile.width), tile_bytes))
+            at = inner.element(panel, inner.modulo(column, tile.width), dtype)
+            store(builder.fmul(inner.load(at, dtype), factor), column, limit)
+
+        def cleared(column: ir.Value, limit: Mask | None) -> None:
+            """The sum of the values times 0, which is not 0 where one of them is not finite."""
+            nothing = inner.constant(0.0, dtype)
+            total = inner.variable(nothing)
+            with inner.loop(0, keys) as key:
+                at = inner.element(inner.offset(values, inner.mul(key, value_row)), column, v_dtype)
+                value = convert.cast(inner, v_dtype, dtype, inner.load(at, v_dtype, limit))
+                total.value = inner.fma(value, nothing, total.value)
+            store(total.value, column, limit)
+
+        if softmax.kind == "guarded":
+            with inner.branch(lost) as (then, otherwise):
+                with then:
+                    _along(inner, full, rest, mask, cleared)
+                with otherwise:
+                    _along(inner, full, rest, mask, scaled)
+        else:
+            _along(inner, full, rest, mask, scaled)
+    builder.ret_void()
+    return inner.function
+
+
+def _along(
+    inner: Emitter,
+    full: ir.Value,
+    rest: ir.Value,
+    mask: Mask,
+    body: Callable[[ir.Value, Mask | None], None],
+) -> None:
+    """Runs ``body`` for whole vectors of columns up to ``full``, and for the ``rest`` behind them."""
+    with inner.loop(0, full, inner.lanes) as column:
+        body(column, None)
+    with inner.when(inner.less(0, rest)):
+        body(full, mask)
