@@ -56,6 +56,8 @@ WORDS = (
     "k_depth",
     "k_column",
     "v_row",
+    "v_column",
+    "v_panel",
     "out_row",
     "queries",
     "query_pitch",
@@ -64,7 +66,8 @@ WORDS = (
     "tops",
     "sums",
     "results",
-    "panels",
+    "k_panels",
+    "v_panels",
     "query_table",
     "score_table",
     "axes",
@@ -99,23 +102,16 @@ def prefers_attention(operation: Operation, target: Target) -> bool:
     Few queries leave nothing to share a block of keys among.
     """
     shape = _Shape.of(operation)
-    q, _, v, *extras = operation.inputs
     output = operation.outputs[0]
     primitive = operation.primitive
     assert isinstance(primitive, Attention)
-    score, value = _register_tiles(target, primitive.accumulator, shape.width)
+    score, _ = _register_tiles(target, primitive.accumulator, shape.width)
     return (
         min(shape.batch, shape.keys, shape.depth, shape.width) > 0
         and shape.rows >= score.rows
-        and len(extras) <= MOST_EXTRAS
-        and (v.strides[-1] == 1 or shape.width == 1)
+        and len(operation.inputs) - 3 <= MOST_EXTRAS
         and (output.strides[-1] == 1 or shape.width == 1)
-        and (shape.width % value.width == 0 or _masks_in_hardware(target, v.dtype))
     )
-
-
-def _masks_in_hardware(target: Target, dtype: DType) -> bool:
-    return target.isa == "avx512" or (target.isa == "avx2" and dtype.itemsize in (4, 8))
 
 
 def select_attention(operation: Operation, emit: StepEmitter, target: Target) -> None:
@@ -134,7 +130,10 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
     if k.is_constant or row_tiles > 1:
         keys, key_axes = packed_batch(emit, k, score_tile)
         layout = "packed"
-    scratch = _Scratch.of(shape, score_tile, value_tile, tile_rows, key_block, sums, k.dtype, layout)
+    k_bytes = 0 if layout == "packed" else k.dtype.itemsize
+    scratch = _Scratch.of(
+        shape, score_tile, value_tile, tile_rows, key_block, sums.itemsize, k_bytes, v.dtype.itemsize
+    )
     scores = View.dense(Storage(sums, shape.batch * shape.rows * shape.keys), (*q.shape[:-1], shape.keys))
     epilogue = describe_epilogue(primitive.score, sums, scores, extras, scores.rank - 1)
     axes = merged(
@@ -158,6 +157,8 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         k.strides[-2] * k.dtype.itemsize,
         k.strides[-1] * k.dtype.itemsize,
         v.strides[-2] * v.dtype.itemsize,
+        v.strides[-1] * v.dtype.itemsize,
+        key_block * value_tile.width * v.dtype.itemsize,
         output.strides[-2] * output.dtype.itemsize,
         *scratch.words,
         len(axes),
@@ -170,7 +171,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         layout,
         k.dtype.label,
         v.dtype.label,
-        "rows" if shape.width % value_tile.width == 0 else "rows_masked",
+        access_kind(v.strides[-2], v.strides[-1], shape.width),
         output.dtype.label,
         primitive.softmax,
         (score_tile.rows, score_tile.vectors, score_tile.lanes),
@@ -233,28 +234,27 @@ class _Scratch:
         value: RegisterTile,
         rows: int,
         keys: int,
-        sums: DType,
-        k_dtype: DType,
-        layout: str,
+        size: int,
+        k_size: int,
+        v_size: int,
     ) -> _Scratch:
-        """For tiles of ``rows`` queries and blocks of ``keys`` keys."""
-        size = sums.itemsize
+        """For tiles of ``rows`` queries and blocks of ``keys`` keys; sizes of elements, 0 for a K not packed."""
         # Rows that are a power of two apart would fall into the same lines of the cache.
         query_pitch = round_up(shape.depth * size, 64) + 64
         score_pitch = keys * size + 64
-        panels = 0 if layout == "packed" else keys * shape.depth * k_dtype.itemsize
+        width = round_up(shape.width, value.width)
         sizes = (
             score.rows * score.width * size,
             rows * query_pitch,
             value.rows * score_pitch,
             rows * size,
             rows * value.lanes * size,
-            rows * round_up(shape.width, value.width) * size,
-            panels,
+            rows * width * size,
+            keys * shape.depth * k_size,
+            keys * width * v_size,
             rows * 8,
             value.rows * 8,
         )
         starts = list(itertools.accumulate((round_up(part, 64) for part in sizes), initial=0))
-        queries, scores, tops, totals, results, packed, query_table, score_table = starts[1:-1]
-        places = (queries, query_pitch, scores, score_pitch, tops, totals, results, packed)
-        return _Scratch((*places, query_table, score_table), starts[-1])
+        queries, scores, *others = starts[1:-1]
+        return _Scratch((queries, query_pitch, scores, score_pitch, *others), starts[-1])

@@ -38,7 +38,7 @@ class _Code:
     k_layout: str
     k_dtype: DType
     v_dtype: DType
-    v_layout: str
+    v_kind: str
     out_dtype: DType
     softmax: str
     score_tile: RegisterTile
@@ -52,7 +52,7 @@ class _Code:
 
 def build_attention(variant: Variant, target: Target) -> ObjectCode:
     """The kernel of a step of :func:`onnxplan.kernels.cpu.attention.select_attention`."""
-    q_label, q_kind, k_layout, k_label, v_label, v_layout, out_label, softmax, *tiles, epilogue = variant
+    q_label, q_kind, k_layout, k_label, v_label, v_kind, out_label, softmax, *tiles, epilogue = variant
     assert isinstance(epilogue, tuple)
     score_tile, value_tile = (
         RegisterTile(*(int(str(size)) for size in tile)) for tile in tiles if isinstance(tile, tuple)
@@ -67,7 +67,7 @@ def build_attention(variant: Variant, target: Target) -> ObjectCode:
         str(k_layout),
         k_dtype,
         v_dtype,
-        str(v_layout),
+        str(v_kind),
         out_dtype,
         str(softmax),
         score_tile,
@@ -86,23 +86,22 @@ class _Kernel:
         self._emitter, self._code = emitter, code
         self._word = {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
         plain = Epilogue(identity(code.sums), code.sums, (code.sums,), ("unit",))
-        masked = code.v_layout == "rows_masked"
         self._scoring = MicroKernels(
             emitter, MicroKernel(code.target, code.k_dtype, code.score_tile, False, False, code.score)
         )
         self._valuing = MicroKernels(
-            emitter,
-            MicroKernel(code.target, code.v_dtype, code.value_tile, masked, False, plain),
-            fuses=False,
+            emitter, MicroKernel(code.target, code.v_dtype, code.value_tile, False, False, plain), fuses=False
         )
         softmax = Softmax(code.sums, code.value_tile, code.softmax)
         self._weigh = row_weigher(emitter, softmax)
         self._finish = row_finisher(emitter, softmax, code.v_dtype, code.out_dtype)
-        self._packer = None
+        self._pack_k = None
+        tile = code.score_tile
         if code.k_layout != "packed":
             kind = code.k_layout.removeprefix("scratch_")
-            tile = code.score_tile
-            self._packer = panel_packer(emitter, code.k_dtype.itemsize, tile.lanes, tile.vectors, kind)
+            self._pack_k = panel_packer(emitter, code.k_dtype.itemsize, tile.lanes, tile.vectors, kind)
+        tile = code.value_tile
+        self._pack_v = panel_packer(emitter, code.v_dtype.itemsize, tile.lanes, tile.vectors, code.v_kind)
         extras = len(code.score.dtypes) - 1
         self._extra_steps = [
             (emitter.parameter(len(WORDS) + 2 * number), emitter.parameter(len(WORDS) + 2 * number + 1))
@@ -135,7 +134,7 @@ class _Kernel:
             out = emitter.offset(out, emitter.mul(first_row, word["out_row"]))
             arguments = [self._scratch("results"), self._scratch("sums"), out, word["out_row"], rows]
             emitter.builder.call(
-                self._finish, [*arguments, word["width"], v, word["v_row"], word["keys"]]
+                self._finish, [*arguments, word["width"], v, word["v_row"], word["v_column"], word["keys"]]
             )
         emitter.builder.ret_void()
 
@@ -192,14 +191,14 @@ class _Kernel:
         emitter, code, word = self._emitter, self._code, self._word
         tile = code.value_tile
         count = emitter.minimum(word["key_block"], emitter.sub(word["keys"], key))
-        panels = self._panels(k, key, count)
-        values = emitter.offset(v, emitter.mul(key, word["v_row"]))
+        keys = self._key_panels(k, key, count)
+        self._pack_values(emitter.offset(v, emitter.mul(key, word["v_row"])), count)
         extras = [extra.column(emitter, key) for extra in extras]
         group_bytes = emitter.mul(self._result_panels(), tile.rows * tile.width * code.sums.itemsize)
         with emitter.loop(0, rows, tile.rows) as row:
             group = emitter.minimum(tile.rows, emitter.sub(rows, row))
             places = [extra.row(emitter, row) for extra in extras]
-            self._emit_scores(panels, places, row, group, count)
+            self._emit_scores(keys, places, row, group, count)
             results = emitter.offset(
                 self._scratch("results"), emitter.mul(emitter.divide(row, tile.rows), group_bytes)
             )
@@ -212,32 +211,52 @@ class _Kernel:
             emitter.builder.call(
                 self._weigh, [*scores, *state, group, count, self._result_panels(), key]
             )
-            self._emit_values(values, results, group, count, key)
+            self._emit_values(results, group, count, key)
 
     def _result_panels(self) -> ir.Value:
         emitter, width = self._emitter, self._code.value_tile.width
         return emitter.divide(emitter.add(self._word["width"], width - 1), width)
 
-    def _panels(self, k: ir.Value, key: ir.Value, count: ir.Value) -> ir.Value:
+    def _key_panels(self, k: ir.Value, key: ir.Value, count: ir.Value) -> ir.Value:
         """The first panel of the block of keys, packed now if they are not yet."""
         emitter, word, width = self._emitter, self._word, self._code.score_tile.width
-        if self._packer is None:
+        if self._pack_k is None:
             return emitter.offset(k, emitter.mul(emitter.divide(key, width), word["k_panel"]))
         source = emitter.offset(k, emitter.mul(key, word["k_column"]))
-        packed = self._scratch("panels")
-        with emitter.loop(0, count, width) as column:
-            panel = Panel(
-                target=emitter.offset(
-                    packed, emitter.mul(emitter.divide(column, width), word["k_panel"])
-                ),
-                source=emitter.offset(source, emitter.mul(column, word["k_column"])),
-                depth=word["depth"],
-                columns=emitter.minimum(emitter.sub(count, column), width),
-                depth_step=word["k_depth"],
-                column_step=word["k_column"],
-            )
-            emitter.builder.call(self._packer, panel.values)
+        packed = self._scratch("k_panels")
+        steps = word["k_panel"], word["k_depth"], word["k_column"]
+        self._pack(self._pack_k, width, packed, source, word["depth"], count, steps)
         return packed
+
+    def _pack_values(self, source: ir.Value, count: ir.Value) -> None:
+        """Packs a block of values, whose rows may be so far apart that they share lines of the cache."""
+        word, width = self._word, self._code.value_tile.width
+        steps = word["v_panel"], word["v_row"], word["v_column"]
+        self._pack(self._pack_v, width, self._scratch("v_panels"), source, count, word["width"], steps)
+
+    def _pack(
+        self,
+        packer: ir.Function,
+        width: int,
+        packed: ir.Value,
+        source: ir.Value,
+        depth: ir.Value,
+        columns: ir.Value,
+        steps: tuple[ir.Value, ir.Value, ir.Value],
+    ) -> None:
+        """Packs ``depth x columns`` elements; steps in bytes are a panel's, and the source's."""
+        emitter = self._emitter
+        panel_step, depth_step, column_step = steps
+        with emitter.loop(0, columns, width) as column:
+            panel = Panel(
+                target=emitter.offset(packed, emitter.mul(emitter.divide(column, width), panel_step)),
+                source=emitter.offset(source, emitter.mul(column, column_step)),
+                depth=depth,
+                columns=emitter.minimum(emitter.sub(columns, column), width),
+                depth_step=depth_step,
+                column_step=column_step,
+            )
+            emitter.builder.call(packer, panel.values)
 
     def _emit_scores(
         self, panels: ir.Value, extras: list[Place], row: ir.Value, group: ir.Value, count: ir.Value
@@ -269,9 +288,7 @@ class _Kernel:
                 places = [place.row(emitter, own) for place in at]
                 self._scoring.call(emitter, source, rows, places, I1(1), I1(1))
 
-    def _emit_values(
-        self, values: ir.Value, results: ir.Value, group: ir.Value, count: ir.Value, key: ir.Value
-    ) -> None:
+    def _emit_values(self, results: ir.Value, group: ir.Value, count: ir.Value, key: ir.Value) -> None:
         """Adds the product of a group's weights with the block of values to its results."""
         emitter, code, word = self._emitter, self._code, self._word
         tile, size = code.value_tile, code.sums.itemsize
@@ -283,8 +300,8 @@ class _Kernel:
                 taps=I64(1),
                 a_offset=I64(0),
                 a_step=I64(size),
-                b=emitter.element(values, column, code.v_dtype),
-                b_step=word["v_row"],
+                b=emitter.offset(self._scratch("v_panels"), emitter.mul(panel, word["v_panel"])),
+                b_step=I64(tile.width * code.v_dtype.itemsize),
                 length=count,
                 tile=emitter.offset(results, emitter.mul(panel, tile.rows * tile.width * size)),
                 accumulate=key,

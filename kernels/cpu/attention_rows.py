@@ -61,7 +61,9 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
     rest = inner.sub(keys, full)
     mask = inner.mask(rest)
     padded = builder.and_(inner.add(keys, lanes - 1), I64(-lanes))
-    unrolled = builder.and_(padded, I64(-lanes * UNROLL))
+    # Several vectors side by side: one alone would wait for each of its operations.
+    wide = inner.with_lanes(lanes * UNROLL)
+    unrolled = builder.and_(padded, I64(-wide.lanes))
     lowest = inner.constant(float("-inf"), dtype)
     with inner.loop(0, rows) as row:
         line = inner.offset(scores, inner.mul(row, pitch))
@@ -69,18 +71,18 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
             at = inner.element(line, full, dtype)
             inner.store(builder.select(mask.bits, inner.load(at, dtype), lowest), at, dtype)
 
-        maxima = [inner.variable(lowest) for _ in range(UNROLL)]
-        with inner.loop(0, unrolled, lanes * UNROLL) as key:
-            for number, best in enumerate(maxima):
-                value = inner.load(inner.element(line, inner.add(key, number * lanes), dtype), dtype)
-                best.value = _larger(inner, value, best.value)
+        wide_best = wide.variable(wide.constant(float("-inf"), dtype))
+        best = inner.variable(lowest)
+        with inner.loop(0, unrolled, wide.lanes) as key:
+            value = wide.load(wide.element(line, key, dtype), dtype)
+            wide_best.value = _larger(wide, value, wide_best.value)
         with inner.loop(unrolled, padded, lanes) as key:
             value = inner.load(inner.element(line, key, dtype), dtype)
-            maxima[0].value = _larger(inner, value, maxima[0].value)
-        best = [variable.value for variable in maxima]
-        while len(best) > 1:
-            best = [_larger(inner, a, b) for a, b in zip(best[::2], best[1::2], strict=True)]
-        own = inner.horizontal(best[0], _larger)
+            best.value = _larger(inner, value, best.value)
+        part = wide_best.value
+        while part.type.count > lanes:
+            part = _larger(inner, *inner.halves(part))
+        own = inner.horizontal(_larger(inner, best.value, part), _larger)
         place = inner.element(tops, row, dtype)
         before = inner.load_scalar(place, dtype)
         top = _larger(inner, before, own)
@@ -98,26 +100,24 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
 
         # A row of minus infinity alone has exponentials of 0.
         infinite = builder.fcmp_ordered("==", top, compute_type(dtype)(float("-inf")))
-        base = inner.splat(builder.select(infinite, compute_type(dtype)(0.0), top))
-        zero = inner.constant(0.0, dtype)
-        totals = [inner.variable(zero) for _ in range(UNROLL)]
+        base = builder.select(infinite, compute_type(dtype)(0.0), top)
+        wide_total = wide.variable(wide.constant(0.0, dtype))
+        total = inner.variable(inner.load(total_at, dtype))
 
-        def weigh(key: ir.Value, number: int, line: ir.Value = line, base: ir.Value = base) -> None:
-            at = inner.element(line, inner.add(key, number * lanes), dtype)
-            power = _exp(inner, builder.fsub(inner.load(at, dtype), base))
-            inner.store(power, at, dtype)
-            totals[number].value = builder.fadd(totals[number].value, power)
+        def weigh(emitter: Emitter, key: ir.Value, line: ir.Value = line, top: ir.Value = base) -> ir.Value:
+            at = emitter.element(line, key, dtype)
+            power = _exp(emitter, builder.fsub(emitter.load(at, dtype), emitter.splat(top)))
+            emitter.store(power, at, dtype)
+            return power
 
-        with inner.loop(0, unrolled, lanes * UNROLL) as key:
-            for number in range(UNROLL):
-                weigh(key, number)
+        with inner.loop(0, unrolled, wide.lanes) as key:
+            wide_total.value = builder.fadd(wide_total.value, weigh(wide, key))
         with inner.loop(unrolled, padded, lanes) as key:
-            weigh(key, 0)
-        parts = [inner.load(total_at, dtype), *(variable.value for variable in totals)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = builder.fadd(total, part)
-        inner.store(total, total_at, dtype)
+            total.value = builder.fadd(total.value, weigh(inner, key))
+        part = wide_total.value
+        while part.type.count > lanes:
+            part = builder.fadd(*inner.halves(part))
+        inner.store(builder.fadd(total.value, part), total_at, dtype)
     builder.ret_void()
     return inner.function
 
@@ -138,12 +138,12 @@ def row_finisher(emitter: Emitter, softmax: Softmax, v_dtype: DType, out_dtype: 
     """A function that divides results by the sums of their weights and stores them.
 
     Arguments: results, sums, the output's first row and the bytes to the next, rows, columns; the values, the
-    bytes from one key's to the next, and the number of keys.
+    bytes from one key's and one column's to the next, and the number of keys.
     """
     dtype, tile, lanes = softmax.dtype, softmax.tile, softmax.tile.lanes
-    types = [POINTER, POINTER, POINTER, I64, I64, I64, POINTER, I64, I64]
+    types = [POINTER, POINTER, POINTER, I64, I64, I64, POINTER, I64, I64, I64]
     inner = local_function(emitter, "finish_rows", types, lanes)
-    results, sums, out, out_row, rows, columns, values, value_row, keys = inner.function.args
+    results, sums, out, out_row, rows, columns, values, v_row, v_column, keys = inner.function.args
     builder = inner.builder
     full = builder.and_(columns, I64(-lanes))
     rest = inner.sub(columns, full)
@@ -178,8 +178,9 @@ def row_finisher(emitter: Emitter, softmax: Softmax, v_dtype: DType, out_dtype: 
             nothing = inner.constant(0.0, dtype)
             total = inner.variable(nothing)
             with inner.loop(0, keys) as key:
-                at = inner.element(inner.offset(values, inner.mul(key, value_row)), column, v_dtype)
-                value = convert.cast(inner, v_dtype, dtype, inner.load(at, v_dtype, limit))
+                at = inner.offset(values, inner.add(inner.mul(key, v_row), inner.mul(column, v_column)))
+                loaded = inner.load_strided(at, v_column, v_dtype, limit)
+                value = convert.cast(inner, v_dtype, dtype, loaded)
                 total.value = inner.fma(value, nothing, total.value)
             store(total.value, column, limit)
 
