@@ -50,7 +50,7 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
 
     Arguments: the scores of the first row and the bytes to the next; the rows' maxima so far; sums of their
     exponentials, a vector a row; their results; the number of rows and of keys in a row; panels of the results;
-    and 0 if there are no results yet. Rows of scores have room for whole vectors; what is too much becomes 0.
+    and 0 if there are no results yet. Rows of scores have room for whole vectors.
     """
     dtype, lanes = softmax.dtype, softmax.tile.lanes
     types = [POINTER, I64, POINTER, POINTER, POINTER, I64, I64, I64, I64]
@@ -60,25 +60,27 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
     full = builder.and_(keys, I64(-lanes))
     rest = inner.sub(keys, full)
     mask = inner.mask(rest)
-    padded = builder.and_(inner.add(keys, lanes - 1), I64(-lanes))
     # Several vectors side by side: one alone would wait for each of its operations.
     wide = inner.with_lanes(lanes * UNROLL)
-    unrolled = builder.and_(padded, I64(-wide.lanes))
+    unrolled = builder.and_(keys, I64(-wide.lanes))
     lowest = inner.constant(float("-inf"), dtype)
     with inner.loop(0, rows) as row:
         line = inner.offset(scores, inner.mul(row, pitch))
-        with inner.when(inner.less(0, rest)):
-            at = inner.element(line, full, dtype)
-            inner.store(builder.select(mask.bits, inner.load(at, dtype), lowest), at, dtype)
+
+        def tail(line: ir.Value = line) -> ir.Value:
+            """The last scores, filled up in registers: a store would be waited for by the next load."""
+            return builder.select(mask.bits, inner.load(inner.element(line, full, dtype), dtype), lowest)
 
         wide_best = wide.variable(wide.constant(float("-inf"), dtype))
         best = inner.variable(lowest)
         with inner.loop(0, unrolled, wide.lanes) as key:
             value = wide.load(wide.element(line, key, dtype), dtype)
             wide_best.value = _larger(wide, value, wide_best.value)
-        with inner.loop(unrolled, padded, lanes) as key:
+        with inner.loop(unrolled, full, lanes) as key:
             value = inner.load(inner.element(line, key, dtype), dtype)
             best.value = _larger(inner, value, best.value)
+        with inner.when(inner.less(0, rest)):
+            best.value = _larger(inner, tail(), best.value)
         part = wide_best.value
         while part.type.count > lanes:
             part = _larger(inner, *inner.halves(part))
@@ -104,16 +106,21 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
         wide_total = wide.variable(wide.constant(0.0, dtype))
         total = inner.variable(inner.load(total_at, dtype))
 
-        def weigh(emitter: Emitter, key: ir.Value, line: ir.Value = line, top: ir.Value = base) -> ir.Value:
-            at = emitter.element(line, key, dtype)
-            power = _exp(emitter, builder.fsub(emitter.load(at, dtype), emitter.splat(top)))
+        def weigh(
+            emitter: Emitter, scores: ir.Value, at: ir.Value, top: ir.Value = base
+        ) -> ir.Value:
+            power = _exp(emitter, builder.fsub(scores, emitter.splat(top)))
             emitter.store(power, at, dtype)
             return power
 
         with inner.loop(0, unrolled, wide.lanes) as key:
-            wide_total.value = builder.fadd(wide_total.value, weigh(wide, key))
-        with inner.loop(unrolled, padded, lanes) as key:
-            total.value = builder.fadd(total.value, weigh(inner, key))
+            at = wide.element(line, key, dtype)
+            wide_total.value = builder.fadd(wide_total.value, weigh(wide, wide.load(at, dtype), at))
+        with inner.loop(unrolled, full, lanes) as key:
+            at = inner.element(line, key, dtype)
+            total.value = builder.fadd(total.value, weigh(inner, inner.load(at, dtype), at))
+        with inner.when(inner.less(0, rest)):
+            total.value = builder.fadd(total.value, weigh(inner, tail(), inner.element(line, full, dtype)))
         part = wide_total.value
         while part.type.count > lanes:
             part = builder.fadd(*inner.halves(part))
