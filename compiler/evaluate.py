@@ -53,8 +53,8 @@ def evaluate(
     ``inputs`` have the shapes and types of the operation's input views. ``output_shapes`` are needed where
     they do not follow from these: the spatial extents of :class:`Conv` and :class:`Pool` (two of them where
     positions are wanted). ``output_dtypes`` are needed where a sum without epilogue is not stored as it was
-    accumulated, and by :class:`Attention` and :class:`Reinterpret`. Raises ``NotImplementedError`` for a primitive that has no
-    meaning here.
+    accumulated, and by :class:`Attention` and :class:`Reinterpret`. Raises ``NotImplementedError`` for a
+    primitive that has no meaning here.
     """
     if type(primitive) is MapReduce:
         return evaluate_expression(primitive.expression, inputs, primitive.shape, primitive.axes)
@@ -223,7 +223,7 @@ def _attend(primitive: Attention, inputs: Sequence[Array]) -> Array:
     weights = powers / np.where(nothing, 1, total)
     if primitive.softmax == "guarded":
         weights = np.where(np.isnan(weights), 0, weights)
-    return np.matmul(weights, v)
+    return np.asarray(np.matmul(weights, v))
 
 
 def _gather(primitive: Gather, inputs: Sequence[Array]) -> tuple[Array, ...]:

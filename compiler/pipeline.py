@@ -64,7 +64,7 @@ def passes_for(selector: KernelSelector) -> tuple[tuple[str, Pass], ...]:
     def attention(program: Program, pool: ConstantPool) -> Program:
         return fuse_attention(program, pool, selector.prefers)
 
-    return (*PASSES, ("fuse_attention", attention))
+    return (*PASSES, ("fuse_attention", attention), ("elide_copies", _plain(elide_copies)))
 
 
 def compile_program(

@@ -51,8 +51,8 @@ class DeviceKernels:
     """A :class:`~onnxplan.compiler.selection.KernelSelector` of the functions that ``SELECTORS`` names.
 
     ``package`` holds their modules, which are called alike on all devices; ``device`` is the device's name in
-    messages. ``fused`` names ``prefers(operation, target)`` and ``select`` for primitives that stand for several
-    others and that only some devices have kernels for.
+    messages. ``fused`` names ``prefers(operation, target)`` and ``select`` for primitives that stand for
+    several others and that only some devices have kernels for.
     """
 
     device: ClassVar[str]

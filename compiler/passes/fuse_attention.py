@@ -25,7 +25,7 @@ def fuse_attention(program: Program, pool: ConstantPool, prefers: Callable[[Oper
 
     The softmax is over the columns of the first product, whose epilogue becomes part of the score, and its
     result is the left operand of the second product; nothing else reads scores or weights. Where heads share
-    keys, batch axes are split so that each head has its own. Coordinates that the score asks for are read from
+    keys, batch axes are split so that each head has its own. Coordinates that the score asks for become
     constants. Requires that norms are fused. Ensures equal results but for rounding: weights are no longer
     rounded to the type that they were stored in.
     """
@@ -108,7 +108,7 @@ def _fused(found: _Parts, pool: ConstantPool) -> Operation | None:
     space = compose(scores.result, left)
     if space is None or not covers(space, scores.result.shape):
         return None
-    *batch, rows, keys = space.axes
+    keys = space.axes[-1]
     if len(keys) != 1 or keys[0].axis != scores.axis:
         return None
     shape = tuple(part.extent for part in space.parts)

@@ -16,7 +16,7 @@ COMMUTATIVE = frozenset(["add", "mul", "max", "equal"])
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """``kind`` is one of :attr:`onnxplan.compiler.primitives.Attention.softmax`, ``score`` what it is taken of."""
+    """``score`` is what it is taken of, ``kind`` as in :class:`onnxplan.compiler.primitives.Attention`."""
 
     kind: str
     score: Expression

@@ -215,7 +215,9 @@ def _tile_rows(target: Target, shape: _Shape, tile: RegisterTile, itemsize: int)
     most = max(1, second // 4 // (tile.rows * (shape.depth + shape.width) * itemsize))
     size = ceil_div(groups, ceil_div(groups, most))
     seconds = shape.flops / shape.batch / groups / target.flops
-    while shape.batch * ceil_div(groups, size) < LEAST_TILES and size > 1 and size * seconds > 2 * LEAST_SECONDS:
+    while (
+        shape.batch * ceil_div(groups, size) < LEAST_TILES and size > 1 and size * seconds > 2 * LEAST_SECONDS
+    ):
         size = ceil_div(groups, ceil_div(groups, ceil_div(size, 2)))
     return size * tile.rows
 
@@ -238,7 +240,7 @@ class _Scratch:
         k_size: int,
         v_size: int,
     ) -> _Scratch:
-        """For tiles of ``rows`` queries and blocks of ``keys`` keys; sizes of elements, 0 for a K not packed."""
+        """For tiles of ``rows`` queries and blocks of ``keys`` keys. ``k_size`` is 0 if no keys are packed."""
         # Rows that are a power of two apart would fall into the same lines of the cache.
         query_pitch = round_up(shape.depth * size, 64) + 64
         score_pitch = keys * size + 64

@@ -1,8 +1,8 @@
 """Code of attention: for each block of keys scores, their exponentials, and the product with the values.
 
-A tile is some queries of one attention. A group of queries, as many as a register tile of the result has rows,
-passes through all three phases while its scores are in the first cache. The result so far and the sum of the
-exponentials are scaled down whenever a row's maximum grows.
+A tile is some queries of one attention. A group of queries, as many as a register tile of the result has
+rows, passes through all three phases while its scores are in the first cache. The result so far and the sum
+of the exponentials are scaled down whenever a row's maximum grows.
 """
 
 from __future__ import annotations
@@ -208,9 +208,7 @@ class _Kernel:
                 results,
             ]
             scores = [self._scratch("scores"), word["score_pitch"]]
-            emitter.builder.call(
-                self._weigh, [*scores, *state, group, count, self._result_panels(), key]
-            )
+            emitter.builder.call(self._weigh, [*scores, *state, group, count, self._result_panels(), key])
             self._emit_values(results, group, count, key)
 
     def _result_panels(self) -> ir.Value:
@@ -270,9 +268,7 @@ class _Kernel:
             at = [place.column(emitter, column) for place in (scores, *extras)]
             with emitter.loop(0, group, tile.rows) as own:
                 source = Source(
-                    table=emitter.offset(
-                        self._scratch("query_table"), emitter.mul(emitter.add(row, own), 8)
-                    ),
+                    table=emitter.offset(self._scratch("query_table"), emitter.mul(emitter.add(row, own), 8)),
                     tap_step=I64(0),
                     taps=I64(1),
                     a_offset=I64(0),

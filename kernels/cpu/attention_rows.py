@@ -49,8 +49,8 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
     """A function that turns scores into exponentials.
 
     Arguments: the scores of the first row and the bytes to the next; the rows' maxima so far; sums of their
-    exponentials, a vector a row; their results; the number of rows and of keys in a row; panels of the results;
-    and 0 if there are no results yet. Rows of scores have room for whole vectors.
+    exponentials, a vector a row; their results; the number of rows and of keys in a row; panels of the
+    results; and 0 if there are no results yet. Rows of scores have room for whole vectors.
     """
     dtype, lanes = softmax.dtype, softmax.tile.lanes
     types = [POINTER, I64, POINTER, POINTER, POINTER, I64, I64, I64, I64]
@@ -98,7 +98,9 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
             factor = _exp(inner, inner.splat(builder.fsub(before, top)))
             inner.store(builder.fmul(inner.load(total_at, dtype), factor), total_at, dtype)
             with inner.when(started):
-                _scale_results(inner, softmax, inner.offset(results, inner.mul(row, softmax.row_bytes)), panels, factor)
+                _scale_results(
+                    inner, softmax, inner.offset(results, inner.mul(row, softmax.row_bytes)), panels, factor
+                )
 
         # A row of minus infinity alone has exponentials of 0.
         infinite = builder.fcmp_ordered("==", top, compute_type(dtype)(float("-inf")))
@@ -106,9 +108,7 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
         wide_total = wide.variable(wide.constant(0.0, dtype))
         total = inner.variable(inner.load(total_at, dtype))
 
-        def weigh(
-            emitter: Emitter, scores: ir.Value, at: ir.Value, top: ir.Value = base
-        ) -> ir.Value:
+        def weigh(emitter: Emitter, scores: ir.Value, at: ir.Value, top: ir.Value = base) -> ir.Value:
             power = _exp(emitter, builder.fsub(scores, emitter.splat(top)))
             emitter.store(power, at, dtype)
             return power
@@ -175,7 +175,9 @@ def row_finisher(emitter: Emitter, softmax: Softmax, v_dtype: DType, out_dtype: 
             converted = convert.cast(inner, dtype, out_dtype, value)
             inner.store(converted, inner.element(target, column, out_dtype), out_dtype, limit)
 
-        def scaled(column: ir.Value, limit: Mask | None, line: ir.Value = line, factor: ir.Value = factor) -> None:
+        def scaled(
+            column: ir.Value, limit: Mask | None, line: ir.Value = line, factor: ir.Value = factor
+        ) -> None:
             panel = inner.offset(line, inner.mul(inner.divide(column, tile.width), tile_bytes))
             at = inner.element(panel, inner.modulo(column, tile.width), dtype)
             store(builder.fmul(inner.load(at, dtype), factor), column, limit)
