@@ -87,8 +87,8 @@ class Attention(Primitive):
 
     Inputs ``(q (*batch, M, D), k (*batch, D, N), v (*batch, N, E), *extra (*batch, M, N))``, stride 0 where
     they do not vary; output ``(*batch, M, E)``. A score is ``score`` of the sum over ``D`` of ``q * k``
-    (input 0) and the extras (inputs ``1 + i``) as in an epilogue of :class:`MatMul`, without it the sum itself;
-    scores and sums are of type ``accumulator``, float32 or float64. ``softmax`` says what becomes of rows
+    (input 0) and the extras (inputs ``1 + i``), as in :class:`MatMul`, without it the sum itself; scores and
+    sums are of type ``accumulator``, float32 or float64. ``softmax`` says what becomes of rows
     without a largest finite score:
 
     * ``plain``: their weights are ``exp(score - max) / sum`` like all others, NaN;

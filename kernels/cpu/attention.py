@@ -240,7 +240,7 @@ class _Scratch:
         k_size: int,
         v_size: int,
     ) -> _Scratch:
-        """For tiles of ``rows`` queries and blocks of ``keys`` keys. ``k_size`` is 0 if no keys are packed."""
+        """For tiles of ``rows`` queries and blocks of ``keys`` keys; ``k_size`` is 0 if none are packed."""
         # Rows that are a power of two apart would fall into the same lines of the cache.
         query_pitch = round_up(shape.depth * size, 64) + 64
         score_pitch = keys * size + 64

@@ -45,6 +45,58 @@ def _exp(inner: Emitter, x: ir.Value) -> ir.Value:
     return exp_clamped(inner, at_least(inner, x, -104.0 if format_of(x) is SINGLE else -746.0))
 
 
+class _Scores:
+    """Scores in memory, rows ``pitch`` bytes apart with room for whole vectors of ``keys``."""
+
+    def __init__(
+        self, inner: Emitter, dtype: DType, scores: ir.Value, pitch: ir.Value, keys: ir.Value
+    ) -> None:
+        self._inner, self._dtype, self._scores, self._pitch = inner, dtype, scores, pitch
+        # Several vectors side by side: one alone would wait for each of its operations.
+        self._wide = inner.with_lanes(inner.lanes * UNROLL)
+        self._unrolled = inner.builder.and_(keys, I64(-self._wide.lanes))
+        self._full = inner.builder.and_(keys, I64(-inner.lanes))
+        self._rest = inner.sub(keys, self._full)
+        self._mask = inner.mask(self._rest)
+
+    def fold(
+        self,
+        row: ir.Value,
+        initial: float,
+        visit: Callable[[Emitter, ir.Value, ir.Value], ir.Value],
+        combine: Callable[[Core, ir.Value, ir.Value], ir.Value],
+    ) -> ir.Value:
+        """All ``visit(emitter, scores, address)`` of a row combined to one vector.
+
+        Beyond the keys scores are minus infinity. What does not fill several vectors comes first: others can
+        go on while it waits.
+        """
+        inner, wide, dtype = self._inner, self._wide, self._dtype
+        line = inner.offset(self._scores, inner.mul(row, self._pitch))
+        narrow = inner.variable(inner.constant(initial, dtype))
+        with inner.when(inner.less(0, self._rest)):
+            at = inner.element(line, self._full, dtype)
+            # Filled up in registers: a masked store would be waited for by the next load.
+            lowest = inner.constant(float("-inf"), dtype)
+            value = inner.builder.select(self._mask.bits, inner.load(at, dtype), lowest)
+            narrow.value = combine(inner, visit(inner, value, at), narrow.value)
+        with inner.loop(self._unrolled, self._full, inner.lanes) as key:
+            at = inner.element(line, key, dtype)
+            narrow.value = combine(inner, visit(inner, inner.load(at, dtype), at), narrow.value)
+        result = wide.variable(wide.constant(initial, dtype))
+        with inner.loop(0, self._unrolled, wide.lanes) as key:
+            at = wide.element(line, key, dtype)
+            result.value = combine(wide, visit(wide, wide.load(at, dtype), at), result.value)
+        part = result.value
+        while part.type.count > inner.lanes:
+            part = combine(inner, *inner.halves(part))
+        return combine(inner, part, narrow.value)
+
+
+def _sum(emitter: Core, a: ir.Value, b: ir.Value) -> ir.Value:
+    return emitter.builder.fadd(a, b)
+
+
 def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
     """A function that turns scores into exponentials.
 
@@ -56,75 +108,40 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
     types = [POINTER, I64, POINTER, POINTER, POINTER, I64, I64, I64, I64]
     inner = local_function(emitter, "weigh_rows", types, lanes)
     scores, pitch, tops, sums, results, rows, keys, panels, seen = inner.function.args
-    builder = inner.builder
-    full = builder.and_(keys, I64(-lanes))
-    rest = inner.sub(keys, full)
-    mask = inner.mask(rest)
-    # Several vectors side by side: one alone would wait for each of its operations.
-    wide = inner.with_lanes(lanes * UNROLL)
-    unrolled = builder.and_(keys, I64(-wide.lanes))
-    lowest = inner.constant(float("-inf"), dtype)
+    builder, number = inner.builder, compute_type(dtype)
+    lines = _Scores(inner, dtype, scores, pitch, keys)
+    # Maxima of all rows first: a row's exponentials then follow those of the row before without a pause.
     with inner.loop(0, rows) as row:
-        line = inner.offset(scores, inner.mul(row, pitch))
-
-        def tail(line: ir.Value = line) -> ir.Value:
-            """The last scores, filled up in registers: a store would be waited for by the next load."""
-            return builder.select(mask.bits, inner.load(inner.element(line, full, dtype), dtype), lowest)
-
-        wide_best = wide.variable(wide.constant(float("-inf"), dtype))
-        best = inner.variable(lowest)
-        with inner.loop(0, unrolled, wide.lanes) as key:
-            value = wide.load(wide.element(line, key, dtype), dtype)
-            wide_best.value = _larger(wide, value, wide_best.value)
-        with inner.loop(unrolled, full, lanes) as key:
-            value = inner.load(inner.element(line, key, dtype), dtype)
-            best.value = _larger(inner, value, best.value)
-        with inner.when(inner.less(0, rest)):
-            best.value = _larger(inner, tail(), best.value)
-        part = wide_best.value
-        while part.type.count > lanes:
-            part = _larger(inner, *inner.halves(part))
-        own = inner.horizontal(_larger(inner, best.value, part), _larger)
+        best = lines.fold(row, float("-inf"), lambda emitter, scores, at: scores, _larger)
         place = inner.element(tops, row, dtype)
         before = inner.load_scalar(place, dtype)
-        top = _larger(inner, before, own)
+        top = _larger(inner, before, inner.horizontal(best, _larger))
         builder.store(top, place, align=dtype.itemsize)
-        total_at = inner.element(sums, inner.mul(row, lanes), dtype)
         grown = builder.fcmp_ordered(">", top, before)
         started = builder.icmp_signed("!=", seen, I64(0))
         if softmax.kind != "smooth":
             grown = builder.and_(grown, started)
         with inner.when(grown):
             factor = _exp(inner, inner.splat(builder.fsub(before, top)))
-            inner.store(builder.fmul(inner.load(total_at, dtype), factor), total_at, dtype)
+            at = inner.element(sums, inner.mul(row, lanes), dtype)
+            inner.store(builder.fmul(inner.load(at, dtype), factor), at, dtype)
             with inner.when(started):
-                _scale_results(
-                    inner, softmax, inner.offset(results, inner.mul(row, softmax.row_bytes)), panels, factor
-                )
-
+                own = inner.offset(results, inner.mul(row, softmax.row_bytes))
+                _scale_results(inner, softmax, own, panels, factor)
+    with inner.loop(0, rows) as row:
+        top = inner.load_scalar(inner.element(tops, row, dtype), dtype)
         # A row of minus infinity alone has exponentials of 0.
-        infinite = builder.fcmp_ordered("==", top, compute_type(dtype)(float("-inf")))
-        base = builder.select(infinite, compute_type(dtype)(0.0), top)
-        wide_total = wide.variable(wide.constant(0.0, dtype))
-        total = inner.variable(inner.load(total_at, dtype))
+        infinite = builder.fcmp_ordered("==", top, number(float("-inf")))
+        base = builder.select(infinite, number(0.0), top)
 
-        def weigh(emitter: Emitter, scores: ir.Value, at: ir.Value, top: ir.Value = base) -> ir.Value:
-            power = _exp(emitter, builder.fsub(scores, emitter.splat(top)))
+        def weigh(emitter: Emitter, scores: ir.Value, at: ir.Value, base: ir.Value = base) -> ir.Value:
+            power = _exp(emitter, builder.fsub(scores, emitter.splat(base)))
             emitter.store(power, at, dtype)
             return power
 
-        with inner.loop(0, unrolled, wide.lanes) as key:
-            at = wide.element(line, key, dtype)
-            wide_total.value = builder.fadd(wide_total.value, weigh(wide, wide.load(at, dtype), at))
-        with inner.loop(unrolled, full, lanes) as key:
-            at = inner.element(line, key, dtype)
-            total.value = builder.fadd(total.value, weigh(inner, inner.load(at, dtype), at))
-        with inner.when(inner.less(0, rest)):
-            total.value = builder.fadd(total.value, weigh(inner, tail(), inner.element(line, full, dtype)))
-        part = wide_total.value
-        while part.type.count > lanes:
-            part = builder.fadd(*inner.halves(part))
-        inner.store(builder.fadd(total.value, part), total_at, dtype)
+        at = inner.element(sums, inner.mul(row, lanes), dtype)
+        total = lines.fold(row, 0.0, weigh, _sum)
+        inner.store(builder.fadd(inner.load(at, dtype), total), at, dtype)
     builder.ret_void()
     return inner.function
 
@@ -159,10 +176,7 @@ def row_finisher(emitter: Emitter, softmax: Softmax, v_dtype: DType, out_dtype: 
     tile_bytes = tile.rows * softmax.row_bytes
     one, zero = compute_type(dtype)(1.0), compute_type(dtype)(0.0)
     with inner.loop(0, rows) as row:
-        total = inner.horizontal(
-            inner.load(inner.element(sums, inner.mul(row, lanes), dtype), dtype),
-            lambda core, a, b: core.builder.fadd(a, b),
-        )
+        total = inner.horizontal(inner.load(inner.element(sums, inner.mul(row, lanes), dtype), dtype), _sum)
         lost = builder.fcmp_unordered("uno", total, total)
         if softmax.kind in ("masked", "guarded"):
             total = builder.select(builder.fcmp_ordered("==", total, zero), one, total)
