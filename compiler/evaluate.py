@@ -19,6 +19,7 @@ from onnxplan.compiler.evaluate_spatial import convolve, evaluate_pool
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.primitives import (
     ArgReduce,
+    Attention,
     Conv,
     Gather,
     GatherReduce,
@@ -52,8 +53,8 @@ def evaluate(
     ``inputs`` have the shapes and types of the operation's input views. ``output_shapes`` are needed where
     they do not follow from these: the spatial extents of :class:`Conv` and :class:`Pool` (two of them where
     positions are wanted). ``output_dtypes`` are needed where a sum without epilogue is not stored as it was
-    accumulated, and by :class:`Reinterpret`. Raises ``NotImplementedError`` for a primitive that has no
-    meaning here.
+    accumulated, and by :class:`Attention` and :class:`Reinterpret`. Raises ``NotImplementedError`` for a
+    primitive that has no meaning here.
     """
     if type(primitive) is MapReduce:
         return evaluate_expression(primitive.expression, inputs, primitive.shape, primitive.axes)
@@ -63,6 +64,8 @@ def evaluate(
             if primitive.epilogue is not None:
                 return evaluate_expression(primitive.epilogue, (total, *inputs[2:]), total.shape)
             return (convert(total, output_dtypes[0]) if output_dtypes else total,)
+        if isinstance(primitive, Attention):
+            return (convert(_attend(primitive, inputs), output_dtypes[0]),)
         if isinstance(primitive, Reinterpret):
             return (inputs[0].view(output_dtypes[0].numpy),)
         if isinstance(primitive, Pool):
@@ -201,6 +204,27 @@ def _contract(primitive: MatMul | Conv, inputs: Sequence[Array], output_shapes: 
     if isinstance(primitive, MatMul):
         return convert(np.matmul(a, b), accumulator)
     return convert(convolve(primitive, a, b, output_shapes[0]), accumulator)
+
+
+def _attend(primitive: Attention, inputs: Sequence[Array]) -> Array:
+    """The result in float64; scores are rounded to the accumulator's type, weights are not."""
+    q, k, v = (convert(array, DType.FLOAT64) for array in inputs[:3])
+    scores = convert(np.matmul(q, k), primitive.accumulator)
+    if primitive.score is not None:
+        (scores,) = evaluate_expression(primitive.score, (scores, *inputs[3:]), scores.shape)
+    scores = convert(scores, DType.FLOAT64)
+    top = np.max(scores, axis=-1, keepdims=True, initial=-np.inf)
+    if primitive.softmax == "smooth":
+        top = np.maximum(top, 0)
+    nothing = (top == -np.inf) & (primitive.softmax == "masked")
+    powers = np.exp(scores - np.where(nothing, 0, top))
+    total = np.sum(powers, axis=-1, keepdims=True)
+    if primitive.softmax == "smooth":
+        total += np.exp(-top)
+    weights = powers / np.where(nothing, 1, total)
+    if primitive.softmax == "guarded":
+        weights = np.where(np.isnan(weights), 0, weights)
+    return np.asarray(np.matmul(weights, v))
 
 
 def _gather(primitive: Gather, inputs: Sequence[Array]) -> tuple[Array, ...]:

@@ -16,6 +16,7 @@ from onnxplan.compiler.passes.elide_copies import elide_copies
 from onnxplan.compiler.passes.eliminate_dead import eliminate_dead
 from onnxplan.compiler.passes.fold_affine import fold_affine
 from onnxplan.compiler.passes.fold_padding import fold_padding
+from onnxplan.compiler.passes.fuse_attention import fuse_attention
 from onnxplan.compiler.passes.fuse_epilogues import fuse_epilogues
 from onnxplan.compiler.passes.fuse_maps import fuse_maps
 from onnxplan.compiler.passes.fuse_norms import fuse_norms
@@ -48,7 +49,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("merge_products", merge_products),
     ("eliminate_dead", _plain(eliminate_dead)),
 )
-"""All passes in order; a name may occur more than once."""
+"""All passes that every device has, in order; a name may occur more than once."""
 
 NECESSARY: tuple[tuple[str, Pass], ...] = (
     ("bind_outputs", _plain(bind_outputs)),
@@ -57,15 +58,24 @@ NECESSARY: tuple[tuple[str, Pass], ...] = (
 """The passes without which a program cannot become a plan."""
 
 
+def passes_for(selector: KernelSelector) -> tuple[tuple[str, Pass], ...]:
+    """:data:`PASSES`, and behind them those that make primitives which not every device has."""
+
+    def attention(program: Program, pool: ConstantPool) -> Program:
+        return fuse_attention(program, pool, selector.prefers)
+
+    return (*PASSES, ("fuse_attention", attention), ("elide_copies", _plain(elide_copies)))
+
+
 def compile_program(
     program: Program, selector: KernelSelector, pool: ConstantPool, *, optimize: int = 1
 ) -> CompiledPlan:
     """The plan of ``program`` for the selector's target, and its constants. Uses up ``program``.
 
-    ``optimize`` 0 runs :data:`NECESSARY`, anything above :data:`PASSES`. Raises
+    ``optimize`` 0 runs :data:`NECESSARY`, anything above :func:`passes_for` the device. Raises
     :class:`onnxplan.compiler.errors.UnsupportedOperatorError` where the device has no kernel.
     """
-    program = optimise(program, pool, passes=PASSES if optimize else NECESSARY)
+    program = optimise(program, pool, passes=passes_for(selector) if optimize else NECESSARY)
     external = {view.storage for view in (*program.inputs.values(), *program.outputs.values())}
     steps = schedule(emit_steps(program, selector, pool), external)
     return assemble(program, steps, selector.target, pool)

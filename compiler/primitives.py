@@ -82,6 +82,27 @@ class MatMul(Primitive):
 
 
 @dataclass(frozen=True, slots=True)
+class Attention(Primitive):
+    """``out[..., m, :] = sum over n of w[..., m, n] * v[..., n, :]``, the weights ``w`` a softmax of scores.
+
+    Inputs ``(q (*batch, M, D), k (*batch, D, N), v (*batch, N, E), *extra (*batch, M, N))``, stride 0 where
+    they do not vary; output ``(*batch, M, E)``. A score is ``score`` of the sum over ``D`` of ``q * k``
+    (input 0) and the extras (inputs ``1 + i``), as in :class:`MatMul`, without it the sum itself; scores and
+    sums are of type ``accumulator``, float32 or float64. ``softmax`` says what becomes of rows
+    without a largest finite score:
+
+    * ``plain``: their weights are ``exp(score - max) / sum`` like all others, NaN;
+    * ``masked``: those of a row of minus infinity alone are 0;
+    * ``guarded``: those that are NaN are 0;
+    * ``smooth``: there is one more key, of score 0 and value 0.
+    """
+
+    accumulator: DType
+    score: Expression | None = None
+    softmax: str = "plain"
+
+
+@dataclass(frozen=True, slots=True)
 class Conv(Primitive):
     """Cross-correlation, channels last.
 

@@ -74,3 +74,11 @@ class KernelSelector(Protocol):
         Raises ``NotImplementedError`` with a text that names primitive and types if there is no kernel.
         """
         ...
+
+    def prefers(self, operation: Operation) -> bool:
+        """Is one kernel for ``operation`` faster than those of the operations that it stands for?
+
+        Passes ask before they make primitives that other primitives can express as well, such as
+        :class:`~onnxplan.compiler.primitives.Attention`. ``False`` where the device has none.
+        """
+        ...

@@ -9,6 +9,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import REDUCTIONS, Expression, Instruction
 from onnxplan.compiler.primitives import (
     ArgReduce,
+    Attention,
     Conv,
     Gather,
     GatherReduce,
@@ -192,6 +193,32 @@ def _matmul(primitive: MatMul, inputs: Sequence[View], outputs: Sequence[View]) 
     _epilogue(primitive, inputs, outputs, (*a.shape[:-1], b.shape[-1]))
 
 
+def _attention(primitive: Attention, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    demand(len(inputs) >= 3, f"{len(inputs)} inputs, not 3 or more")
+    _count(outputs, 1, 1, "outputs")
+    q, k, v, *extras = inputs
+    demand(q.rank >= 2 and k.rank >= 2 and v.rank >= 2, f"ranks {q.rank}, {k.rank} and {v.rank}")
+    *batch, rows, depth = q.shape
+    keys, width = v.shape[-2:]
+    _expect(k, (*batch, depth, keys), None, "input 1")
+    _expect(v, (*batch, keys, width), None, "input 2")
+    for number, view in enumerate(inputs[:3]):
+        demand(view.dtype.is_float, f"input {number} is {view.dtype}")
+    for number, extra in enumerate(extras):
+        _expect(extra, (*batch, rows, keys), None, f"extra {number}")
+    _expect(outputs[0], (*batch, rows, width), None, "output 0")
+    demand(outputs[0].dtype.is_float, f"output 0 is {outputs[0].dtype}")
+    demand(primitive.accumulator in (DType.FLOAT32, DType.FLOAT64), f"sums in {primitive.accumulator}")
+    demand(primitive.softmax in ("plain", "masked", "guarded", "smooth"), f"softmax {primitive.softmax}")
+    if primitive.score is None:
+        demand(not extras, f"{len(extras)} extras without score")
+        return
+    types = [primitive.accumulator, *(view.dtype for view in extras)]
+    check_expression(primitive.score, types, q.rank, reductions=False)
+    demand(primitive.score.dtypes == (primitive.accumulator,), f"scores are {primitive.score.dtypes}")
+    demand(all(i.op != "index" for i in primitive.score.instructions), "scores have no coordinates")
+
+
 def _window(x: View, y: View, kernel: Shape, strides: Shape, dilations: Shape, pads: Shape) -> None:
     spatial = x.rank - 2
     demand(spatial >= 1, f"input 0 has rank {x.rank}")
@@ -355,6 +382,7 @@ _CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], N
     MapReduce: _map_reduce,
     Reinterpret: _reinterpret,
     MatMul: _matmul,
+    Attention: _attention,
     Conv: _conv,
     Pool: _pool,
     Gather: _gather,

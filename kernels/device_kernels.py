@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from onnxplan.compiler.primitives import (
@@ -51,22 +51,30 @@ class DeviceKernels:
     """A :class:`~onnxplan.compiler.selection.KernelSelector` of the functions that ``SELECTORS`` names.
 
     ``package`` holds their modules, which are called alike on all devices; ``device`` is the device's name in
-    messages.
+    messages. ``fused`` names ``prefers(operation, target)`` and ``select`` for primitives that stand for
+    several others and that only some devices have kernels for.
     """
 
     device: ClassVar[str]
     package: ClassVar[str]
+    fused: ClassVar[Mapping[type[Primitive], tuple[str, str]]] = {}
 
     def __init__(self, target: Target) -> None:
         self.target = target
 
     def select(self, operation: Operation, emit: StepEmitter) -> None:
         """Emits the steps of ``operation``; raises ``NotImplementedError`` if there is no kernel for it."""
-        name = SELECTORS.get(type(operation.primitive))
+        kind = type(operation.primitive)
+        name = self.fused[kind][1] if kind in self.fused else SELECTORS.get(kind)
         if name is None:
             types = ", ".join(view.dtype.label for view in operation.views)
             raise NotImplementedError(f"no {self.device} kernel for {operation.primitive.name} of {types}")
         resolve(self.package, name)(operation, emit, self.target)
+
+    def prefers(self, operation: Operation) -> bool:
+        """Is ``operation`` better computed at once than by the operations that it stands for?"""
+        names = self.fused.get(type(operation.primitive))
+        return names is not None and bool(resolve(self.package, names[0])(operation, self.target))
 
 
 @functools.cache

@@ -102,7 +102,7 @@ def attach(product: Operation, mapped: Operation) -> Operation:
     assert isinstance(primitive, Conv | MatMul)
     assert isinstance(outer, MapReduce)
     output = product.outputs[0]
-    inner = primitive.epilogue or _sum(primitive.accumulator, output.dtype)
+    inner = primitive.epilogue or stored_sum(primitive.accumulator, output.dtype)
     operands = Operands(start=1)
     inner_numbers = (0, *(operands.number(view) for view in product.inputs[2:]))
     outer_numbers = tuple(-1 if view is None else operands.number(view) for view in fit.inputs)
@@ -117,6 +117,6 @@ def attach(product: Operation, mapped: Operation) -> Operation:
     )
 
 
-def _sum(accumulator: DType, dtype: DType) -> Expression:
+def stored_sum(accumulator: DType, dtype: DType) -> Expression:
     """What a product without epilogue stores: the sum as ``dtype``."""
     return identity(accumulator) if accumulator is dtype else cast_expression(accumulator, dtype, False)

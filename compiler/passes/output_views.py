@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from onnxplan.compiler.primitives import Conv, Gather, MapReduce, MatMul, Pool, Primitive, Resample
+from onnxplan.compiler.primitives import (
+    Attention,
+    Conv,
+    Gather,
+    MapReduce,
+    MatMul,
+    Pool,
+    Primitive,
+    Resample,
+)
 from onnxplan.compiler.view import View
 
-ROWS = (MatMul, Conv, Pool, Gather, Resample)
+ROWS = (MatMul, Attention, Conv, Pool, Gather, Resample)
 """Primitives that write (and read, where said below) any views whose last axis has stride 1."""
 
 

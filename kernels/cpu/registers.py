@@ -15,8 +15,12 @@ Grid = list[list[ir.Value]]
 
 
 def local_function(emitter: Emitter, name: str, arguments: list[ir.Type], lanes: int) -> Emitter:
-    """Starts a function inside the module of ``emitter``; end it with ``builder.ret_void()``."""
-    function = ir.Function(emitter.module, ir.FunctionType(ir.VoidType(), arguments), name)
+    """Starts a function inside the module of ``emitter``; end it with ``builder.ret_void()``.
+
+    Its name is made unique in the module.
+    """
+    unique = emitter.module.get_unique_name(name)
+    function = ir.Function(emitter.module, ir.FunctionType(ir.VoidType(), arguments), unique)
     function.linkage = "internal"
     function.attributes.add("nounwind")
     function.attributes.add("noinline")

@@ -6,9 +6,10 @@ building imports only what the kernel at hand needs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import Attention
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.device_kernels import DeviceKernels, resolve
 
@@ -25,6 +26,7 @@ FAMILIES: dict[str, str] = {
     "reduce": "reduce_code:build_reduce",
     "pack": "pack_code:build_pack",
     "matmul": "matmul_code:build_matmul",
+    "attention": "attention_code:build_attention",
     "dot": "dot_code:build_dot",
     "conv": "conv_code:build_conv",
     "depthwise": "depthwise_code:build_depthwise",
@@ -54,3 +56,4 @@ class CpuKernels(DeviceKernels):
 
     device = "CPU"
     package = PACKAGE
+    fused: ClassVar = {Attention: ("attention:prefers_attention", "attention:select_attention")}

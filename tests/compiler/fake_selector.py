@@ -19,6 +19,9 @@ class FakeSelector:
         self.target = target
         self.operations = {}
 
+    def prefers(self, operation):
+        return False
+
     def select(self, operation, emit):
         operands = (*operation.outputs, *operation.inputs)
         outputs = tuple(range(len(operation.outputs)))

@@ -15,6 +15,7 @@ from onnxplan.compiler.evaluate import evaluate, evaluate_expression, evaluate_p
 from onnxplan.compiler.expression import Expression, Instruction, constant, identity
 from onnxplan.compiler.primitives import (
     ArgReduce,
+    Attention,
     Conv,
     Gather,
     MapReduce,
@@ -345,3 +346,34 @@ def test_program_runs_through_views_and_shows_what_was_not_written():
 def test_unknown_primitives_are_refused():
     with pytest.raises(NotImplementedError, match="primitive"):
         evaluate(Primitive(), [])
+
+
+ATTENTION_ROWS = [
+    ("plain", [np.nan, np.nan, np.nan]),
+    ("masked", [0.0, np.nan, np.nan]),
+    ("guarded", [0.0, 0.0, 0.0]),
+    ("smooth", [0.0, np.nan, np.nan]),
+]
+
+
+@pytest.mark.parametrize(("kind", "lost"), ATTENTION_ROWS)
+def test_attention(kind, lost):
+    """Rows of minus infinity alone, with NaN and with infinity; one by the definition, row by row."""
+    rng = generator()
+    q, k, v = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 4, 3), (2, 3, 5), (2, 5, 6)))
+    mask = rng.standard_normal((2, 4, 5)).astype(np.float32)
+    mask[0, :3] = [[-np.inf] * 5, [0, np.nan, 0, 0, 0], [np.inf, 0, 0, 0, 0]]
+    mask[1, 0, 1:] = -np.inf
+    score = Expression(
+        (Instruction("input", (0,), F32), Instruction("input", (1,), F32), Instruction("add", (0, 1), F32)),
+        (2,),
+    )
+    (found,) = evaluate(Attention(F32, score, kind), [q, k, v, mask], output_dtypes=[F32])
+    assert found.dtype == np.float32
+    for row, value in enumerate(lost):
+        np.testing.assert_array_equal(found[0, row], np.full(6, value))
+    for batch, row in ((0, 3), (1, 0), (1, 1), (1, 2), (1, 3)):
+        scores = (q[batch, row] @ k[batch] + mask[batch, row]).astype(np.float64)
+        powers = np.exp(scores)
+        expected = powers @ v[batch] / (powers.sum() + (kind == "smooth"))
+        np.testing.assert_allclose(found[batch, row], expected, rtol=1e-5, atol=1e-6)

@@ -243,6 +243,9 @@ class Selector:
     def select(self, operation: Any, emit: Any) -> None:
         raise NotImplementedError
 
+    def prefers(self, operation: Any) -> bool:
+        raise NotImplementedError
+
 
 @contextmanager
 def no_violations(bench: Bench) -> Iterator[None]:

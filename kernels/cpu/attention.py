@@ -1,0 +1,262 @@
+"""Selects the kernel for attention: one pass over the keys, block by block, without scores in memory.
+
+Source: T. Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness",
+https://arxiv.org/abs/2205.14135; the running maximum is M. Milakov and N. Gimelshein's,
+https://arxiv.org/abs/1805.02867.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import Attention
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import Storage, View
+from onnxplan.kernels.cpu.axes import Axis, merged, words
+from onnxplan.kernels.cpu.epilogue import describe_epilogue
+from onnxplan.kernels.cpu.matmul import packed_batch
+from onnxplan.kernels.cpu.pack import access_kind
+from onnxplan.kernels.cpu.product import place_words
+from onnxplan.kernels.cpu.tiling import (
+    LEAST_SECONDS,
+    LEAST_TILES,
+    RegisterTile,
+    ceil_div,
+    register_tile,
+    round_up,
+)
+from onnxplan.kernels.matrices import distinct_bytes
+
+FAMILY = "attention"
+KEY_BLOCK = 256
+"""Keys at once, at most: their scores for a group of queries stay in the first cache."""
+
+MOST_EXTRAS = 8
+EXPONENTIAL_FLOPS = 20
+
+# The parameter words at the start of a step; steps and scratch positions in bytes. Those of the extras (row
+# and key step each) follow, then the records of the batch axes: extent, and steps of q, k, v, output, extras.
+WORDS = (
+    "rows",
+    "keys",
+    "depth",
+    "width",
+    "row_tiles",
+    "tile_rows",
+    "key_block",
+    "q_row",
+    "q_depth",
+    "k_panel",
+    "k_depth",
+    "k_column",
+    "v_row",
+    "v_column",
+    "v_panel",
+    "out_row",
+    "queries",
+    "query_pitch",
+    "scores",
+    "score_pitch",
+    "tops",
+    "sums",
+    "results",
+    "k_panels",
+    "v_panels",
+    "query_table",
+    "score_table",
+    "axes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Extents of an operation; ``batch`` is the number of attentions."""
+
+    batch: int
+    rows: int
+    keys: int
+    depth: int
+    width: int
+
+    @staticmethod
+    def of(operation: Operation) -> _Shape:
+        k, output = operation.inputs[1], operation.outputs[0]
+        *batch, rows, width = output.shape
+        return _Shape(math.prod(batch), rows, k.shape[-1], k.shape[-2], width)
+
+    @property
+    def flops(self) -> int:
+        products = 2 * (self.depth + self.width)
+        return self.batch * self.rows * self.keys * (products + EXPONENTIAL_FLOPS)
+
+
+def prefers_attention(operation: Operation, target: Target) -> bool:
+    """Is the kernel fit for ``operation``, and faster than two products and a softmax?
+
+    Few queries leave nothing to share a block of keys among.
+    """
+    shape = _Shape.of(operation)
+    output = operation.outputs[0]
+    primitive = operation.primitive
+    assert isinstance(primitive, Attention)
+    score, _ = _register_tiles(target, primitive.accumulator, shape.width)
+    return (
+        min(shape.batch, shape.keys, shape.depth, shape.width) > 0
+        and shape.rows >= score.rows
+        and len(operation.inputs) - 3 <= MOST_EXTRAS
+        and (output.strides[-1] == 1 or shape.width == 1)
+    )
+
+
+def select_attention(operation: Operation, emit: StepEmitter, target: Target) -> None:
+    """Emits the steps of an operation that :func:`prefers_attention` accepts."""
+    primitive = operation.primitive
+    assert isinstance(primitive, Attention)
+    q, k, v, *extras = operation.inputs
+    output = operation.outputs[0]
+    shape, sums = _Shape.of(operation), primitive.accumulator
+    score_tile, value_tile = _register_tiles(target, sums, shape.width)
+    tile_rows = _tile_rows(target, shape, value_tile, sums.itemsize)
+    row_tiles = ceil_div(shape.rows, tile_rows)
+    key_block = _key_block(shape, score_tile)
+    panel_row = score_tile.width * k.dtype.itemsize
+    keys, key_axes, layout = k, k, f"scratch_{access_kind(k.strides[-2], k.strides[-1], shape.keys)}"
+    if k.is_constant or row_tiles > 1:
+        keys, key_axes = packed_batch(emit, k, score_tile)
+        layout = "packed"
+    k_bytes = 0 if layout == "packed" else k.dtype.itemsize
+    scratch = _Scratch.of(
+        shape, score_tile, value_tile, tile_rows, key_block, sums.itemsize, k_bytes, v.dtype.itemsize
+    )
+    scores = View.dense(Storage(sums, shape.batch * shape.rows * shape.keys), (*q.shape[:-1], shape.keys))
+    epilogue = describe_epilogue(primitive.score, sums, scores, extras, scores.rank - 1)
+    axes = merged(
+        Axis(
+            extent,
+            tuple(view.strides[axis] * view.dtype.itemsize for view in (q, key_axes, v, output, *extras)),
+        )
+        for axis, extent in enumerate(output.shape[:-2])
+    )
+    parameters = (
+        shape.rows,
+        shape.keys,
+        shape.depth,
+        shape.width,
+        row_tiles,
+        tile_rows,
+        key_block,
+        q.strides[-2] * q.dtype.itemsize,
+        q.strides[-1] * q.dtype.itemsize,
+        shape.depth * panel_row,
+        k.strides[-2] * k.dtype.itemsize,
+        k.strides[-1] * k.dtype.itemsize,
+        v.strides[-2] * v.dtype.itemsize,
+        v.strides[-1] * v.dtype.itemsize,
+        key_block * value_tile.width * v.dtype.itemsize,
+        output.strides[-2] * output.dtype.itemsize,
+        *scratch.words,
+        len(axes),
+        *place_words(extras, scores.rank - 2, scores.rank - 1),
+        *words(axes),
+    )
+    variant = (
+        q.dtype.label,
+        access_kind(q.strides[-2], q.strides[-1], shape.depth),
+        layout,
+        k.dtype.label,
+        v.dtype.label,
+        access_kind(v.strides[-2], v.strides[-1], shape.width),
+        output.dtype.label,
+        primitive.softmax,
+        (score_tile.rows, score_tile.vectors, score_tile.lanes),
+        (value_tile.rows, value_tile.vectors, value_tile.lanes),
+        epilogue.variant,
+    )
+    operands = (q, keys, v, output, *extras)
+    emit.step(
+        KernelSpec(FAMILY, variant),
+        operands,
+        (3,),
+        parameters,
+        tiles=shape.batch * row_tiles,
+        flops=shape.flops + epilogue.expression.cost * shape.batch * shape.rows * shape.keys,
+        bytes_moved=sum(distinct_bytes(view) for view in operands),
+        scratch=scratch.size,
+    )
+
+
+def _register_tiles(target: Target, sums: DType, width: int) -> tuple[RegisterTile, RegisterTile]:
+    """The tiles of the scores and of the result, whose rows are a multiple of the other's."""
+    score = register_tile(target, sums)
+    vectors = min(score.vectors, ceil_div(width, score.lanes))
+    rows = score.rows
+    if 2 * rows * vectors + vectors + 1 <= target.vector_registers:
+        rows *= 2
+    return score, RegisterTile(rows, vectors, score.lanes)
+
+
+def _key_block(shape: _Shape, tile: RegisterTile) -> int:
+    """Keys at once: whole panels, blocks of nearly the same length."""
+    panels = ceil_div(shape.keys, tile.width)
+    blocks = ceil_div(panels * tile.width, max(KEY_BLOCK, tile.width))
+    return ceil_div(panels, blocks) * tile.width
+
+
+def _tile_rows(target: Target, shape: _Shape, tile: RegisterTile, itemsize: int) -> int:
+    """Queries of a tile: what fits a quarter of the second cache, fewer to have enough tiles."""
+    second = target.cache_bytes[1] if len(target.cache_bytes) > 1 else 1 << 18
+    groups = ceil_div(shape.rows, tile.rows)
+    most = max(1, second // 4 // (tile.rows * (shape.depth + shape.width) * itemsize))
+    size = ceil_div(groups, ceil_div(groups, most))
+    seconds = shape.flops / shape.batch / groups / target.flops
+    while (
+        shape.batch * ceil_div(groups, size) < LEAST_TILES and size > 1 and size * seconds > 2 * LEAST_SECONDS
+    ):
+        size = ceil_div(groups, ceil_div(groups, ceil_div(size, 2)))
+    return size * tile.rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Scratch:
+    """Positions of a thread's memory behind a tile of accumulators, as :data:`WORDS` has them; its size."""
+
+    words: tuple[int, ...]
+    size: int
+
+    @staticmethod
+    def of(
+        shape: _Shape,
+        score: RegisterTile,
+        value: RegisterTile,
+        rows: int,
+        keys: int,
+        size: int,
+        k_size: int,
+        v_size: int,
+    ) -> _Scratch:
+        """For tiles of ``rows`` queries and blocks of ``keys`` keys; ``k_size`` is 0 if none are packed."""
+        # Rows that are a power of two apart would fall into the same lines of the cache.
+        query_pitch = round_up(shape.depth * size, 64) + 64
+        score_pitch = keys * size + 64
+        width = round_up(shape.width, value.width)
+        sizes = (
+            score.rows * score.width * size,
+            rows * query_pitch,
+            value.rows * score_pitch,
+            rows * size,
+            rows * value.lanes * size,
+            rows * width * size,
+            keys * shape.depth * k_size,
+            keys * width * v_size,
+            rows * 8,
+            value.rows * 8,
+        )
+        starts = list(itertools.accumulate((round_up(part, 64) for part in sizes), initial=0))
+        queries, scores, *others = starts[1:-1]
+        return _Scratch((queries, query_pitch, scores, score_pitch, *others), starts[-1])

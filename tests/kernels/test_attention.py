@@ -1,0 +1,212 @@
+import harness
+import numpy as np
+import pytest
+from harness import Recorder, array_of, cpu_isas, dense, run_operation, selector
+from layouts import assert_close
+from products import arrays, as_constant, broadcast, fill, place
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.evaluate import evaluate
+from onnxplan.compiler.primitives import Attention
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.trace import apply, cast, select, trace
+
+F16, BF16, F32, F64 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64
+TOLERANCE = {F64: 1e-12, F32: 2e-5, F16: 2e-3, BF16: 2e-2}
+KINDS = ("plain", "masked", "guarded", "smooth")
+LOWEST = float(np.finfo(np.float32).min)
+
+pytestmark = pytest.mark.parametrize("isa", cpu_isas())
+
+
+@pytest.fixture(autouse=True)
+def poison_is_nan(monkeypatch):
+    monkeypatch.setattr(harness, "POISON", 0xFF)
+
+
+def check(isa, rng, primitive, inputs, output, values):
+    """Runs an operation whose inputs may be constants; returns what it gave."""
+    operation = Operation(primitive, tuple(inputs), (output,))
+    assert selector(isa).prefers(operation)
+    own = {s: v for s, v in values.items() if any(view.storage is s for view in inputs)}
+    (found,) = run_operation(operation, own, isa, rng)
+    known = {**values, **{v.storage: v.storage.constant for v in inputs if v.is_constant}}
+    (expected,) = evaluate(primitive, arrays(inputs, known), [output.shape], [output.dtype])
+    assert_close(found, expected, TOLERANCE[output.dtype])
+    return found
+
+
+def operands(rng, batch, rows, keys, depth, width, dtype=F32, layout="any"):
+    q = place(rng, (*batch, rows, depth), dtype, layout)
+    k = place(rng, (*batch, depth, keys), dtype, layout)
+    v = place(rng, (*batch, keys, width), dtype, layout)
+    return q, k, v
+
+
+def result(rng, batch, rows, width, dtype=F32):
+    return place(rng, (*batch, rows, width), dtype, rng.choice(["dense", "gaps"]))
+
+
+ADDED = trace(lambda s, mask: s * 0.25 + mask, (F32, F32))
+CHOSEN = trace(lambda s, mask: select(mask, s, float("-inf")), (F32, DType.BOOL))
+CAUSAL = trace(
+    lambda s, row, key, bias: select(key <= row, apply("tanh", s / 8.0) * 8.0 + bias, float("-inf")),
+    (F32, DType.INT64, DType.INT64, F32),
+)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_sizes_layouts_and_masks(isa, seed):
+    rng = np.random.default_rng(seed)
+    batch = tuple(int(n) for n in rng.integers(1, 4, rng.integers(0, 3)))
+    rows, keys = int(rng.integers(6, 90)), int(rng.choice([rng.integers(1, 40), rng.integers(1, 700)]))
+    depth, width = int(rng.integers(1, 80)), int(rng.integers(1, 150))
+    q, k, v = operands(rng, batch, rows, keys, depth, width)
+    space = (*batch, rows, keys)
+    score = [None, ADDED, CHOSEN, CAUSAL][seed % 4]
+    extras = {
+        ADDED: (broadcast(rng, space, F32),),
+        CHOSEN: (broadcast(rng, space, DType.BOOL),),
+        CAUSAL: (
+            dense(DType.INT64, (rows, 1)).expand(space),
+            dense(DType.INT64, (keys,)).expand(space),
+            broadcast(rng, space, F32),
+        ),
+        None: (),
+    }[score]
+    values = {}
+    for view in (q, k, v, *extras):
+        size = view.storage.size
+        if view.dtype is DType.BOOL:
+            values[view.storage] = rng.random(size) < 0.7
+        elif view.dtype is DType.INT64:
+            values[view.storage] = np.arange(size)
+        else:
+            values |= fill(rng, [view])
+    primitive = Attention(F32, score, KINDS[seed // 4 % 4])
+    check(isa, rng, primitive, (q, k, v, *extras), result(rng, batch, rows, width), values)
+
+
+@pytest.mark.parametrize("keys", [1, 15, 16, 17, 63, 64, 65, 128, 255, 256, 257, 320, 513])
+def test_every_tail_of_keys(isa, keys):
+    rng = np.random.default_rng(keys)
+    q, k, v = operands(rng, (2,), 13, keys, 5, 7)
+    check(isa, rng, Attention(F32), (q, k, v), result(rng, (2,), 13, 7), fill(rng, [q, k, v]))
+
+
+@pytest.mark.parametrize("rows", range(6, 27))
+def test_every_tail_of_rows_and_columns(isa, rows):
+    rng = np.random.default_rng(rows)
+    for width in (rows - 5, 15 + rows, 60 + rows):
+        q, k, v = operands(rng, (1,), rows, 70, 9, width)
+        check(isa, rng, Attention(F32), (q, k, v), result(rng, (1,), rows, width), fill(rng, [q, k, v]))
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16, F64])
+def test_other_floats(isa, dtype):
+    rng = np.random.default_rng(0)
+    accumulator = F64 if dtype is F64 else F32
+    q, k, v = operands(rng, (2, 3), 31, 300, 33, 21, dtype)
+    mask = broadcast(rng, (2, 3, 31, 300), dtype)
+    score = trace(lambda s, mask: s * 0.125 + cast(mask, accumulator), (accumulator, dtype))
+    values = fill(rng, [q, k, v, mask])
+    output = result(rng, (2, 3), 31, 21, dtype)
+    check(isa, rng, Attention(accumulator, score, "guarded"), (q, k, v, mask), output, values)
+
+
+def test_keys_and_values_that_heads_share(isa):
+    rng = np.random.default_rng(0)
+    q, k, v = operands(rng, (2, 3, 1), 20, 90, 8, 10)
+    q = place(rng, (2, 3, 4, 20, 8), F32)
+    k, v = k.expand((2, 3, 4, 8, 90)), v.expand((2, 3, 4, 90, 10))
+    check(isa, rng, Attention(F32), (q, k, v), result(rng, (2, 3, 4), 20, 10), fill(rng, [q, k, v]))
+
+
+def test_constant_keys_and_values(isa):
+    rng = np.random.default_rng(0)
+    q, k, v = operands(rng, (2,), 200, 300, 16, 64)
+    values = fill(rng, [q, k, v])
+    constants = [as_constant(view, values) for view in (k, v)]
+    check(isa, rng, Attention(F32), (q, *constants), result(rng, (2,), 200, 64), values)
+
+
+def test_many_rows_pack_keys_in_a_step_of_its_own(isa):
+    rng = np.random.default_rng(0)
+    q, k, v = operands(rng, (1,), 700, 600, 64, 64, layout="dense")
+    output = result(rng, (1,), 700, 64)
+    recorder = Recorder()
+    selector(isa).select(Operation(Attention(F32), (q, k, v), (output,)), recorder)
+    assert [step.kernel.family for step in recorder.steps] == ["pack", "attention"]
+    assert recorder.steps[1].tiles > 1
+    check(isa, rng, Attention(F32), (q, k, v), output, fill(rng, [q, k, v]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_without_a_finite_maximum(isa, kind):
+    """Rows of scores: all masked, masked but for one block of keys, NaN, infinite, uniformly low, huge."""
+    rng = np.random.default_rng(1)
+    rows, keys = 12, 600
+    q, k, v = operands(rng, (), rows, keys, 4, 20, layout="dense")
+    mask = dense(F32, (rows, keys))
+    values = fill(rng, [q, k, v])
+    scores = np.zeros((rows, keys), np.float32)
+    scores[0] = -np.inf
+    scores[1, :550] = -np.inf
+    scores[2, 30:] = -np.inf
+    scores[3, 599] = np.nan
+    scores[4, 0] = np.nan
+    scores[5, 300] = np.inf
+    scores[6] = LOWEST
+    scores[7, 100:] = LOWEST
+    scores[8] = 3e38 * rng.uniform(-1, 1, keys)
+    scores[9] = np.linspace(-500, 500, keys)
+    scores[10] = np.linspace(500, -500, keys)
+    values[mask.storage] = scores.reshape(-1)
+    score = trace(lambda s, mask: s * 0.5 + mask, (F32, F32))
+    found = check(isa, rng, Attention(F32, score, kind), (q, k, v, mask), result(rng, (), rows, 20), values)
+    empty = {"plain": np.isnan, "masked": np.logical_not, "guarded": np.logical_not, "smooth": np.logical_not}
+    assert empty[kind](found[0]).all()
+    assert (np.isnan(found[3:6]).all(axis=1) == (kind != "guarded")).all()
+    assert np.isfinite(found[6:]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_that_are_not_finite(isa, kind):
+    """A weight of 0 times infinity is NaN, in rows without any weights too."""
+    rng = np.random.default_rng(2)
+    q, k, v = operands(rng, (), 8, 40, 4, 33, layout="dense")
+    mask = dense(F32, (8, 40))
+    values = fill(rng, [q, k, v])
+    array_of(v, values[v.storage])[7, 3] = np.inf
+    array_of(v, values[v.storage])[39, 32] = np.nan
+    scores = np.zeros((8, 40), np.float32)
+    scores[1] = -np.inf
+    scores[2, 5] = np.nan
+    scores[3, 7] = -np.inf
+    values[mask.storage] = scores.reshape(-1)
+    check(isa, rng, Attention(F32, ADDED, kind), (q, k, v, mask), result(rng, (), 8, 33), values)
+
+
+def test_few_queries_and_empty_operands_are_left_to_products(isa):
+    rng = np.random.default_rng(0)
+    for batch, rows, keys, depth, width in (
+        ((2,), 1, 9, 4, 4),
+        ((0,), 9, 9, 4, 4),
+        ((2,), 9, 0, 4, 4),
+        ((2,), 9, 9, 0, 4),
+        ((2,), 9, 9, 4, 0),
+    ):
+        q, k, v = operands(rng, batch, rows, keys, depth, width, layout="dense")
+        output = dense(F32, (*batch, rows, width))
+        assert not selector(isa).prefers(Operation(Attention(F32), (q, k, v), (output,)))
+
+
+def test_results_do_not_depend_on_the_ranges_of_tiles(isa):
+    rng = np.random.default_rng(0)
+    q, k, v = operands(rng, (3,), 200, 300, 16, 40)
+    operation = Operation(Attention(F32), (q, k, v), (dense(F32, (3, 200, 40)),))
+    values = fill(rng, [q, k, v])
+    (first,) = run_operation(operation, values, isa)
+    for seed in range(3):
+        (again,) = run_operation(operation, values, isa, np.random.default_rng(seed))
+        np.testing.assert_array_equal(first, again)
