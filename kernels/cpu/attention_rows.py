@@ -12,8 +12,7 @@ from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER, compute_type
-from onnxplan.kernels.cpu.math_exponential import exp_clamped
-from onnxplan.kernels.cpu.math_support import SINGLE, at_least, format_of
+from onnxplan.kernels.cpu.math_exponential import exp_below
 from onnxplan.kernels.cpu.registers import local_function
 from onnxplan.kernels.cpu.tiling import RegisterTile
 
@@ -38,11 +37,6 @@ class Softmax:
 def _larger(emitter: Core, a: ir.Value, b: ir.Value) -> ir.Value:
     """The larger one; where one is NaN, any: the row's results are NaN whatever its maximum."""
     return emitter.builder.select(emitter.builder.fcmp_ordered(">", a, b), a, b)
-
-
-def _exp(inner: Emitter, x: ir.Value) -> ir.Value:
-    """``exp(x)`` for ``x`` not above 0."""
-    return exp_clamped(inner, at_least(inner, x, -104.0 if format_of(x) is SINGLE else -746.0))
 
 
 class _Scores:
@@ -122,7 +116,7 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
         if softmax.kind != "smooth":
             grown = builder.and_(grown, started)
         with inner.when(grown):
-            factor = _exp(inner, inner.splat(builder.fsub(before, top)))
+            factor = exp_below(inner, inner.splat(builder.fsub(before, top)))
             at = inner.element(sums, inner.mul(row, lanes), dtype)
             inner.store(builder.fmul(inner.load(at, dtype), factor), at, dtype)
             with inner.when(started):
@@ -135,7 +129,7 @@ def row_weigher(emitter: Emitter, softmax: Softmax) -> ir.Function:
         base = builder.select(infinite, number(0.0), top)
 
         def weigh(emitter: Emitter, scores: ir.Value, at: ir.Value, base: ir.Value = base) -> ir.Value:
-            power = _exp(emitter, builder.fsub(scores, emitter.splat(base)))
+            power = exp_below(emitter, builder.fsub(scores, emitter.splat(base)))
             emitter.store(power, at, dtype)
             return power
 
