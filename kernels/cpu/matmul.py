@@ -156,7 +156,7 @@ def _worth_reordering(matrices: Matrices, sums: DType) -> bool:
     """Is it better to copy all of A, so that elements of a row are neighbours, than each tile its part?"""
     a = matrices.a
     own = all(stride or extent == 1 for stride, extent in zip(a.strides, a.shape, strict=True))
-    ordered = access_kind(*a.strides[-2:], matrices.depth) == "rows"
+    ordered = access_kind(a.strides[-2], a.strides[-1], matrices.depth) == "rows"
     return (
         own
         and not ordered
