@@ -31,13 +31,16 @@ if TYPE_CHECKING:
 
     from onnxplan.compiler.plan import ExecutionPlan
 
-INLINE_SECONDS = 100e-6
+INLINE_SECONDS = 500e-6
 """Plans for the CPU estimated under this run inside the coroutine: a hop to another thread costs more than it
 saves. Runs on other devices always wait on another thread.
 """
 
 SLICE_SECONDS = 1e-3
 """Runs inside the coroutine yield to the event loop after about so long."""
+
+YIELD_SECONDS = 100e-6
+"""One estimated this long yields every time: that costs little of it, and tasks take turns."""
 
 OVERHEAD_SECONDS = 2e-6
 """What a run takes beside its plan."""
@@ -255,7 +258,7 @@ class InferenceSession(ModelInterface):
     def _ends_slice(self, stage: BoundStage) -> bool:
         """Should the coroutine let others run, now that it has run ``stage`` itself?"""
         self._slice -= stage.seconds + OVERHEAD_SECONDS
-        if self._slice >= 0:
+        if self._slice >= 0 and stage.seconds < YIELD_SECONDS:
             return False
         self._slice = SLICE_SECONDS
         return True

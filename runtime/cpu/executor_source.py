@@ -32,6 +32,7 @@ from onnxplan.runtime.cpu.layout import (
     TeamWord,
 )
 from onnxplan.runtime.cpu.native_builder import NativeFunction, Variable, Word, compile_module
+from onnxplan.runtime.cpu.processor_source import build_move_away, note_processor
 
 LOW = 0xFFFFFFFF
 SPINS_BEFORE_YIELD = 64
@@ -52,9 +53,10 @@ def _build(module: Any) -> None:
     walk = _build_walk(module, wake, find, shared)
     _build_run(module, walk)
     build_call_run(module, walk)
+    move_away = build_move_away(module)
     join = _build_join(module)
     work = _build_work(module, take)
-    _build_help_runs(module, wake, find, join, work)
+    _build_help_runs(module, wake, find, move_away, join, work)
     _build_stop(module)
 
 
@@ -157,6 +159,7 @@ def _open_seat(f: NativeFunction, team: Word, plan: Word, slot: Word, seat: Vari
         with f.when(f.compare_and_swap(team, TeamWord.OPEN, taken, taken | f.load(found, SeatWord.BIT))):
             f.store(found, SeatWord.SLOT, slot)
             f.atomic_store(found, SeatWord.DONE, 0)
+            note_processor(f, team, found)
             f.atomic_store(found, SeatWord.PLACES, f.load(plan, PlanWord.PLACES))
             seat.set(found)
             attempt.leave()
@@ -293,7 +296,12 @@ def _build_work(module: Any, take: NativeFunction) -> NativeFunction:
 
 
 def _build_help_runs(
-    module: Any, wake: NativeFunction, find: NativeFunction, join: NativeFunction, work: NativeFunction
+    module: Any,
+    wake: NativeFunction,
+    find: NativeFunction,
+    move_away: NativeFunction,
+    join: NativeFunction,
+    work: NativeFunction,
 ) -> None:
     """``help_runs(team)``: a helper's life: looks for runs for a while, then sleeps; gives 0 on stop."""
     f = NativeFunction(module, "help_runs", 1, exported=True)
@@ -303,6 +311,7 @@ def _build_help_runs(
         life.leave_if(f.atomic_load(team, TeamWord.STOP).differs(0))
         seat = f.call(find, team)
         with f.when(seat.differs(0)):
+            f.call(move_away, team, seat)
             place = f.call(join, team, seat)
             with f.when(place.differs(0)):
                 with f.when(woken.get().differs(0)):
@@ -336,8 +345,6 @@ def _sleep(f: NativeFunction, team: Word, find: NativeFunction) -> Word:
         with f.loop() as interrupted:
             outcome = f.call(f.load(team, TeamWord.WAIT), f.load(team, TeamWord.SEMAPHORE), -1)
             interrupted.leave_if((outcome & LOW).equals(0))
-        # The system may have put it on the processor of the one who woke it.
-        f.call(f.load(team, TeamWord.YIELD))
         f.atomic("sub", team, TeamWord.WAKING, 1)
     return waits.get()
 

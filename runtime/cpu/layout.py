@@ -37,6 +37,9 @@ class TeamWord:
     DTYPE_OFFSET = 16
     FLAGS_OFFSET = 17
     RUN_SPIN_LIMIT = 18
+    PROCESSOR = 19
+    GET_AFFINITY = 20
+    SET_AFFINITY = 21
     BUSY = 2 * LINE
     SLEEPERS = 3 * LINE
     WAKING = 3 * LINE + 1
@@ -68,13 +71,15 @@ class SeatWord:
     """A seat holds a run that helpers may join.
 
     ``PLACES`` has bit i set when the place of worker i + 1 is taken or does not exist, and the sign bit while
-    the seat is closed. ``BIT`` is the seat's bit in ``TeamWord.OPEN``. ``DONE`` counts the tiles of the run
-    that helpers have finished. ``RANGES`` is the first of ``MAX_RANGES`` range words.
+    the seat is closed. ``BIT`` is the seat's bit in ``TeamWord.OPEN``. ``PROCESSOR`` is where the caller was
+    when it opened the seat. ``DONE`` counts the tiles of the run that helpers have finished. ``RANGES`` is
+    the first of ``MAX_RANGES`` range words.
     """
 
     PLACES = 0
     SLOT = 1
     BIT = 2
+    PROCESSOR = 3
     DONE = LINE
     RANGES = 2 * LINE
     WORDS = (2 + MAX_RANGES) * LINE

@@ -192,6 +192,12 @@ class NativeFunction:
         variable.set(value)
         return variable
 
+    def buffer(self, words: int) -> Word:
+        """The address of ``words`` words on the stack, for as long as the function runs."""
+        place = ir.IRBuilder(self._entry)
+        place.position_before(self._entry.terminator)
+        return Word(self, place.ptrtoint(place.alloca(WORD, words), WORD))
+
     def _pointer(self, address: Word, index: int) -> Any:
         return self.builder.inttoptr((address + 8 * index if index else address).value, WORD.as_pointer())
 

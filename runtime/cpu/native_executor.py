@@ -15,7 +15,14 @@ from onnxplan.runtime.library import LOADER, tool_key
 from onnxplan.runtime.store import KernelStore, StoredCode, content_key
 
 FUNCTIONS = ("call_run", "run", "help_runs", "stop", "spin")
-SOURCES = ("executor_source.py", "claim_source.py", "call_source.py", "native_builder.py", "layout.py")
+SOURCES = (
+    "executor_source.py",
+    "claim_source.py",
+    "processor_source.py",
+    "call_source.py",
+    "native_builder.py",
+    "layout.py",
+)
 INTERPRETER_FUNCTIONS = ("PyLong_AsVoidPtr", "PyLong_FromLong", "PyEval_SaveThread", "PyEval_RestoreThread")
 METH_FASTCALL = 0x0080
 

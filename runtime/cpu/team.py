@@ -24,6 +24,7 @@ from onnxplan.runtime.cpu.layout import (
 )
 from onnxplan.runtime.cpu.native_executor import NativeExecutor, keep_for_ever, load_executor
 from onnxplan.runtime.cpu.object_layout import object_layout
+from onnxplan.runtime.cpu.processor_source import processor_functions
 from onnxplan.runtime.cpu.semaphore import NativeSemaphore, yield_address
 from onnxplan.runtime.cpu.target import default_threads
 from onnxplan.runtime.store import KernelStore
@@ -150,6 +151,8 @@ class Team:
         words[TeamWord.WAIT] = semaphore.wait
         words[TeamWord.POST] = semaphore.post
         words[TeamWord.YIELD] = yield_address()
+        for word, address in processor_functions().items():
+            words[word] = address
         if layout := object_layout():
             words[TeamWord.TUPLE_TYPE] = id(tuple)
             words[TeamWord.ARRAY_TYPE] = id(np.ndarray)

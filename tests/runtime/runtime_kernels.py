@@ -133,6 +133,33 @@ def _meet(module):
     _tiles(f, first, last, body)
 
 
+def _order(module):
+    """out[t] = how many tiles were begun before; out must be zeroed, with one element more (parameter 0)."""
+    f, operands, parameters, first, last, _ = _kernel(module)
+    count = _element(f, operands, 0, f.load(parameters))
+    _tiles(f, first, last, lambda t: f.store(_element(f, operands, 0, t), 0, f.atomic("add", count, 0, 1)))
+
+
+def _who(module):
+    """Each tile waits until all have begun: where[t] = the address of its worker's scratch. ``where`` must be
+    zeroed, with one element more, in which arrivals are counted."""
+    f, operands, parameters, first, last, scratch = _kernel(module)
+    wanted = f.load(parameters)
+    arrivals = _element(f, operands, 0, wanted)
+
+    def body(t):
+        f.atomic("add", arrivals, 0, 1)
+        polls = f.variable(0)
+        with f.loop() as loop:
+            loop.leave_if(f.atomic_load(arrivals) >= wanted)
+            loop.leave_if(polls.get() >= POLLS_BEFORE_GIVING_UP)
+            polls.add(1)
+            f.pause()
+        f.store(_element(f, operands, 0, t), 0, scratch)
+
+    _tiles(f, first, last, body)
+
+
 def _scratch(module):
     """Writes the tile number all over the scratch (parameter 0 words), dawdles, and checks that it stayed:
     intact[t] = 1, where[t] = the address."""
@@ -165,6 +192,8 @@ BODIES = {
     "count": _count,
     "hold": _hold,
     "meet": _meet,
+    "order": _order,
+    "who": _who,
     "scratch": _scratch,
     "nothing": _nothing,
 }

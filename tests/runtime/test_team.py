@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 import time
 
@@ -21,9 +23,10 @@ from runtime_kernels import (
 
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cpu.executor import CpuExecutor
-from onnxplan.runtime.cpu.layout import TeamWord
+from onnxplan.runtime.cpu.layout import MAX_RANGES, RangeWord, TeamWord
 from onnxplan.runtime.cpu.native_executor import load_executor
-from onnxplan.runtime.cpu.semaphore import NativeSemaphore
+from onnxplan.runtime.cpu.processor_source import processor_functions
+from onnxplan.runtime.cpu.semaphore import NativeSemaphore, function_address
 from onnxplan.runtime.cpu.team import Team
 from onnxplan.runtime.store import KernelStore
 
@@ -84,6 +87,80 @@ def test_workers_of_a_run_have_scratch_of_their_own(kernels, team):
         addresses = np.unique(outputs[1])
         assert np.all(addresses % 64 == 0)
         assert np.all(np.diff(addresses) >= 800)
+
+
+def test_each_worker_begins_with_a_range_of_its_own(kernels, team):
+    maker = PlanMaker(4)
+    where = maker.output("where", 5)
+    maker.step("who", where, parameters=(4,), tiles=4, seconds=1.0, scratch=800)
+    executor = CpuExecutor(maker.plan(), [], kernels, team=team)
+    for _ in range(20):
+        addresses = np.zeros(5, np.int64)
+        executor.run((), (addresses,))
+        # Tile t is worker t's: their scratch lies in the order of the workers.
+        strides = np.diff(addresses[:4])
+        assert strides[0] >= 800
+        np.testing.assert_array_equal(strides, strides[0])
+
+
+@pytest.mark.parametrize("tiles", [2, 9, 100, 1001])
+def test_a_caller_without_helpers_goes_through_the_tiles_in_order(kernels, tiles):
+    team = Team(load_executor(KernelStore(None)), 4)
+    team._stopped = True
+    maker = PlanMaker(4)
+    maker.step("order", maker.output("out", tiles + 1), parameters=(tiles,), tiles=tiles, seconds=1e-3)
+    out = np.zeros(tiles + 1, np.int64)
+    CpuExecutor(maker.plan(), [], kernels, team=team).run((), (out,))
+    np.testing.assert_array_equal(out, np.arange(tiles + 1))
+
+
+def test_more_tiles_than_a_range_has_pieces(kernels, team):
+    tiles = 3 * RangeWord.MOST_PIECES
+    maker = PlanMaker(2)
+    maker.step("count", maker.output("counts", tiles), tiles=tiles, seconds=1.0)
+    counts = np.zeros(tiles, np.int64)
+    CpuExecutor(maker.plan(), [], kernels, team=team).run((), (counts,))
+    np.testing.assert_array_equal(counts, 1)
+
+
+def test_more_workers_than_ranges(kernels):
+    workers = MAX_RANGES + 3
+    team = Team(load_executor(KernelStore(None)), workers)
+    executor = CpuExecutor(mix_plan(101, 30, workers), [], kernels, team=team)
+    x = random_words(101)
+    for _ in range(10):
+        y = poisoned(101)
+        executor.run((x,), (y,))
+        np.testing.assert_array_equal(y, mixed(x, 30))
+    assert team.helpers == workers - 1
+    out = np.zeros(workers + 1, np.int64)
+    CpuExecutor(meet_plan(workers), [], kernels, team=team).run((), (out,))
+    np.testing.assert_array_equal(out, workers)
+    team.stop()
+
+
+@pytest.mark.skipif(not processor_functions(), reason="the system does not tell processors apart")
+def test_helper_on_its_callers_processor_moves_and_is_not_pinned(kernels):
+    team = Team(load_executor(KernelStore(None)), 2)
+    masks = []
+    set_affinity = ctypes.CDLL(None).sched_setaffinity
+
+    def record(thread, size, mask):
+        masks.append(int.from_bytes(ctypes.string_at(mask, size), "little"))
+        return set_affinity(thread, ctypes.c_size_t(size), ctypes.c_void_p(mask))
+
+    word = ctypes.c_int64
+    processor = min(os.sched_getaffinity(0))
+    callbacks = (ctypes.CFUNCTYPE(word)(lambda: processor), ctypes.CFUNCTYPE(word, word, word, word)(record))
+    team._words[[TeamWord.PROCESSOR, TeamWord.SET_AFFINITY]] = [function_address(call) for call in callbacks]
+    out = np.zeros(3, np.int64)
+    CpuExecutor(meet_plan(2), [], kernels, team=team).run((), (out,))
+    np.testing.assert_array_equal(out, 2)
+    allowed = os.sched_getaffinity(0)
+    everything = sum(1 << number for number in allowed)
+    assert masks[:2] == [everything & ~(1 << processor), everything]
+    assert os.sched_getaffinity(team._threads[0].native_id) == allowed
+    team.stop()
 
 
 def test_many_threads_run_at_once(kernels, team):
