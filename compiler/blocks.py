@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from typing import Any
 
@@ -28,13 +29,18 @@ def empty_block(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """
     nbytes = count * dtype.itemsize
     if nbytes >= MAPPED_BYTES and hasattr(mmap, "MAP_ANONYMOUS"):
+        whole = nbytes // HUGE_PAGE * HUGE_PAGE
+        # Linux aligns mappings to huge pages that are a multiple of them; the end is never touched.
+        length = -(-nbytes // HUGE_PAGE) * HUGE_PAGE if whole else nbytes
         try:
-            block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            block = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise MemoryError(f"{nbytes:,} bytes cannot be allocated: {error.strerror}") from error
-        if nbytes >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            block.madvise(mmap.MADV_HUGEPAGE, 0, nbytes // HUGE_PAGE * HUGE_PAGE)
-        return np.frombuffer(block, np.uint8).view(dtype)
+        if whole and hasattr(mmap, "MADV_HUGEPAGE"):
+            # A kernel without huge pages refuses.
+            with contextlib.suppress(OSError):
+                block.madvise(mmap.MADV_HUGEPAGE, 0, whole)
+        return np.frombuffer(block, np.uint8)[:nbytes].view(dtype)
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + nbytes].view(dtype)
