@@ -23,11 +23,13 @@ def select_transpose(axes: Sequence[Axis], views: Sequence[View], dtype: DType, 
         return False
     result_axis = axes[-1]
     source_axis = next((axis for axis in axes[:-1] if axis.strides[0] == 1), None)
-    if source_axis is None or result_axis.strides[0] in (0, 1):
+    if source_axis is None or result_axis.strides[0] == 1:
         return False
     outer = pad_axes([axis for axis in axes[:-1] if axis is not source_axis], 2)
     if _interleave(source_axis, result_axis, outer, views, dtype, emit):
         return True
+    if result_axis.strides[0] == 0:
+        return False
     if min(source_axis.extent, result_axis.extent) < 4:
         return False
     regions = ceil_div(source_axis.extent, REGION) * ceil_div(result_axis.extent, REGION)
@@ -55,7 +57,10 @@ def _interleave(
     dtype: DType,
     emit: StepEmitter,
 ) -> bool:
-    """Emits the step if a few planes become neighbouring elements, or neighbouring elements a few planes."""
+    """Emits the step if a few planes become neighbouring elements, or neighbouring elements a few planes.
+
+    One plane may stand for all, whose elements are then repeated.
+    """
     if result_axis.extent <= MOST_PLANES and source_axis.strides[1] == result_axis.extent:
         direction, planes, extent = "join", result_axis.extent, source_axis.extent
         plane_step = result_axis.strides[0]

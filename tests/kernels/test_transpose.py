@@ -58,3 +58,20 @@ def test_planes_in_reverse_order(isa):
     content = np.arange(source.storage.size, dtype=np.float32)
     (got,) = run_operation(copy_between(source, result), {source.storage: content}, isa)
     np.testing.assert_array_equal(got, array_of(source, content))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("times", [2, 3, 8, 9])
+def test_repeated_elements(times, isa):
+    """As nearest neighbours are repeated along the last two axes of an image."""
+    rng = np.random.default_rng(0)
+    source = View(Storage(DType.FLOAT32, 4 * 35), 0, (4, times, 35, times), (35, 0, 1, 0))
+    result = View.dense(Storage(DType.FLOAT32, 4 * 35 * times**2), source.shape)
+    content = rng.normal(size=source.storage.size).astype(np.float32)
+    operation = copy_between(source, result)
+    (got,) = run_operation(operation, {source.storage: content}, isa, rng)
+    np.testing.assert_array_equal(got, array_of(source, content))
+    recorder = Recorder()
+    selector(isa).select(operation, recorder)
+    if not is_cuda(isa):
+        assert (recorder.steps[0].kernel.family == "interleave") == (times <= 8)
