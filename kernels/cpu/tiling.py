@@ -150,7 +150,8 @@ def cut(
 
     A tile's block of B takes at most half of the second cache, its rows of A and the output three eighths;
     beyond that tiles are halved until there are enough of them to balance threads or they get too short to be
-    worth sharing. Few rows stay together where they can: each tile of them reads all of B.
+    worth sharing. Few rows stay together where they can: each tile of them reads all of B. Many rows are
+    halved first where the cache holds all of B.
     ``columns_first`` leaves the rows whole as long as columns can be halved: tiles that pack their part of B
     then pack nothing twice. ``copied_row`` is the size of a row that tiles copy: the copies should stay in
     the first cache, unless B is so large that reading it again costs more.
@@ -179,8 +180,9 @@ def cut(
 
     wanted = TILES_A_THREAD * target.threads if target.threads > 1 else 1
     while tiles() < wanted and seconds() > 2 * LEAST_SECONDS:
-        halve_rows = not columns_first and tile_rows * full_row >= tile_panels * full_panel
         splits_rows = tile_rows >= ROW_BLOCKS_WORTH_SPLITTING or tiles() < 4 * target.threads
+        whole_rows = b_bytes <= second // 4 and tile_rows >= ROW_BLOCKS_WORTH_SPLITTING
+        halve_rows = not columns_first and (whole_rows or tile_rows * full_row >= tile_panels * full_panel)
         if tile_rows > 1 and splits_rows and (tile_panels == 1 or halve_rows):
             tile_rows = _even(row_blocks, ceil_div(tile_rows, 2))
         elif tile_panels > 1:
