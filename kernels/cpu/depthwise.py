@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
@@ -18,6 +14,7 @@ from onnxplan.compiler.view import View
 from onnxplan.kernels.convolution import Convolution
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import select_mapreduce
+from onnxplan.kernels.cpu.pack import pack
 from onnxplan.kernels.cpu.tiling import (
     LEAST_SECONDS,
     LEAST_TILES,
@@ -47,8 +44,6 @@ WORDS = (
         for axis in "zyx"
     ),
     "step_n",
-    "interior_start",
-    "interior_stop",
 )
 
 
@@ -58,19 +53,19 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
     if conv.features > 1:
         x = _copy(emit, target, _repeated(x, conv.features), "repeated")
         x = View.dense(x.storage, (*x.shape[:-2], conv.w.shape[-1]))
-    w = _weights(emit, target, conv)
     sums = sum_dtype(primitive.accumulator)
-    tile = register_tile(target, sums)
+    unrolled = conv.kernel[2] in UNROLLED and conv.dilations[2] == 1 and conv.strides[2] <= 2
+    taps, stride = (conv.kernel[2], conv.strides[2]) if unrolled else (0, 0)
+    tile = _register_tile(register_tile(target, sums), unrolled)
+    w = pack(emit, conv.w.squeeze((conv.w.rank - 2,)), tile, depth_axes=conv.w.rank - 2)
     output, extras = conv.output, conv.extras
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, output.rank - 1)
     channels = output.shape[-1]
     flops = (2 * conv.taps + epilogue.expression.cost) * output.size
     bytes_moved = sum(distinct_bytes(view) for view in (x, w, output, *extras))
     lines = math.prod(output.shape[:3])
-    tile_lines, tile_channels = _cut(
-        target, tile.width, lines, channels, max(flops / target.flops, bytes_moved / target.bandwidth)
-    )
-    first, last = _interior(conv)
+    seconds = max(flops / target.flops, bytes_moved / target.bandwidth)
+    tile_lines, tile_channels = _cut(target, tile.width, lines, channels, seconds)
     parameters = [
         channels,
         lines,
@@ -85,23 +80,18 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
         *conv.pads,
         *(stride * x.dtype.itemsize for stride in x.strides[1:-1]),
         x.strides[0] * x.dtype.itemsize,
-        first,
-        last,
     ]
     for view in (output, *extras):
         parameters += [stride * view.dtype.itemsize for stride in view.strides]
-    unrolled = conv.kernel[2] in UNROLLED and conv.dilations[2] == 1 and conv.strides[2] <= 2
-    taps, stride = (conv.kernel[2], conv.strides[2]) if unrolled else (0, 0)
-    registers = _register_tile(tile, unrolled)
     variant = (
         x.dtype.label,
         w.dtype.label,
-        (registers.rows, registers.vectors, registers.lanes),
+        (tile.rows, tile.vectors, tile.lanes),
         taps,
         stride,
         epilogue.variant,
     )
-    accumulators = registers.rows * registers.width * sums.itemsize
+    sums_and_zeros = tile.width * (tile.rows * sums.itemsize + x.dtype.itemsize)
     # Per line of a tile: its taps' offsets, their number, its image and its places.
     record = 16 * conv.kernel[0] * conv.kernel[1] + 8 * (3 + len(extras))
     emit.step(
@@ -112,35 +102,28 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
         tiles=ceil_div(lines, tile_lines) * ceil_div(channels, tile_channels),
         flops=flops,
         bytes_moved=bytes_moved,
-        scratch=accumulators + tile_lines * record,
+        scratch=sums_and_zeros + tile_lines * record,
         in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
     )
 
 
 def _register_tile(tile: RegisterTile, unrolled: bool) -> RegisterTile:
-    """Positions by channel vectors. Unrolled taps keep a line of weights in registers as well."""
+    """Positions by channel vectors. Unrolled taps keep a line of weights in registers as well.
+
+    Seven positions divide the extents that nets for images have.
+    """
     if unrolled:
-        return RegisterTile(6, tile.vectors // 2, tile.lanes)
+        return RegisterTile(7, tile.vectors // 2, tile.lanes)
     return RegisterTile(4, tile.vectors, tile.lanes)
 
 
 def _cut(target: Target, width: int, lines: int, channels: int, seconds: float) -> tuple[int, int]:
     """Lines and channels of a tile: whole lines of all channels, or of some where there are few lines."""
-    wanted = max(1, min(LEAST_TILES * 2, int(seconds / LEAST_SECONDS)))
+    wanted = max(1, min(LEAST_TILES, int(seconds / LEAST_SECONDS)))
     tile_lines = max(1, lines // wanted)
-    groups = max(1, min(ceil_div(channels, width), wanted // max(1, ceil_div(lines, tile_lines))))
-    tile_channels = ceil_div(ceil_div(channels, width), groups) * width
-    return tile_lines, tile_channels
-
-
-def _interior(conv: Convolution) -> tuple[int, int]:
-    """The range of output positions along x whose taps all read inside of the input."""
-    extent, size = conv.output.shape[3], conv.x.shape[3]
-    reach = (conv.kernel[2] - 1) * conv.dilations[2]
-    stride, pad = conv.strides[2], conv.pads[2]
-    first = min(max(0, ceil_div(pad, stride)), extent)
-    last = (size - 1 - reach + pad) // stride + 1
-    return first, min(max(first, last), extent)
+    panels = ceil_div(channels, width)
+    groups = max(1, min(panels, wanted // ceil_div(lines, tile_lines)))
+    return tile_lines, ceil_div(panels, groups) * width
 
 
 def _repeated(x: View, times: int) -> View:
@@ -152,17 +135,3 @@ def _copy(emit: StepEmitter, target: Target, view: View, name: str) -> View:
     primitive = MapReduce(identity(view.dtype), view.shape)
     select_mapreduce(Operation(primitive, (view,), (copy,)), emit, target)
     return copy
-
-
-def _weights(emit: StepEmitter, target: Target, conv: Convolution) -> View:
-    """Weights as dense ``(taps, channels)``."""
-    w = conv.w
-    if w.is_dense:
-        return w
-    if not w.is_constant:
-        return _copy(emit, target, w, "weights")
-
-    def make() -> npt.NDArray[Any]:
-        return np.ascontiguousarray(w.numpy())
-
-    return View.dense(emit.constant((w,), "dense", make), w.shape)

@@ -1,11 +1,12 @@
 """Code of depthwise convolution: no copies, no zeros around the input.
 
-Lines of taps outside of the input are left out of a list that the register kernel walks. Along x the
-positions whose taps all lie inside are computed several at once, those at the borders one by one with
-fewer taps.
+Lines of taps outside of the input are left out of a list that the register kernel walks; along x taps
+outside read zeros.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from llvmlite import ir
 
@@ -65,6 +66,9 @@ class _Kernel:
         self._emitter, self._choices = emitter, choices
         self._word = {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
         tile = choices.tile
+        self._taps = emitter.mul(
+            emitter.mul(self._word["kernel_z"], self._word["kernel_y"]), self._word["kernel_x"]
+        )
         self._finish = tile_finisher(emitter, choices.epilogue, tile.lanes, choices.row_bytes)
         self._cores = {
             (positions, vectors, masked): register_kernel(
@@ -81,6 +85,9 @@ class _Kernel:
 
     def emit(self) -> None:
         emitter, word = self._emitter, self._word
+        no_bits = emitter.fill(0, ir.IntType(8 * (emitter.target.vector_bytes // self._choices.tile.lanes)))
+        for at in range(0, self._zero_bytes, emitter.target.vector_bytes):
+            emitter.store_stored(no_bits, emitter.offset(self._zeros, at))
         with emitter.loop(emitter.first, emitter.last) as number:
             line_tile = emitter.modulo(number, word["line_tiles"])
             channel_tile = emitter.divide(number, word["line_tiles"])
@@ -88,7 +95,7 @@ class _Kernel:
             last_line = emitter.minimum(emitter.add(first_line, word["tile_lines"]), word["lines"])
             first = emitter.mul(channel_tile, word["tile_channels"])
             last = emitter.minimum(emitter.add(first, word["tile_channels"]), word["channels"])
-            records = emitter.offset(emitter.scratch, self._choices.tile.rows * self._choices.row_bytes)
+            records = emitter.offset(self._zeros, self._zero_bytes)
             size = emitter.add(
                 emitter.mul(emitter.mul(word["kernel_z"], word["kernel_y"]), 16), self._header_bytes
             )
@@ -102,6 +109,15 @@ class _Kernel:
             ):
                 columns = emitter.minimum(emitter.sub(last, channel), self._choices.tile.width)
                 self._emit_line(emitter.offset(records, emitter.mul(line, size)), channel, columns)
+
+    @property
+    def _zeros(self) -> ir.Value:
+        """What taps outside of the input read: zeros for a tile's channels, after the sums."""
+        return self._emitter.offset(self._emitter.scratch, self._choices.tile.rows * self._choices.row_bytes)
+
+    @property
+    def _zero_bytes(self) -> int:
+        return self._choices.tile.width * self._choices.x_dtype.itemsize
 
     @property
     def _header_bytes(self) -> int:
@@ -141,26 +157,37 @@ class _Kernel:
             for operand, (offset, steps) in enumerate(zip(offsets, self._steps, strict=True))
         ]
         x = emitter.offset(emitter.operand(0), image)
+        panel = emitter.divide(channel, choices.tile.width)
+        panel_bytes = emitter.mul(self._taps, choices.w_row_bytes)
         window = Window(
             lines=emitter.offset(record, self._header_bytes),
             count=count,
             x=emitter.element(x, channel, choices.x_dtype),
-            w=emitter.element(emitter.operand(1), channel, choices.w_dtype),
+            step=word["step_x"],
+            extent=word["in_x"],
+            first=I64(0),
+            zeros=self._zeros,
+            w=emitter.offset(emitter.operand(1), emitter.mul(panel, panel_bytes)),
             taps=word["kernel_x"],
-            x_tap=emitter.mul(word["step_x"], word["dilation_x"]),
-            w_tap=emitter.mul(word["channels"], choices.w_dtype.itemsize),
-            position=emitter.mul(word["step_x"], word["stride_x"]),
+            dilation=word["dilation_x"],
+            stride=word["stride_x"],
             columns=columns,
             tile=emitter.scratch,
         )
-        self._emit_positions(window, places)
+        position = emitter.variable(I64(0))
+        for positions in _position_counts(choices.tile.rows):
+            left = emitter.sub(word["out_x"], position.value)
+            stop = emitter.add(position.value, emitter.mul(emitter.divide(left, positions), positions))
+            with emitter.loop(position.value, stop, positions) as at:
+                self._call(positions, window, places, at)
+            position.value = stop
 
     def _list_lines(self, lines: ir.Value, z: ir.Value, y: ir.Value) -> ir.Value:
         """Writes the offsets of the lines of taps inside of the input; returns their number."""
         emitter, word, builder = self._emitter, self._word, self._emitter.builder
         first_z = emitter.sub(emitter.mul(z, word["stride_z"]), word["pad_z"])
         first_y = emitter.sub(emitter.mul(y, word["stride_y"]), word["pad_y"])
-        w_line = emitter.mul(emitter.mul(word["kernel_x"], word["channels"]), self._choices.w_dtype.itemsize)
+        w_line = emitter.mul(word["kernel_x"], self._choices.w_row_bytes)
         count = emitter.variable(I64(0))
         w_offset = emitter.variable(I64(0))
         with (
@@ -181,65 +208,20 @@ class _Kernel:
             w_offset.value = emitter.add(w_offset.value, w_line)
         return count.value
 
-    def _emit_positions(self, window: Window, places: list[Place]) -> None:
-        emitter, word = self._emitter, self._word
-        with emitter.loop(0, word["interior_start"]) as at:
-            self._emit_border(window, places, at)
-        position = emitter.variable(word["interior_start"])
-        for positions in _position_counts(self._choices.tile.rows):
-            left = emitter.sub(word["interior_stop"], position.value)
-            stop = emitter.add(position.value, emitter.mul(emitter.divide(left, positions), positions))
-            with emitter.loop(position.value, stop, positions) as at:
-                first = emitter.sub(emitter.mul(at, word["stride_x"]), word["pad_x"])
-                x = emitter.offset(window.x, emitter.mul(first, word["step_x"]))
-                self._call(positions, window, places, at, x, window.w, window.taps)
-            position.value = stop
-        with emitter.loop(word["interior_stop"], word["out_x"]) as at:
-            self._emit_border(window, places, at)
-
-    def _emit_border(self, window: Window, places: list[Place], at: ir.Value) -> None:
-        """One position with the taps along x that lie inside of the input."""
-        emitter, word = self._emitter, self._word
-        first = emitter.sub(emitter.mul(at, word["stride_x"]), word["pad_x"])
-        dilation = word["dilation_x"]
-        before = emitter.maximum(emitter.sub(0, first), 0)
-        start = emitter.divide(emitter.add(before, emitter.sub(dilation, 1)), dilation)
-        left = emitter.maximum(emitter.sub(word["in_x"], first), 0)
-        stop = emitter.divide(emitter.add(left, emitter.sub(dilation, 1)), dilation)
-        stop = emitter.minimum(stop, word["kernel_x"])
-        start = emitter.minimum(start, stop)
-        tap = emitter.add(first, emitter.mul(start, dilation))
-        x = emitter.offset(window.x, emitter.mul(tap, word["step_x"]))
-        w = emitter.offset(window.w, emitter.mul(start, window.w_tap))
-        self._call(1, window, places, at, x, w, emitter.sub(stop, start))
-
-    def _call(
-        self,
-        positions: int,
-        window: Window,
-        places: list[Place],
-        at: ir.Value,
-        x: ir.Value,
-        w: ir.Value,
-        taps: ir.Value,
-    ) -> None:
+    def _call(self, positions: int, window: Window, places: list[Place], at: ir.Value) -> None:
         """Computes ``positions`` positions from ``at`` on: whole vectors, then what is left over."""
-        emitter, tile = self._emitter, self._choices.tile
-        done: ir.Value = I64(0)
+        emitter, word, tile = self._emitter, self._word, self._choices.tile
+        first = emitter.sub(emitter.mul(at, word["stride_x"]), word["pad_x"])
         places = [place.row(emitter, at) for place in places]
+        done: ir.Value = I64(0)
 
         def piece(core: ir.Function, done: ir.Value) -> None:
-            moved = Window(
-                lines=window.lines,
-                count=window.count,
-                x=emitter.element(x, done, self._choices.x_dtype),
-                w=emitter.element(w, done, self._choices.w_dtype),
-                taps=taps,
-                x_tap=window.x_tap,
-                w_tap=window.w_tap,
-                position=window.position,
+            moved = replace(
+                window,
+                x=emitter.element(window.x, done, self._choices.x_dtype),
+                w=emitter.element(window.w, done, self._choices.w_dtype),
+                first=first,
                 columns=emitter.sub(window.columns, done),
-                tile=window.tile,
             )
             here = [place.column(emitter, done) for place in places]
             emitter.builder.call(core, moved.values + place_values(here))

@@ -39,24 +39,34 @@ class Choices:
     def row_bytes(self) -> int:
         return self.tile.width * self.sums.itemsize
 
+    @property
+    def w_row_bytes(self) -> int:
+        """Bytes from a tap's weights to the next tap's."""
+        return self.tile.width * self.w_dtype.itemsize
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """Arguments of a register kernel.
 
-    ``lines`` points at ``count`` pairs of offsets into ``x`` and ``w``, each the start of a line of ``taps``
-    taps, ``x_tap`` and ``w_tap`` bytes apart. Neighbouring positions read ``position`` bytes apart.
-    ``columns`` is how many channels there are, ``tile`` memory for sums.
+    ``lines`` points at ``count`` pairs of offsets into ``x`` and ``w``, each the start of a line. Positions
+    of ``x`` are ``step`` bytes apart, and there are ``extent`` of them in a line; the first tap of the first
+    output position reads number ``first``. Where there are none, ``zeros`` are read. A line of ``w`` is
+    ``taps`` rows of a tile's width; what taps and output positions read is ``dilation`` and ``stride``
+    positions apart. ``columns`` is how many channels there are, ``tile`` memory for sums.
     """
 
     lines: ir.Value
     count: ir.Value
     x: ir.Value
+    step: ir.Value
+    extent: ir.Value
+    first: ir.Value
+    zeros: ir.Value
     w: ir.Value
     taps: ir.Value
-    x_tap: ir.Value
-    w_tap: ir.Value
-    position: ir.Value
+    dilation: ir.Value
+    stride: ir.Value
     columns: ir.Value
     tile: ir.Value
 
@@ -65,7 +75,7 @@ class Window:
         return [getattr(self, name) for name in self.__slots__]
 
 
-WINDOW_TYPES = [POINTER, I64, POINTER, POINTER, I64, I64, I64, I64, I64, POINTER]
+WINDOW_TYPES = [POINTER, I64, POINTER, I64, I64, I64, POINTER, POINTER, I64, I64, I64, I64, POINTER]
 
 
 def register_kernel(
@@ -107,19 +117,13 @@ def _sums(
             inner.builder.load(inner.offset(entry, word), align=8, typ=I64) for word in (0, 8)
         )
         x, w = inner.offset(window.x, x_offset), inner.offset(window.w, w_offset)
-        if choices.taps and positions > 1:
+        if choices.taps:
             return [], _unrolled_line(inner, choices, window, x, w, carried, mask)
 
         def tap(number: ir.Value, _: list[ir.Value], sums: Grid) -> tuple[list[ir.Value], Grid]:
-            return [], _tap(
-                inner,
-                choices,
-                inner.offset(x, inner.mul(number, window.x_tap)),
-                inner.offset(w, inner.mul(number, window.w_tap)),
-                window.position,
-                sums,
-                mask,
-            )
+            first = inner.add(window.first, inner.mul(number, window.dilation))
+            weights = inner.offset(w, inner.mul(number, choices.w_row_bytes))
+            return [], _tap(inner, choices, window, x, weights, first, sums, mask)
 
         return carry_loop(inner, window.taps, [], carried, tap)
 
@@ -135,6 +139,12 @@ def _load(
     return convert.cast(inner, dtype, choices.sums, value)
 
 
+def _place(inner: Emitter, window: Window, x: ir.Value, number: ir.Value) -> ir.Value:
+    """Address of position ``number`` of the line ``x``, or of zeros."""
+    inside = inner.builder.icmp_unsigned("<", number, window.extent)
+    return inner.builder.select(inside, inner.offset(x, inner.mul(number, window.step)), window.zeros)
+
+
 def _unrolled_line(
     inner: Emitter,
     choices: Choices,
@@ -148,36 +158,48 @@ def _unrolled_line(
     result = [list(row) for row in sums]
     vectors = range(len(sums[0]))
     weights: Grid = []
-    for _ in range(choices.taps):
-        weights.append([_load(inner, choices, w, vector, choices.w_dtype, mask) for vector in vectors])
-        w = inner.offset(w, window.w_tap)
-    for place in range((len(sums) - 1) * choices.stride + choices.taps):
-        values = [_load(inner, choices, x, vector, choices.x_dtype, mask) for vector in vectors]
+    for tap in range(choices.taps):
+        row = inner.offset(w, tap * choices.w_row_bytes)
+        weights.append([_load(inner, choices, row, vector, choices.w_dtype, None) for vector in vectors])
+    for number in range((len(sums) - 1) * choices.stride + choices.taps):
+        place = _place(inner, window, x, inner.add(window.first, number))
+        values = [_load(inner, choices, place, vector, choices.x_dtype, mask) for vector in vectors]
         for position, row in enumerate(result):
-            tap = place - position * choices.stride
+            tap = number - position * choices.stride
             if 0 <= tap < choices.taps:
                 for vector in vectors:
                     row[vector] = multiply_add(
                         inner, choices.sums, values[vector], weights[tap][vector], row[vector]
                     )
-        x = inner.offset(x, window.x_tap)
+        result = [[_settled(inner, total) for total in row] for row in result]
     return result
+
+
+def _settled(inner: Emitter, total: ir.Value) -> ir.Value:
+    """``total``, computed before what follows is loaded, which else would not find free registers."""
+    register = {"avx512": "v", "avx2": "x"}.get(inner.target.isa)
+    if register is None:
+        return total
+    signature = ir.FunctionType(total.type, [total.type])
+    return inner.builder.asm(signature, "", f"={register},0,~{{memory}}", [total], side_effect=True)
 
 
 def _tap(
     inner: Emitter,
     choices: Choices,
+    window: Window,
     x: ir.Value,
     w: ir.Value,
-    position: ir.Value,
+    first: ir.Value,
     sums: Grid,
     mask: Mask | None,
 ) -> Grid:
-    weights = [_load(inner, choices, w, vector, choices.w_dtype, mask) for vector in range(len(sums[0]))]
+    """One tap of all positions; the first of them reads position ``first``."""
+    weights = [_load(inner, choices, w, vector, choices.w_dtype, None) for vector in range(len(sums[0]))]
     result: Grid = []
     for number, row in enumerate(sums):
-        at = inner.offset(x, inner.mul(position, number))
-        values = [_load(inner, choices, at, vector, choices.x_dtype, mask) for vector in range(len(row))]
+        place = _place(inner, window, x, inner.add(first, inner.mul(window.stride, number)))
+        values = [_load(inner, choices, place, vector, choices.x_dtype, mask) for vector in range(len(row))]
         result.append(
             [
                 multiply_add(inner, choices.sums, value, weight, old)

@@ -146,6 +146,19 @@ def test_depthwise_geometries(isa, geometry, channels):
     check(isa, x, w, place(rng, shape, F32, "gaps"), extras, **options)
 
 
+@pytest.mark.parametrize("width", [1, 6, 7, 12, 15, 30])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_widths(isa, width, kernel, stride):
+    rng = np.random.default_rng(11)
+    pads, strides = (kernel // 2,) * 2, (stride, stride)
+    sizes = (4, width)
+    extents = output_extents(sizes, (kernel, kernel), strides, (1, 1), pads, pads)
+    x, w = place(rng, (1, *sizes, 53), F32, "gaps"), place(rng, (kernel, kernel, 1, 53), F32)
+    output = place(rng, (1, *extents, 53), F32, "gaps")
+    check(isa, x, w, output, strides=strides, pads=pads, groups=53)
+
+
 def test_depthwise_with_a_multiplier_and_other_layouts(isa):
     rng = np.random.default_rng(2)
     x, w = place(rng, (2, 6, 7, 5), F32, "swapped"), place(rng, (3, 3, 1, 15), F32, "swapped")
