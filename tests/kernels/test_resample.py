@@ -35,7 +35,7 @@ def constant(view, array):
     return View(storage, 0, view.shape, view.strides)
 
 
-def check(isa, rng, dtype, weight_dtype, case, layouts, tolerance, *, fixed):
+def check(isa, rng, dtype, weight_dtype, case, layouts, tolerance, *, fixed, ascending=False):
     shape, axis, (outputs, taps) = case
     if dtype.is_float:
         data = rng.normal(size=shape).astype(dtype.numpy)
@@ -45,6 +45,8 @@ def check(isa, rng, dtype, weight_dtype, case, layouts, tolerance, *, fixed):
         data = rng.integers(-20 if dtype.kind == "i" else 0, 20, shape).astype(dtype.numpy)
         weights = (rng.integers(0, 4, (outputs, taps)) / 4).astype(weight_dtype.numpy)
     places = rng.integers(-2, shape[axis] + 2, (outputs, taps)).astype(np.int32)
+    if ascending:
+        places = np.sort(places, axis=0)
     tables = [laid_out(DType.INT32, places.shape), laid_out(weight_dtype, weights.shape)]
     if fixed:
         tables = [constant(view, array) for view, array in zip(tables, (places, weights), strict=True)]
@@ -61,6 +63,16 @@ def check(isa, rng, dtype, weight_dtype, case, layouts, tolerance, *, fixed):
 @pytest.mark.parametrize("case", CASES)
 def test_axes_and_strides(isa, case, layouts, fixed):
     check(isa, np.random.default_rng(1), DType.FLOAT32, DType.FLOAT32, case, layouts, 2e-6, fixed=fixed)
+
+
+@pytest.mark.parametrize("layouts", [("dense", "dense"), ("holes", "dense"), ("gaps", "permuted")])
+@pytest.mark.parametrize("extent", [1, 7, 16, 40, 90])
+def test_places_that_are_close_together(isa, extent, layouts):
+    """As when rows are enlarged: the elements of a vector of results come from fewer than a vector."""
+    rng = np.random.default_rng(4)
+    for dtype, tolerance in ((DType.FLOAT32, 2e-6), (DType.INT32, 0)):
+        case = ((3, extent), 1, (2 * extent + 33, 2))
+        check(isa, rng, dtype, DType.FLOAT32, case, layouts, tolerance, fixed=True, ascending=True)
 
 
 @pytest.mark.parametrize(("dtype", "weights", "tolerance"), TYPES)
