@@ -104,7 +104,7 @@ class Step:
 
     ``operands`` are the addresses of the step's operands (offsets already added), ``parameters`` the
     step's 64-bit words (floats as the bits of a double). It computes the tiles ``first <= t < last`` of
-    ``tiles``; tiles are independent of each other and of the number of threads. ``scratch`` points to
+    ``tiles``; tiles are independent of each other, results of how they are cut. ``scratch`` points to
     ``scratch`` bytes, aligned to 64, that belong to the calling thread and keep nothing between calls.
     Kernels never allocate, never raise and keep no state.
 
