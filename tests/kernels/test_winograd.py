@@ -48,7 +48,7 @@ def convolution(x, w, output, extras, pads, values):
 def check(isa, x, w, output, extras=(), pads=(1, 1)):
     values = fill(np.random.default_rng(0), (x, w, *extras))
     operation = convolution(x, w, output, extras, pads, values)
-    assert families(operation, isa)[-1] == "winograd"
+    assert "winograd" in families(operation, isa)
     x_array, w_array = (array.astype(np.float64) for array in arrays((x, w), values))
     total = reference(x_array, w_array, output.shape, operation.primitive)
     # Sums of the values at the points are larger than those of the inputs, by no more than this.
