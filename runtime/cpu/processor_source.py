@@ -7,32 +7,14 @@ finds itself there excludes that processor from its affinity, which moves it, an
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from typing import Any
 
 from onnxplan.runtime.cpu.layout import SeatWord, TeamWord
 from onnxplan.runtime.cpu.native_builder import NativeFunction, Word
-from onnxplan.runtime.cpu.semaphore import function_address
 
 MASK_WORDS = 128
 """Words of an affinity mask: 8192 processors, the most that Linux is built for."""
 LOW = 0xFFFFFFFF
-
-
-def processor_functions() -> dict[int, int]:
-    """Addresses of the system's functions by word of the team's block; none but on Linux."""
-    if not sys.platform.startswith("linux"):
-        return {}
-    library = ctypes.CDLL(None)
-    words = {
-        TeamWord.PROCESSOR: "sched_getcpu",
-        TeamWord.GET_AFFINITY: "sched_getaffinity",
-        TeamWord.SET_AFFINITY: "sched_setaffinity",
-    }
-    if not all(hasattr(library, name) for name in words.values()):
-        return {}
-    return {word: function_address(getattr(library, name)) for word, name in words.items()}
 
 
 def note_processor(f: NativeFunction, team: Word, seat: Word) -> None:

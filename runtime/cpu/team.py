@@ -24,7 +24,7 @@ from onnxplan.runtime.cpu.layout import (
 )
 from onnxplan.runtime.cpu.native_executor import NativeExecutor, keep_for_ever, load_executor
 from onnxplan.runtime.cpu.object_layout import object_layout
-from onnxplan.runtime.cpu.processor_source import processor_functions
+from onnxplan.runtime.cpu.processor import processor_functions
 from onnxplan.runtime.cpu.semaphore import NativeSemaphore, yield_address
 from onnxplan.runtime.cpu.target import default_threads
 from onnxplan.runtime.store import KernelStore

@@ -25,7 +25,7 @@ from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.layout import MAX_RANGES, RangeWord, TeamWord
 from onnxplan.runtime.cpu.native_executor import load_executor
-from onnxplan.runtime.cpu.processor_source import processor_functions
+from onnxplan.runtime.cpu.processor import processor_functions
 from onnxplan.runtime.cpu.semaphore import NativeSemaphore, function_address
 from onnxplan.runtime.cpu.team import Team
 from onnxplan.runtime.store import KernelStore
