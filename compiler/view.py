@@ -23,9 +23,8 @@ class Storage:
 
     ``constant`` holds the elements (one-dimensional) of a constant, or else ``make`` computes them (a
     contiguous array of any shape) whenever they are asked for: they are often read once, to be packed, and
-    need no memory before and after. ``key``
-    identifies a constant's content by where it came from, so that work derived from it (folding, packing) is
-    done once per model.
+    need no memory before and after. ``key`` identifies a constant's content by where it came from, so that
+    work derived from it (folding, packing) is done once per model.
     """
 
     dtype: DType

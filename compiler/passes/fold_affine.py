@@ -13,6 +13,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction, identity
 from onnxplan.compiler.passes.composition import translate
 from onnxplan.compiler.passes.index import Index, merged_nodes
+from onnxplan.compiler.passes.output_views import has_rows
 from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import Storage, View
@@ -85,7 +86,7 @@ def _chain(index: Index, product: Operation) -> _Chain | None:
         if operation is None or step is None:
             break
         affine, moved = step
-        if _has_rows(result) and not _has_rows(moved):
+        if has_rows(result) and not has_rows(moved):
             # A copy into another order: what comes before it can be an epilogue, together they cannot.
             break
         result = moved
@@ -99,10 +100,6 @@ def _chain(index: Index, product: Operation) -> _Chain | None:
         return None
     worthwhile = len(best.operations) > 1 or not (best.scale == 1).all()
     return best if worthwhile else None
-
-
-def _has_rows(view: View) -> bool:
-    return view.strides[-1] == 1 or view.shape[-1] == 1
 
 
 def _channel_map(operation: Operation, result: View) -> tuple[Affine, View] | None:

@@ -27,7 +27,7 @@ def may_write(primitive: Primitive, view: View) -> bool:
     if isinstance(primitive, MapReduce):
         return True
     if isinstance(primitive, ROWS):
-        return _has_rows(view)
+        return has_rows(view)
     return view.is_dense
 
 
@@ -40,15 +40,16 @@ def may_read(primitive: Primitive, number: int, view: View) -> bool:
     if isinstance(primitive, MapReduce):
         return True
     if isinstance(primitive, MatMul):
-        return number >= 2 or _has_rows(view) or _has_columns(view)
+        return number >= 2 or has_rows(view) or _has_columns(view)
     if isinstance(primitive, Conv):
-        return number >= 2 or (number == 0 and _has_rows(view))
+        return number >= 2 or (number == 0 and has_rows(view))
     if isinstance(primitive, Pool | Gather | Resample):
-        return number == 0 and _has_rows(view)
+        return number == 0 and has_rows(view)
     return False
 
 
-def _has_rows(view: View) -> bool:
+def has_rows(view: View) -> bool:
+    """Are elements along the last axis neighbours?"""
     return view.rank == 0 or view.shape[-1] <= 1 or view.strides[-1] == 1
 
 

@@ -13,6 +13,7 @@ from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
+from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
@@ -163,11 +164,6 @@ class AddressedTaps:
             first_tap=first_tap,
             a_offset=emitter.mul(channel, self._itemsize),
         )
-
-
-def round_up_rows(emitter: Emitter, rows: ir.Value, tile: RegisterTile) -> ir.Value:
-    """``rows`` rounded up to whole register tiles."""
-    return emitter.mul(emitter.divide(emitter.add(rows, tile.rows - 1), tile.rows), tile.rows)
 
 
 class CopiedTaps:

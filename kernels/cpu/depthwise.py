@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 
-from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Conv, MapReduce
-from onnxplan.compiler.program import Operation
+from onnxplan.compiler.primitives import Conv
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.convolution import Convolution
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
-from onnxplan.kernels.cpu.mapreduce import select_mapreduce
+from onnxplan.kernels.cpu.mapreduce import dense_copy
 from onnxplan.kernels.cpu.pack import pack
 from onnxplan.kernels.cpu.tiling import (
     LEAST_SECONDS,
@@ -51,7 +49,7 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
     """The steps of a convolution with as many groups as input channels."""
     x = conv.x
     if conv.features > 1:
-        x = _copy(emit, target, _repeated(x, conv.features), "repeated")
+        x = dense_copy(_repeated(x, conv.features), emit, target, "repeated")
         x = View.dense(x.storage, (*x.shape[:-2], conv.w.shape[-1]))
     sums = sum_dtype(primitive.accumulator)
     unrolled = conv.kernel[2] in UNROLLED and conv.dilations[2] == 1 and conv.strides[2] <= 2
@@ -128,10 +126,3 @@ def _cut(target: Target, width: int, lines: int, channels: int, seconds: float) 
 
 def _repeated(x: View, times: int) -> View:
     return View(x.storage, x.offset, (*x.shape, times), (*x.strides, 0))
-
-
-def _copy(emit: StepEmitter, target: Target, view: View, name: str) -> View:
-    copy = View.dense(emit.temporary(view.dtype, view.size, name), view.shape)
-    primitive = MapReduce(identity(view.dtype), view.shape)
-    select_mapreduce(Operation(primitive, (view,), (copy,)), emit, target)
-    return copy

@@ -11,6 +11,7 @@ from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64
+from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
@@ -75,12 +76,7 @@ class MatrixRows:
         self._origin.value = origin
         table = emitter.offset(emitter.scratch, self._word["table"])
         copies = emitter.offset(emitter.scratch, self._word["a_scratch"])
-        with emitter.loop(
-            0,
-            emitter.mul(
-                emitter.divide(emitter.add(rows, self._tile.rows - 1), self._tile.rows), self._tile.rows
-            ),
-        ) as entry:
+        with emitter.loop(0, round_up_rows(emitter, rows, self._tile)) as entry:
             row = emitter.minimum(entry, emitter.sub(rows, 1))
             if not self.copies:
                 address = emitter.offset(origin, emitter.mul(row, self._row_step))

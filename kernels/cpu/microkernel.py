@@ -338,6 +338,16 @@ def _multiply_row(
     return result
 
 
+def row_blocks(emitter: Emitter, rows: ir.Value, tile: RegisterTile) -> ir.Value:
+    """How many register tiles ``rows`` rows take."""
+    return emitter.divide(emitter.add(rows, tile.rows - 1), tile.rows)
+
+
+def round_up_rows(emitter: Emitter, rows: ir.Value, tile: RegisterTile) -> ir.Value:
+    """``rows`` rounded up to whole register tiles."""
+    return emitter.mul(row_blocks(emitter, rows, tile), tile.rows)
+
+
 def ahead_step(emitter: Emitter, row_bytes: ir.Value, calls: ir.Value) -> ir.Value:
     """Bytes to fetch for each row of B, when a block as large as it is to arrive within ``calls`` calls."""
     share = emitter.add(emitter.divide(row_bytes, calls), 1)

@@ -17,7 +17,7 @@ from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.llvm_types import I64
-from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, ahead_step
+from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, ahead_step, row_blocks
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.product import WORDS
@@ -250,9 +250,7 @@ class _TileWriter:
         if not self._rows.copies:
             deeper = emitter.offset(b, emitter.mul(length, word["b_row"]))
             place = emitter.builder.select(last, place, deeper)
-        height = self._code.tile.rows
-        row_blocks = emitter.divide(emitter.add(tile.rows, height - 1), height)
-        step = ahead_step(emitter, word["b_row"], row_blocks)
+        step = ahead_step(emitter, word["b_row"], row_blocks(emitter, tile.rows, self._code.tile))
         return _Ahead(emitter.variable(place), step, emitter.mul(step, length))
 
 

@@ -37,15 +37,7 @@ def select_transpose(axes: Sequence[Axis], views: Sequence[View], dtype: DType, 
     parameters, tiles = walk_parameters(outer, [dtype.itemsize] * 2, regions, width)
     parameters += [source_axis.extent, result_axis.extent]
     parameters += [result_axis.strides[0] * dtype.itemsize, source_axis.strides[1] * dtype.itemsize]
-    emit.step(
-        KernelSpec("transpose", (dtype.label, len(outer))),
-        tuple(views),
-        (1,),
-        tuple(parameters),
-        tiles=tiles,
-        flops=0,
-        bytes_moved=sum(map(unique_bytes, views)),
-    )
+    _emit_copy(emit, KernelSpec("transpose", (dtype.label, len(outer))), views, parameters, tiles)
     return True
 
 
@@ -75,8 +67,18 @@ def _interleave(
         outer, [size] * 2, ceil_div(extent, length), 2 * length * planes * size
     )
     parameters += [extent, length, plane_step * size]
+    _emit_copy(
+        emit, KernelSpec("interleave", (direction, dtype.label, planes, len(outer))), views, parameters, tiles
+    )
+    return True
+
+
+def _emit_copy(
+    emit: StepEmitter, kernel: KernelSpec, views: Sequence[View], parameters: Sequence[int], tiles: int
+) -> None:
+    """Emits a step that copies ``views[0]`` to ``views[1]``."""
     emit.step(
-        KernelSpec("interleave", (direction, dtype.label, planes, len(outer))),
+        kernel,
         tuple(views),
         (1,),
         tuple(parameters),
@@ -84,4 +86,3 @@ def _interleave(
         flops=0,
         bytes_moved=sum(map(unique_bytes, views)),
     )
-    return True

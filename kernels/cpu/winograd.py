@@ -31,6 +31,7 @@ from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.pack import pack_array, panel_count
 from onnxplan.kernels.cpu.tiling import (
     LEAST_SECONDS,
+    ROW_BLOCKS_WORTH_SPLITTING,
     RegisterTile,
     ceil_div,
     depth_block,
@@ -57,8 +58,6 @@ EXTENTS = tuple(POINTS)
 WORTH = 0.75
 # Tiles of a step that each thread gets at least, where there is work enough for them.
 TILES_A_THREAD = 2
-# Rows of fewer register tiles than this are not divided as long as panels can be.
-ROW_BLOCKS_WORTH_SPLITTING = 12
 # Arithmetic of transforms, as floating-point operations a value of the transformed tile.
 INPUT_COST = 12
 OUTPUT_COST = 14

@@ -15,7 +15,14 @@ from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.llvm_types import I64
-from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, ahead_step
+from onnxplan.kernels.cpu.microkernel import (
+    MicroKernel,
+    MicroKernels,
+    Source,
+    ahead_step,
+    round_up_rows,
+    row_blocks,
+)
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module, kernel_symbol
 from onnxplan.kernels.cpu.tiling import RegisterTile
 from onnxplan.kernels.cpu.winograd import WORDS
@@ -91,17 +98,13 @@ class _Kernel:
 
     def _list_rows(self, count: ir.Value) -> None:
         """Row addresses for the first pair of points; the micro-kernel may read more rows than there are."""
-        emitter, rows = self._emitter, self._micro.tile.rows
+        emitter = self._emitter
         table = self._scratch("table")
-        entries = emitter.mul(self._row_blocks(count), rows)
+        entries = round_up_rows(emitter, count, self._micro.tile)
         with emitter.loop(0, entries) as entry:
             row = emitter.minimum(entry, emitter.sub(count, 1))
             address = emitter.offset(emitter.scratch, emitter.mul(row, self._word["pitch"]))
             emitter.builder.store(address, emitter.offset(table, emitter.mul(entry, 8)), align=8)
-
-    def _row_blocks(self, count: ir.Value) -> ir.Value:
-        rows = self._micro.tile.rows
-        return self._emitter.divide(self._emitter.add(count, rows - 1), rows)
 
     def _locate(self, tile: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         """An output tile's image, and its first position along y and x."""
@@ -149,7 +152,7 @@ class _Kernel:
             emitter.offset(emitter.operand(1), emitter.mul(emitter.mul(number, points), point_bytes))
             for number in (panel, next_panel)
         )
-        step = ahead_step(emitter, I64(micro.row_bytes), self._row_blocks(count))
+        step = ahead_step(emitter, I64(micro.row_bytes), row_blocks(emitter, count, micro.tile))
         with emitter.loop(0, points) as point:
             b = emitter.offset(weights, emitter.mul(point, point_bytes))
             plane = emitter.offset(sums, emitter.mul(point, self._sums_plane))

@@ -113,10 +113,9 @@ def _hold(module):
     _tiles(f, first, last, body)
 
 
-def _meet(module):
-    """Each tile waits until all tiles have begun: out[t] = how many had, in the end. out must be zeroed,
-    with one element more, in which arrivals are counted."""
-    f, operands, parameters, first, last, _ = _kernel(module)
+def _gather_tiles(f, operands, parameters, first, last, result):
+    """Each tile waits until all have begun, then writes ``result(arrivals)``; arrivals are counted in one
+    element more."""
     wanted = f.load(parameters)
     arrivals = _element(f, operands, 0, wanted)
 
@@ -128,9 +127,16 @@ def _meet(module):
             loop.leave_if(polls.get() >= POLLS_BEFORE_GIVING_UP)
             polls.add(1)
             f.pause()
-        f.store(_element(f, operands, 0, t), 0, f.atomic_load(arrivals))
+        f.store(_element(f, operands, 0, t), 0, result(arrivals))
 
     _tiles(f, first, last, body)
+
+
+def _meet(module):
+    """Each tile waits until all tiles have begun: out[t] = how many had, in the end. out must be zeroed,
+    with one element more."""
+    f, operands, parameters, first, last, _ = _kernel(module)
+    _gather_tiles(f, operands, parameters, first, last, f.atomic_load)
 
 
 def _order(module):
@@ -142,22 +148,9 @@ def _order(module):
 
 def _who(module):
     """Each tile waits until all have begun: where[t] = the address of its worker's scratch. ``where`` must be
-    zeroed, with one element more, in which arrivals are counted."""
+    zeroed, with one element more."""
     f, operands, parameters, first, last, scratch = _kernel(module)
-    wanted = f.load(parameters)
-    arrivals = _element(f, operands, 0, wanted)
-
-    def body(t):
-        f.atomic("add", arrivals, 0, 1)
-        polls = f.variable(0)
-        with f.loop() as loop:
-            loop.leave_if(f.atomic_load(arrivals) >= wanted)
-            loop.leave_if(polls.get() >= POLLS_BEFORE_GIVING_UP)
-            polls.add(1)
-            f.pause()
-        f.store(_element(f, operands, 0, t), 0, scratch)
-
-    _tiles(f, first, last, body)
+    _gather_tiles(f, operands, parameters, first, last, lambda _: scratch)
 
 
 def _scratch(module):

@@ -31,14 +31,19 @@ from onnxplan.runtime.cpu.team import Team
 from onnxplan.runtime.store import KernelStore
 
 
+def check_mix(executor, count, steps, runs):
+    """Runs an executor of ``mix_plan(count, steps)`` and compares its results."""
+    x = random_words(count)
+    for _ in range(runs):
+        y = poisoned(count)
+        executor.run((x,), (y,))
+        np.testing.assert_array_equal(y, mixed(x, steps))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_results_do_not_depend_on_threads(kernels, team, threads):
     executor = CpuExecutor(mix_plan(37, 50, threads), [], kernels, team=team)
-    x = random_words(37)
-    for _ in range(20):
-        y = poisoned(37)
-        executor.run((x,), (y,))
-        np.testing.assert_array_equal(y, mixed(x, 50))
+    check_mix(executor, 37, 50, runs=20)
 
 
 def test_thousand_steps_keep_their_order(kernels, team):
@@ -127,11 +132,7 @@ def test_more_workers_than_ranges(kernels):
     workers = MAX_RANGES + 3
     team = Team(load_executor(KernelStore(None)), workers)
     executor = CpuExecutor(mix_plan(101, 30, workers), [], kernels, team=team)
-    x = random_words(101)
-    for _ in range(10):
-        y = poisoned(101)
-        executor.run((x,), (y,))
-        np.testing.assert_array_equal(y, mixed(x, 30))
+    check_mix(executor, 101, 30, runs=10)
     assert team.helpers == workers - 1
     out = np.zeros(workers + 1, np.int64)
     CpuExecutor(meet_plan(workers), [], kernels, team=team).run((), (out,))
