@@ -26,12 +26,10 @@ from onnxplan.compiler.errors import (
     UnsupportedOperatorError,
 )
 from onnxplan.compiler.ir import Graph, Model, Node, Value
+from onnxplan.compiler.plan import DEMAND
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.registry import find
 from onnxplan.compiler.view import Shape, Storage, View
-
-DEMAND = "?"
-"""Name of the output of a stage that holds the elements asked for."""
 
 KNOWN_BYTES = 4 << 10
 """Answers up to this size (shapes, conditions) become constants of the later stages."""

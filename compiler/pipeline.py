@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from onnxplan.compiler.assembly import CompiledPlan, assemble
+from onnxplan.compiler.assembly import assemble
+from onnxplan.compiler.plan import CompiledPlan
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.emission import emit_steps
 from onnxplan.compiler.errors import CompilerError, OnnxPlanError

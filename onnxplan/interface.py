@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,38 @@ from onnxplan.compiler.errors import InvalidFeedsError, InvalidModelError
 from onnxplan.compiler.ir import Model
 from onnxplan.feeds import TensorInfo, check_feeds, check_fetches, describe
 from onnxplan.runtime.device import AnyArray, Device
-from onnxplan.runtime.engine import Request
+from onnxplan.runtime.planner import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives; inputs with a default are ``optional_inputs``."""
+
+    inputs: tuple[TensorInfo, ...]
+    optional_inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    metadata: Mapping[str, str]
+
+    @staticmethod
+    def of(model: Model) -> Signature:
+        inputs = model.graph.inputs
+        return Signature(
+            tuple(TensorInfo.of(value) for value in inputs if value.default is None),
+            tuple(TensorInfo.of(value) for value in inputs if value.default is not None),
+            tuple(TensorInfo.of(value) for value in model.graph.outputs),
+            model.metadata,
+        )
 
 
 class ModelInterface:
     """The inputs, outputs and metadata of a model."""
 
-    def __init__(self, model: Model) -> None:
-        inputs = model.graph.inputs
-        self._inputs = tuple(TensorInfo.of(value) for value in inputs if value.default is None)
-        self._optional = tuple(TensorInfo.of(value) for value in inputs if value.default is not None)
-        self._outputs = tuple(TensorInfo.of(value) for value in model.graph.outputs)
+    def __init__(self, signature: Signature) -> None:
+        self._inputs = signature.inputs
+        self._optional = signature.optional_inputs
+        self._outputs = signature.outputs
         self._names = tuple(info.name for info in self._inputs)
-        self._metadata = dict(model.metadata)
+        self._metadata = dict(signature.metadata)
 
     def _complete(self, planned: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
         """Adds what a plan tells about outputs, where the model itself leaves something open."""

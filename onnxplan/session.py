@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Self
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError, SessionClosedError
 from onnxplan.feeds import check_out
 from onnxplan.interface import ModelInterface
+from onnxplan.loading import load
 from onnxplan.options import SessionOptions, check_outputs
 from onnxplan.runtime.budget import SessionMemory
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.devices import open_device
-from onnxplan.runtime.engine import BoundStage, Engine, Request
-from onnxplan.runtime.places import Places
-from onnxplan.runtime.workers import workers_for
+from onnxplan.runtime.engine import BoundStage, Engine
+from onnxplan.runtime.planner import Request
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
 from onnxplan.tensor import Tensor, unwrap, wrap
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxplan.compiler.plan import ExecutionPlan
+    from onnxplan.runtime.places import Places
+    from onnxplan.runtime.workers import Workers
+
+_T = TypeVar("_T")
 
 INLINE_SECONDS = 500e-6
 """Plans for the CPU estimated under this run inside the coroutine: a hop to another thread costs more than it
@@ -49,7 +53,8 @@ OVERHEAD_SECONDS = 2e-6
 class InferenceSession(ModelInterface):
     """A model, compiled for a device, ready to run.
 
-    ``model`` is a path, serialised bytes, or an ``onnx.ModelProto``. Keyword options:
+    ``model`` is a path, serialised bytes, an ``onnx.ModelProto``, or the path of an artifact that
+    :func:`onnxplan.compile` wrote. Keyword options:
 
     * ``device``: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` (CUDA where it works, else the CPU);
     * ``threads``: workers of one run (default: the cores this process may use);
@@ -61,9 +66,14 @@ class InferenceSession(ModelInterface):
     * ``max_plans``: plans kept for different input shapes;
     * ``optimize``: 0 plans node by node, 1 with all passes;
     * ``memory_limit``: bytes that constants and temporaries of all plans may take together (default: no
-      limit). Where they would take more, runs wait for others to end.
+      limit). Where they would take more, runs wait for others to end;
+    * ``recompile``: compile the model of an artifact that was made for another machine, instead of raising
+      :class:`~onnxplan.IncompatibleArtifactError`;
+    * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner of
+      this Ed25519 public key (the path of a PEM file, or its bytes).
 
-    Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.UnsupportedOperatorError`,
+    Raises :class:`~onnxplan.InvalidModelError` (:class:`~onnxplan.InvalidArtifactError` for artifacts),
+    :class:`~onnxplan.UnsupportedOperatorError`,
     :class:`~onnxplan.DeviceUnavailableError`, :class:`~onnxplan.OutOfMemoryError` where ``memory_limit`` is
     too low for a single run, ``ValueError`` and ``TypeError`` for options, and ``OSError`` for files that
     cannot be read. Files of 1 MiB and more and those of external data are mapped: while the
@@ -85,20 +95,20 @@ class InferenceSession(ModelInterface):
         max_plans: int = 32,
         optimize: int = 1,
         memory_limit: int | None = None,
+        recompile: bool = False,
+        verify_key: str | os.PathLike[str] | bytes | None = None,
     ) -> None:
         self._options = SessionOptions(
-            device, threads, math, cache, max_concurrency, max_plans, optimize, memory_limit
+            device, threads, math, cache, max_concurrency, max_plans, optimize, memory_limit, recompile, verify_key
         )
         self._device = open_device(device, threads=threads, math=math, cache=cache)
-        from onnxplan.compiler.importer import load_model
-
-        imported = load_model(model)
-        super().__init__(imported)
-        self._source = imported.source
+        loaded = load(model, self._device, optimize=optimize, recompile=recompile, verify_key=verify_key)
+        super().__init__(loaded.signature)
+        self._source = loaded.source
         self._engine = Engine(
-            imported,
+            loaded.planner,
             self._device,
-            optimize=optimize,
+            self._names,
             max_plans=max_plans,
             memory_limit=memory_limit,
             max_concurrency=max_concurrency,
@@ -108,8 +118,7 @@ class InferenceSession(ModelInterface):
         self._inline_seconds = INLINE_SECONDS if self._device.runs_inline else 0.0
         # On a device, results of runs are the usual feeds of others.
         self._unwraps = not self._device.runs_inline
-        self._workers = workers_for(self._device.name, self._device.concurrency)
-        self._places = None if max_concurrency is None else Places(max_concurrency)
+        self._places: Places | None = None
         self._closed = False
         self._reset_runs()
         shapes = static_shapes(self._inputs)
@@ -127,7 +136,13 @@ class InferenceSession(ModelInterface):
     @classmethod
     async def create(cls, model: str | os.PathLike[str] | bytes | onnx.ModelProto, **options: Any) -> Self:
         """The session that ``InferenceSession(model, **options)`` makes, made off the event loop."""
-        return await asyncio.to_thread(cls, model, **options)
+        return await _off_the_loop(partial(cls, model, **options))
+
+    @cached_property
+    def _workers(self) -> Workers:
+        from onnxplan.runtime.workers import workers_for
+
+        return workers_for(self._device.name, self._device.concurrency)
 
     # Metadata
 
@@ -170,7 +185,7 @@ class InferenceSession(ModelInterface):
             results = self._try_recent(recent, feeds, outputs)
             if results is not None:
                 if self._ends_slice(recent):
-                    await asyncio.sleep(0)
+                    await _let_others_run()
                 return results
         on_device = check_outputs(outputs)
         self._require_open()
@@ -179,15 +194,20 @@ class InferenceSession(ModelInterface):
         if stage is not None and fetches is None and stage.seconds < self._inline_seconds:
             results = self._run_request(request, arrays, None)
             if self._ends_slice(stage):
-                await asyncio.sleep(0)
+                await _let_others_run()
             return results
 
         def work(cancel: CancelFlag) -> dict[str, Tensor]:
             return self._run_request(request, arrays, cancel, on_device=on_device)
 
+        limit = self._options.max_concurrency
+        if limit is None:
+            return await self._workers.submit(work)
         places = self._places
         if places is None:
-            return await self._workers.submit(work)
+            from onnxplan.runtime.places import Places
+
+            places = self._places = Places(limit)
         await places.take()
         try:
             return await self._workers.submit(work)
@@ -313,7 +333,7 @@ class InferenceSession(ModelInterface):
 
     async def warmup(self, shapes: Sequence[Shapes] | Shapes | None = None) -> None:
         """Plans and compiles for inputs of these shapes (one mapping or several), off the event loop."""
-        await asyncio.to_thread(self.warmup_sync, shapes)
+        await _off_the_loop(partial(self.warmup_sync, shapes))
 
     def warmup_sync(self, shapes: Sequence[Shapes] | Shapes | None = None) -> None:
         """The same, blocking."""
@@ -375,7 +395,7 @@ class InferenceSession(ModelInterface):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.close)
+        await _off_the_loop(self.close)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not isinstance(self._source, str | bytes):
@@ -389,6 +409,21 @@ class InferenceSession(ModelInterface):
         inputs = ", ".join(map(str, self._inputs))
         outputs = ", ".join(map(str, self._outputs))
         return f"<InferenceSession on {self.device}{state}: ({inputs}) -> ({outputs})>"
+
+
+# asyncio takes 20 ms to import, which programs that never use it need not wait for.
+
+
+async def _let_others_run() -> None:
+    import asyncio
+
+    await asyncio.sleep(0)
+
+
+async def _off_the_loop(work: Callable[[], _T]) -> _T:
+    import asyncio
+
+    return await asyncio.to_thread(work)
 
 
 def _restore(kind: type[InferenceSession], source: Any, options: dict[str, Any]) -> InferenceSession:

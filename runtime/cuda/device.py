@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.errors import DeviceUnavailableError, OnnxPlanError
+from onnxplan.compiler.plan import CompiledPlan
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.compiler.target import Target
+from onnxplan.runtime.artifact import Artifact, TargetEntry
+from onnxplan.runtime.artifact_planner import ArtifactKernels
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cuda.api import CudaApi, load_api
 from onnxplan.runtime.cuda.array import DeviceArray
@@ -63,6 +65,7 @@ class CudaDevice:
     ) -> None:
         self.context = context
         self.name = context.name
+        self.target = target
         self.selector = kernels.selector(target)
         self.library = _library(context, target, kernels.generate, kernels.sources, "kernels", cache)
         self._progress = progress
@@ -96,6 +99,26 @@ class CudaDevice:
         """
         return self._importer.take(value, copy=copy)
 
+    def refusal(self, entry: TargetEntry) -> str | None:
+        """Why code of an artifact cannot run here; None if it can.
+
+        Source: https://docs.nvidia.com/cuda/cuda-c-best-practices-guide/#cuda-compatibility-developer-s-guide (a
+        cubin runs on devices of its own compute capability's major number and at least its minor number).
+        """
+        made, here = entry.target, self.target
+        if made.device != "cuda":
+            return f"it is for {made.device}"
+        if made.math != here.math:
+            return f"it was compiled with math={made.math!r}"
+        major, minor = divmod(int(here.isa.removeprefix("sm_")), 10)
+        its_major, its_minor = divmod(int(made.isa.removeprefix("sm_")), 10)
+        if its_major != major or its_minor > minor:
+            return f"it is for {made.isa}, this device takes {here.isa}"
+        return None
+
+    def artifact_kernels(self, artifact: Artifact, entry: TargetEntry) -> ArtifactKernels:
+        return ArtifactKernels(artifact, entry, Modules.of(self.context).load, dict)
+
     def bind(self, compiled: CompiledPlan, budget: Budget) -> CudaExecutor:
         """Loads the plan's kernels, compiling those that are missing, and uploads its constants.
 
@@ -105,7 +128,7 @@ class CudaDevice:
         return CudaExecutor(
             self.context,
             compiled,
-            lambda specs: self.library.addresses(specs, self._progress),
+            lambda specs: (compiled.kernels or self.library).addresses(specs, self._progress),
             budget=budget,
             concurrency=budget.runs or SLOTS,
         )
@@ -161,7 +184,7 @@ def _library(
         return KernelLibrary(
             compiler.build,
             target,
-            sources(),
+            sources,
             cache=cache,
             load=Modules.of(context).load,
             platform=compiler.platform_key,

@@ -13,7 +13,7 @@ import emulator
 import numpy as np
 from standin import StandIn
 
-from onnxplan.compiler.assembly import CompiledPlan
+from onnxplan.compiler.plan import CompiledPlan
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Binding, Buffer, Constant, ExecutionPlan, KernelSpec, Operand, Step
 from onnxplan.compiler.target import Target

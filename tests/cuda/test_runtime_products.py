@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from runtime_plans import Bench, values
 
-from onnxplan.compiler.assembly import CompiledPlan
+from onnxplan.compiler.plan import CompiledPlan
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import DeviceError, UnsupportedOperatorError
 from onnxplan.compiler.plan import Binding, Buffer, ExecutionPlan, KernelSpec, Operand, Step
