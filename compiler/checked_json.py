@@ -1,4 +1,4 @@
-"""Reading JSON that nobody vouches for: each function gives a value of the type it is named for, or complains.
+"""Reading JSON that nobody vouches for: each function gives a value of the type it is named for, or raises.
 
 ``where`` names the place in the document for the message of :class:`MalformedError`.
 """
@@ -37,7 +37,9 @@ def demand(condition: bool, text: str) -> None:
 def mapping(value: Any, where: str, names: tuple[str, ...] | None = None) -> dict[str, Any]:
     """An object, with just the fields ``names`` if they are given."""
     demand(isinstance(value, dict), f"{where} is not an object")
-    demand(names is None or set(value) == set(names), f"{where} has other fields than {', '.join(names or ())}")
+    demand(
+        names is None or set(value) == set(names), f"{where} has other fields than {', '.join(names or ())}"
+    )
     result: dict[str, Any] = value
     return result
 

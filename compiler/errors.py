@@ -11,7 +11,7 @@ class InvalidModelError(OnnxPlanError, ValueError):
     """The model cannot be read, or breaks the ONNX standard."""
 
 
-class InvalidArtifactError(InvalidModelError):
+class InvalidArtifactError(OnnxPlanError, ValueError):
     """A compiled artifact is damaged, of another version, or not signed as it should be."""
 
 

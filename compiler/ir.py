@@ -155,8 +155,8 @@ class Model:
 
     ``path`` is its file, if it has one. ``source`` is what it can be imported from again: the absolute path,
     the serialised bytes, or the importer's own message where that is too large to be serialised.
-    ``mappings`` are the files mapped into memory that constants may be views of. ``data`` are the bytes of the
-    message and ``external`` those of its external files by location, as far as they are known.
+    ``mappings`` are the files mapped into memory that constants may be views of. ``data`` are the bytes of
+    the message and ``external`` those of its external files by location, as far as they are known.
     """
 
     graph: Graph

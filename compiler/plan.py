@@ -190,7 +190,11 @@ class ExecutionPlan:
 
     def with_threads(self, threads: int) -> ExecutionPlan:
         """The plan for another number of threads. Tiles stay as they were cut, and results the same."""
-        return self if threads == self.target.threads else replace(self, target=replace(self.target, threads=threads))
+        return (
+            self
+            if threads == self.target.threads
+            else replace(self, target=replace(self.target, threads=threads))
+        )
 
     def to_json(self) -> str:
         """The plan as JSON text; :meth:`from_json` gives an equal plan back."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxplan.compiler.errors import SessionClosedError as SessionClosedError
     from onnxplan.compiler.errors import UnsupportedOperatorError as UnsupportedOperatorError
     from onnxplan.compiler.plan import ExecutionPlan as ExecutionPlan
-    from onnxplan.compiling import compile as compile
+    from onnxplan.compiling import compile as compile  # noqa: A004 - its public name
     from onnxplan.feeds import TensorInfo as TensorInfo
     from onnxplan.runtime.budget import SessionMemory as SessionMemory
     from onnxplan.session import InferenceSession as InferenceSession

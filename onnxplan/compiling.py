@@ -41,15 +41,15 @@ def compile(  # noqa: A001 - onnxplan.compile is its public name
 ) -> None:
     """Compiles ``model`` and writes an artifact to ``path``, which :class:`~onnxplan.InferenceSession` opens.
 
-    ``device`` is ``"cpu"`` (this machine's kind of processor), ``"cuda"`` (the GPU at hand), ``"cuda:sm_90"`` (any
-    of that compute capability, none needed here), or several of them. ``shapes`` are shapes of the inputs, by
-    name (one mapping or several); they may be left out where the model fixes them. ``threads``, ``math``,
-    ``optimize`` and ``cache`` are those of sessions. With ``include_model`` the artifact carries the model too:
-    other shapes are then planned when they come, and it may be compiled again on another machine.
-    ``sign_key`` is an Ed25519 private key (the path of a PEM file, or its bytes) to sign with.
+    ``device`` is ``"cpu"`` (this machine's kind of processor), ``"cuda"`` (the GPU at hand), ``"cuda:sm_90"``
+    (any of that compute capability, none needed here), or several of them. ``shapes`` are shapes of the
+    inputs, by name (one mapping or several); they may be left out where the model fixes them. ``threads``,
+    ``math``, ``optimize`` and ``cache`` are those of sessions. With ``include_model`` the artifact carries
+    the model too: other shapes are then planned when they come, and it may be compiled again on another
+    machine. ``sign_key`` is an Ed25519 private key (the path of a PEM file, or its bytes) to sign with.
 
-    Raises what sessions raise for models and options; ``ValueError`` for a model whose course depends on data (there
-    is no plan of all of it) if ``include_model`` is false, ``OSError`` where the file cannot be written.
+    Raises what sessions raise for models and options, ``ValueError`` for a model whose course depends on data
+    (there is no plan of all of it) if ``include_model`` is false, ``OSError`` where no file can be written.
     """
     SessionOptions("cpu", threads, math, cache, optimize=optimize)
     imported = load_model(model)
@@ -67,12 +67,12 @@ def compile(  # noqa: A001 - onnxplan.compile is its public name
         whole = [(request, stage) for request, stage in planned if stage.final]
         if len(whole) < len(planned) and not include_model:
             raise ValueError(
-                "the shapes of this model depend on data, so that its plans are made while it runs: they need the "
-                "model, which include_model=False leaves out"
+                "the shapes of this model depend on data, so that its plans are made while it runs: they "
+                "need the model, which include_model=False leaves out"
             )
         # Later stages are planned when their shapes are known, with the kernels that the first ones use.
         specs = list(dict.fromkeys(spec for _, stage in planned for spec in stage.compiled.plan.kernels))
-        target = writer.add_target(compiler.target, specs, compiler.target_code(specs))
+        target = writer.add_target(compiler.target, compiler.target_code(specs))
         for request, stage in whole:
             writer.add_plan(target, request, stage)
     if include_model:
@@ -86,9 +86,7 @@ def compile(  # noqa: A001 - onnxplan.compile is its public name
     writer.write(path, lambda message: sign(key, message))
 
 
-def _describe(
-    writer: ArtifactWriter, model: Model, signature: Signature, math: str, optimize: int
-) -> None:
+def _describe(writer: ArtifactWriter, model: Model, signature: Signature, math: str, optimize: int) -> None:
     writer.fields["producer"] = {name: version(name) for name in PACKAGES}
     writer.fields["options"] = {"math": math, "optimize": optimize}
     writer.fields["metadata"] = dict(signature.metadata)
@@ -107,11 +105,12 @@ def _info(info: TensorInfo) -> tuple[str, str | None, list[int | str | None] | N
 def _add_model(writer: ArtifactWriter, model: Model) -> None:
     if model.data is None:
         raise InvalidModelError(
-            "a ModelProto of more than 2 GiB has no bytes that could be put into an artifact; give the model as a path"
+            "a ModelProto of more than 2 GiB has no bytes that could be put into an artifact; give the model "
+            "as a path"
         )
     writer.fields["model"] = writer.add_section(model.data)
     writer.fields["external"] = {
-        location: writer.add_section(memoryview(data)) for location, data in model.external.items()
+        location: writer.add_section(data.data) for location, data in model.external.items()
     }
 
 

@@ -44,7 +44,9 @@ def load(
         key = verify_key if isinstance(verify_key, bytes | None) else _read(verify_key)
         return _load_artifact(Artifact(model, verify_key=key), device, recompile=recompile)
     if verify_key is not None:
-        raise InvalidArtifactError("verify_key is given, but the model is no compiled artifact: it has no signature")
+        raise InvalidArtifactError(
+            "verify_key is given, but the model is no compiled artifact: it has no signature"
+        )
     from onnxplan.compiler.importer import load_model
     from onnxplan.runtime.model_planner import ModelPlanner
 
@@ -98,8 +100,8 @@ def _model_planner(artifact: Artifact, device: Device) -> Planner:
     header = artifact.header
     if header.model is None:
         raise IncompatibleArtifactError(
-            f"artifact {artifact.path!r} was compiled without its model, so that there are no other plans than "
-            "those in it"
+            f"artifact {artifact.path!r} was compiled without its model, so that there are no other plans "
+            "than those in it"
         )
     from onnxplan.compiler.importer import load_model
     from onnxplan.runtime.model_planner import ModelPlanner

@@ -6,13 +6,14 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError, SessionClosedError
+from onnxplan.event_loop import Slice, let_others_run, off_the_loop
 from onnxplan.feeds import check_out
 from onnxplan.interface import ModelInterface
 from onnxplan.loading import load
@@ -22,6 +23,7 @@ from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.engine import BoundStage, Engine
+from onnxplan.runtime.places import Places
 from onnxplan.runtime.planner import Request
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
 from onnxplan.tensor import Tensor, unwrap, wrap
@@ -30,24 +32,12 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxplan.compiler.plan import ExecutionPlan
-    from onnxplan.runtime.places import Places
     from onnxplan.runtime.workers import Workers
-
-_T = TypeVar("_T")
 
 INLINE_SECONDS = 500e-6
 """Plans for the CPU estimated under this run inside the coroutine: a hop to another thread costs more than it
 saves. Runs on other devices always wait on another thread.
 """
-
-SLICE_SECONDS = 1e-3
-"""Runs inside the coroutine yield to the event loop after about so long."""
-
-YIELD_SECONDS = 100e-6
-"""One estimated this long yields every time: that costs little of it, and tasks take turns."""
-
-OVERHEAD_SECONDS = 2e-6
-"""What a run takes beside its plan."""
 
 
 class InferenceSession(ModelInterface):
@@ -69,10 +59,11 @@ class InferenceSession(ModelInterface):
       limit). Where they would take more, runs wait for others to end;
     * ``recompile``: compile the model of an artifact that was made for another machine, instead of raising
       :class:`~onnxplan.IncompatibleArtifactError`;
-    * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner of
+    * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner
+    of
       this Ed25519 public key (the path of a PEM file, or its bytes).
 
-    Raises :class:`~onnxplan.InvalidModelError` (:class:`~onnxplan.InvalidArtifactError` for artifacts),
+    Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.InvalidArtifactError`,
     :class:`~onnxplan.UnsupportedOperatorError`,
     :class:`~onnxplan.DeviceUnavailableError`, :class:`~onnxplan.OutOfMemoryError` where ``memory_limit`` is
     too low for a single run, ``ValueError`` and ``TypeError`` for options, and ``OSError`` for files that
@@ -99,7 +90,16 @@ class InferenceSession(ModelInterface):
         verify_key: str | os.PathLike[str] | bytes | None = None,
     ) -> None:
         self._options = SessionOptions(
-            device, threads, math, cache, max_concurrency, max_plans, optimize, memory_limit, recompile, verify_key
+            device,
+            threads,
+            math,
+            cache,
+            max_concurrency,
+            max_plans,
+            optimize,
+            memory_limit,
+            recompile,
+            verify_key,
         )
         self._device = open_device(device, threads=threads, math=math, cache=cache)
         loaded = load(model, self._device, optimize=optimize, recompile=recompile, verify_key=verify_key)
@@ -114,11 +114,11 @@ class InferenceSession(ModelInterface):
             max_concurrency=max_concurrency,
         )
         self._recent: BoundStage | None = None
-        self._slice = SLICE_SECONDS
+        self._slice = Slice()
         self._inline_seconds = INLINE_SECONDS if self._device.runs_inline else 0.0
         # On a device, results of runs are the usual feeds of others.
         self._unwraps = not self._device.runs_inline
-        self._places: Places | None = None
+        self._places = None if max_concurrency is None else Places(max_concurrency)
         self._closed = False
         self._reset_runs()
         shapes = static_shapes(self._inputs)
@@ -136,7 +136,7 @@ class InferenceSession(ModelInterface):
     @classmethod
     async def create(cls, model: str | os.PathLike[str] | bytes | onnx.ModelProto, **options: Any) -> Self:
         """The session that ``InferenceSession(model, **options)`` makes, made off the event loop."""
-        return await _off_the_loop(partial(cls, model, **options))
+        return await off_the_loop(partial(cls, model, **options))
 
     @cached_property
     def _workers(self) -> Workers:
@@ -184,8 +184,8 @@ class InferenceSession(ModelInterface):
         if recent is not None and fetches is None and recent.seconds < self._inline_seconds:
             results = self._try_recent(recent, feeds, outputs)
             if results is not None:
-                if self._ends_slice(recent):
-                    await _let_others_run()
+                if self._slice.ends_with(recent.seconds):
+                    await let_others_run()
                 return results
         on_device = check_outputs(outputs)
         self._require_open()
@@ -193,21 +193,16 @@ class InferenceSession(ModelInterface):
         stage = self._engine.plain.get(request.shapes) if request.names == self._names else None
         if stage is not None and fetches is None and stage.seconds < self._inline_seconds:
             results = self._run_request(request, arrays, None)
-            if self._ends_slice(stage):
-                await _let_others_run()
+            if self._slice.ends_with(stage.seconds):
+                await let_others_run()
             return results
 
         def work(cancel: CancelFlag) -> dict[str, Tensor]:
             return self._run_request(request, arrays, cancel, on_device=on_device)
 
-        limit = self._options.max_concurrency
-        if limit is None:
-            return await self._workers.submit(work)
         places = self._places
         if places is None:
-            from onnxplan.runtime.places import Places
-
-            places = self._places = Places(limit)
+            return await self._workers.submit(work)
         await places.take()
         try:
             return await self._workers.submit(work)
@@ -275,14 +270,6 @@ class InferenceSession(ModelInterface):
         finally:
             self._leave()
 
-    def _ends_slice(self, stage: BoundStage) -> bool:
-        """Should the coroutine let others run, now that it has run ``stage`` itself?"""
-        self._slice -= stage.seconds + OVERHEAD_SECONDS
-        if self._slice >= 0 and stage.seconds < YIELD_SECONDS:
-            return False
-        self._slice = SLICE_SECONDS
-        return True
-
     def _run_request(
         self,
         request: Request,
@@ -333,7 +320,7 @@ class InferenceSession(ModelInterface):
 
     async def warmup(self, shapes: Sequence[Shapes] | Shapes | None = None) -> None:
         """Plans and compiles for inputs of these shapes (one mapping or several), off the event loop."""
-        await _off_the_loop(partial(self.warmup_sync, shapes))
+        await off_the_loop(partial(self.warmup_sync, shapes))
 
     def warmup_sync(self, shapes: Sequence[Shapes] | Shapes | None = None) -> None:
         """The same, blocking."""
@@ -395,7 +382,7 @@ class InferenceSession(ModelInterface):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await _off_the_loop(self.close)
+        await off_the_loop(self.close)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not isinstance(self._source, str | bytes):
@@ -409,21 +396,6 @@ class InferenceSession(ModelInterface):
         inputs = ", ".join(map(str, self._inputs))
         outputs = ", ".join(map(str, self._outputs))
         return f"<InferenceSession on {self.device}{state}: ({inputs}) -> ({outputs})>"
-
-
-# asyncio takes 20 ms to import, which programs that never use it need not wait for.
-
-
-async def _let_others_run() -> None:
-    import asyncio
-
-    await asyncio.sleep(0)
-
-
-async def _off_the_loop(work: Callable[[], _T]) -> _T:
-    import asyncio
-
-    return await asyncio.to_thread(work)
 
 
 def _restore(kind: type[InferenceSession], source: Any, options: dict[str, Any]) -> InferenceSession:

@@ -73,11 +73,11 @@ class TensorEntry:
 class TargetEntry:
     """What plans were made for, and the kernels for it, whose code is in the section ``code``.
 
-    ``requires`` are the processor's features that the code uses. Where ``form`` is ``image``, that section is an
-    :class:`onnxplan.runtime.elf.Image` with ``imports`` and ``rebases``, and ``kernels`` gives the offsets of the
-    functions by the keys of kernels; it may hold the functions of the native executor too, which was built
-    from sources of ``executor_digest``. Where it is ``objects``, the section is a sequence of objects (or cubins),
-    and ``kernels`` gives their offsets, sizes and symbols.
+    ``requires`` are the processor's features that the code uses. Where ``form`` is ``image``, that section is
+    an :class:`onnxplan.runtime.elf.Image` with ``imports`` and ``rebases``, and ``kernels`` gives the offsets
+    of the functions by the keys of kernels; it may hold the functions of the native executor too, which was
+    built from sources of ``executor_digest``. Where it is ``objects``, the section is a sequence of objects
+    (or cubins), and ``kernels`` gives their offsets, sizes and symbols.
     """
 
     target: Target
@@ -116,7 +116,8 @@ class PlanEntry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of an artifact; ``model`` and ``external`` are the sections of the ONNX model, if it has it."""
+    """The header of an artifact; ``model`` and ``external`` are the sections of the ONNX model, if it has
+    it."""
 
     producer: Mapping[str, str]
     options: Mapping[str, Any]
@@ -146,37 +147,23 @@ class Artifact:
     """An artifact, mapped into memory. It must not be changed in place while it is in use.
 
     Raises :class:`InvalidArtifactError` for what is damaged, cut short, of another version, or, where
-    ``verify_key`` (a PEM file's bytes of an Ed25519 public key) is given, not signed by that key's owner; ``OSError``
-    where the file cannot be opened.
+    ``verify_key`` (a PEM file's bytes of an Ed25519 public key) is given, not signed by that key's owner;
+    ``OSError`` where the file cannot be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, verify_key: bytes | None = None) -> None:
         self.path = os.path.abspath(os.fsdecode(path))
-        with open(self.path, "rb") as file:
-            self._descriptor = os.dup(file.fileno())
-            try:
-                size = os.fstat(self._descriptor).st_size
-                if size < PREFIX_BYTES:
+        try:
+            with open(self.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < PREFIX_BYTES:
                     fail("it is cut short")
-                self.memory = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
-                self.header = _header(self.memory, verify_key)
-                for number in range(len(self.header.sections) if verify_key is not None else 0):
-                    self.checked(number)
-            except MalformedError as error:
-                os.close(self._descriptor)
-                raise InvalidArtifactError(f"artifact {self.path!r}: {error}") from None
-            except BaseException:
-                os.close(self._descriptor)
-                raise
-
-    def __del__(self) -> None:
-        descriptor = self.__dict__.pop("_descriptor", None)
-        if descriptor is not None and hasattr(self, "header"):
-            os.close(descriptor)
-
-    @property
-    def descriptor(self) -> int:
-        return self._descriptor
+                self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.header = _header(self.memory, verify_key)
+        except MalformedError as error:
+            raise InvalidArtifactError(f"artifact {self.path!r}: {error}") from None
+        if verify_key is not None:
+            for number in range(len(self.header.sections)):
+                self.checked(number)
 
     def section(self, number: int) -> memoryview:
         """The bytes of a section, unchecked."""
@@ -360,9 +347,7 @@ def _plan(value: Any, where: str, targets: int, sections: int, constants: int) -
         names=inputs,
         shapes=extents,
         run_key=text(run_key, where),
-        texts={
-            name: _text_tensor(item, where) for name, item in mapping(texts, f"{where}.texts").items()
-        },
+        texts={name: _text_tensor(item, where) for name, item in mapping(texts, f"{where}.texts").items()},
         plan=index(plan, f"{where}.plan", sections),
         constants=each(numbers, where, lambda item, place: index(item, place, constants)),
     )

@@ -39,7 +39,8 @@ class ArtifactKernels:
     def addresses(
         self, specs: Sequence[KernelSpec], progress: Callable[[int, int], None] | None = None
     ) -> tuple[int, ...]:
-        """Nothing is compiled, so ``progress`` is never called. :class:`InvalidArtifactError` where one lacks."""
+        """Nothing is compiled, so ``progress`` is never called. :class:`InvalidArtifactError` where one
+        lacks."""
         return tuple(self._address(spec.key) for spec in specs)
 
     def executor(self, digest: str) -> Mapping[str, int] | None:
@@ -119,7 +120,9 @@ class ArtifactPlanner:
         except ValueError as error:
             raise InvalidArtifactError(f"artifact {artifact.path!r}: {error}") from None
         if len(plan.constants) != len(entry.constants):
-            raise InvalidArtifactError(f"artifact {artifact.path!r}: a plan's constants are not those it needs")
+            raise InvalidArtifactError(
+                f"artifact {artifact.path!r}: a plan's constants are not those it needs"
+            )
         constants = tuple(artifact.constant(number) for number in entry.constants)
         texts = {
             name: np.array(elements, object).reshape(shape) for name, (shape, elements) in entry.texts.items()

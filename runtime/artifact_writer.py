@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
@@ -37,10 +37,10 @@ class ExecutorCode:
 
 @dataclass(frozen=True, slots=True)
 class TargetCode:
-    """The code of kernels for a target, in order; ``requires`` are the features of a machine that it needs."""
+    """The code of kernels for a target; ``requires`` are the features of a machine that it needs."""
 
     requires: tuple[str, ...]
-    objects: tuple[ObjectCode, ...]
+    objects: Mapping[KernelSpec, ObjectCode]
     executor: ExecutorCode | None = None
 
 
@@ -64,9 +64,9 @@ class ArtifactWriter:
         self._sections.append([data])
         return len(self._sections) - 1
 
-    def add_target(self, target: Target, specs: Sequence[KernelSpec], code: TargetCode) -> int:
-        """A target with the kernels ``specs``; its number."""
-        objects, executor = code.objects, code.executor
+    def add_target(self, target: Target, code: TargetCode) -> int:
+        """A target with its kernels; its number."""
+        specs, objects, executor = list(code.objects), list(code.objects.values()), code.executor
         entry: dict[str, Any] = {
             "target": target.to_json(), "requires": list(code.requires), "imports": [], "rebases": [],
             "executor": {}, "executor_digest": "",
@@ -95,14 +95,15 @@ class ArtifactWriter:
     def add_plan(self, target: int, request: Request, planned: PlannedStage) -> None:
         compiled = planned.compiled
         texts = {
-            name: [list(array.shape), [str(item) for item in array.flat]] for name, array in planned.texts.items()
+            name: [list(array.shape), [str(item) for item in array.flat]]
+            for name, array in planned.texts.items()
         }
         constants = [self._add_constant(array) for array in compiled.constants]
         plan = self.add_section(compiled.plan.to_json().encode())
         self.fields["plans"].append(
             [
-                target, list(request.names), [list(shape) for shape in request.shapes], planned.run_key, texts,
-                plan, constants,
+                target, list(request.names), [list(shape) for shape in request.shapes], planned.run_key,
+                texts, plan, constants,
             ]
         )  # fmt: skip
 
@@ -111,7 +112,7 @@ class ArtifactWriter:
         known = self._known.get(id(array))
         if known is None:
             dtype = DType.from_numpy(array.dtype).label
-            data = memoryview(np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+            data = np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
             key = dtype, digest(data)
             number = self._places.get(key)
             if number is None:
@@ -124,7 +125,8 @@ class ArtifactWriter:
         return known[1]
 
     def write(self, path: str | os.PathLike[str], sign: Sign | None = None) -> None:
-        """Writes the file beside ``path`` and renames it, so that nobody sees half of it. Raises ``OSError``."""
+        """Writes the file beside ``path`` and renames it, so that nobody sees half of it. Raises
+        ``OSError``."""
         path = os.path.abspath(os.fsdecode(path))
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".", suffix=".tmp")
         try:
@@ -160,13 +162,14 @@ class ArtifactWriter:
             file.seek(offset)
             for part in parts:
                 file.write(part)
-        file.truncate(end)
+        file.truncate(offsets[-1] + sizes[-1])
 
 
 def _joined(
     objects: Sequence[ObjectCode], executor: ExecutorCode
 ) -> tuple[Image, tuple[int, ...], dict[str, int]] | None:
-    """All code in one image, where the kernels and the executor's functions are in it; None where it cannot be."""
+    """All code in one image, where the kernels and the executor's functions are in it; None where it cannot
+    be."""
     if not MAPS_IMAGES:
         return None
     try:

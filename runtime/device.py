@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.plan import CompiledPlan, ExecutionPlan, Kernels
+from onnxplan.compiler.plan import CompiledPlan, ExecutionPlan, Kernels, KernelSpec
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
@@ -16,6 +16,7 @@ from onnxplan.runtime.cancellation import CancelFlag
 if TYPE_CHECKING:
     from onnxplan.compiler.selection import KernelSelector
     from onnxplan.runtime.artifact import Artifact, TargetEntry
+    from onnxplan.runtime.artifact_writer import TargetCode
 
 Array = npt.NDArray[Any]
 
@@ -145,6 +146,10 @@ class Device(Protocol):
 
     def refusal(self, entry: TargetEntry) -> str | None:
         """Why plans and code of an artifact for ``entry`` cannot run on this device; None if they can."""
+        ...
+
+    def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
+        """The code of kernels for an artifact, compiled where it is not in the store."""
         ...
 
     def artifact_kernels(self, artifact: Artifact, entry: TargetEntry) -> Kernels:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from onnxplan.compiler.plan import CompiledPlan, KernelSpec
 from onnxplan.compiler.errors import DeviceUnavailableError
+from onnxplan.compiler.plan import CompiledPlan, KernelSpec
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import Artifact, TargetEntry
 from onnxplan.runtime.artifact_planner import ArtifactKernels
@@ -182,7 +182,8 @@ class Compiler(Protocol):
 def open_compiler(
     name: str, *, threads: int | None = None, math: str = "strict", cache: bool = True
 ) -> Compiler:
-    """The compiler for the device called ``name``, or for ``cuda:sm_90`` and the like, which need not be here.
+    """The compiler for the device called ``name``, or for ``cuda:sm_90`` and the like, which need not be
+    here.
 
     Raises what :func:`open_device` raises.
     """
@@ -190,7 +191,9 @@ def open_compiler(
     if kind == "cuda" and architecture.startswith("sm_"):
         from onnxplan.runtime.cuda.offline import OfflineCompiler
 
-        return OfflineCompiler(architecture, _cuda_kernels(), math=math, cache=cache, progress=_progress.get())
+        return OfflineCompiler(
+            architecture, _cuda_kernels(), math=math, cache=cache, progress=_progress.get()
+        )
     return open_device(name, threads=threads, math=math, cache=cache)
 
 

@@ -1,8 +1,8 @@
 """Links an ELF object for x86-64 into position-independent machine code, without a linker.
 
 What kernels are compiled to needs little: code, read-only data, and a few kinds of references between them.
-Anything else is refused, and left to LLVM's linker. Source: System V Application Binary Interface, AMD64 Architecture
-Processor Supplement, section 4.4 (relocation) and the generic ABI, chapter 4 (object files):
+Anything else is refused, and left to LLVM's linker. Source: System V Application Binary Interface, AMD64
+Architecture Processor Supplement, section 4.4 (relocation) and the generic ABI, chapter 4 (object files):
 https://gitlab.com/x86-psABIs/x86-64-ABI, https://www.sco.com/developers/gabi/latest/contents.html
 """
 
@@ -22,8 +22,8 @@ class Image:
     """Machine code that runs wherever it is mapped at a multiple of :data:`ALIGNMENT`.
 
     ``exports`` are the offsets of its global symbols. Before it runs, the 64-bit words at the offsets of
-    ``imports`` must hold the addresses of those symbols, and the image's own address must be added to those at
-    ``rebases``. An image that has neither may be mapped read-only.
+    ``imports`` must hold the addresses of those symbols, and the image's own address must be added to those
+    at ``rebases``. An image that has neither may be mapped read-only.
     """
 
     code: bytes
@@ -59,6 +59,7 @@ _SYMBOLS, _ADDENDS, _NO_BITS = 2, 4, 8
 _WRITE, _ALLOCATE, _THREAD_LOCAL = 1, 2, 0x400
 _COMMON, _ABSOLUTE = 0xFFF2, 0xFFF1
 _SECTION_SYMBOL = 3
+_ADDRESS = 1
 _GLOBAL_OFFSET_TABLE = "_GLOBAL_OFFSET_TABLE_"
 _JUMP = b"\xff\x25"
 """``jmp [rip + displacement of 32 bits]``"""
@@ -89,7 +90,7 @@ def link(code: bytes) -> Image:
     """The machine code of an ELF object for x86-64; :class:`ElfError` where it is anything else."""
     try:
         return _Linker(code).run()
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
         raise ElfError(f"damaged object: {error}") from error
 
 
@@ -102,7 +103,7 @@ class _Linker:
     table: dict[str, int] = field(default_factory=dict)
     """The global offset table: offset in the image of each symbol's word. Its first word is of no symbol."""
     stubs: dict[str, int] = field(default_factory=dict)
-    imports: dict[str, int] = field(default_factory=dict)
+    imports: list[tuple[str, int]] = field(default_factory=list)
     rebases: list[int] = field(default_factory=list)
 
     def run(self) -> Image:
@@ -127,7 +128,7 @@ class _Linker:
             for symbol in symbols
             if symbol.is_global and symbol.section in self.bases
         }
-        return Image(bytes(self.image), exports, tuple(self.imports.items()), tuple(self.rebases))
+        return Image(bytes(self.image), exports, tuple(self.imports), tuple(self.rebases))
 
     def _read_sections(self) -> Iterator[_Section]:
         identity, kind, machine, _, _, _, start, _, _, _, _, size, count, _ = _HEADER.unpack_from(self.data)
@@ -143,7 +144,9 @@ class _Linker:
             yield _Section(name, kind, flags, offset, length, linked, info, max(alignment, 1))
 
     def _place(self, number: int, section: _Section) -> None:
-        if section.size and section.flags & (_WRITE | _THREAD_LOCAL):
+        # What is relocated and then only read counts as written to.
+        writable = section.flags & _WRITE and not self._name(section).startswith(".data.rel.ro")
+        if section.size and (writable or section.flags & _THREAD_LOCAL):
             raise ElfError(f"section {self._name(section)} is written to")
         if section.alignment > ALIGNMENT or section.alignment & (section.alignment - 1):
             raise ElfError(f"section {self._name(section)} is aligned to {section.alignment} bytes")
@@ -191,6 +194,11 @@ class _Linker:
         if rule is None:
             raise ElfError(f"a reference of kind {kind}")
         width, value = rule
+        if symbol.section == 0 and symbol.name != _GLOBAL_OFFSET_TABLE and kind == _ADDRESS:
+            if addend:
+                raise ElfError(f"a reference to what is {addend} bytes behind {symbol.name}")
+            self.imports.append((symbol.name, place))
+            return
         self._store(place, width, value(self, symbol, place) + addend)
 
     def _store(self, place: int, width: int, value: int) -> None:
@@ -221,7 +229,7 @@ class _Linker:
             place = self.table[key] = len(self.image)
             self.image += bytes(8)
             if symbol.section == 0:
-                self.imports[symbol.name] = place
+                self.imports.append((symbol.name, place))
             else:
                 self._store(place, 8, self.defined(symbol))
                 self.rebases.append(place)
@@ -246,7 +254,7 @@ class _Linker:
 
 _Value = Callable[[_Linker, _Symbol, int], int]
 _RULES: Mapping[int, tuple[int, _Value]] = {
-    1: (8, lambda linker, symbol, place: linker.rebase(symbol, place)),  # R_X86_64_64
+    _ADDRESS: (8, lambda linker, symbol, place: linker.rebase(symbol, place)),  # R_X86_64_64
     2: (4, lambda linker, symbol, place: linker.defined(symbol) - place),  # R_X86_64_PC32
     4: (4, lambda linker, symbol, place: linker.callee(symbol) - place),  # R_X86_64_PLT32
     9: (4, lambda linker, symbol, place: linker.entry(symbol) - place),  # R_X86_64_GOTPCREL

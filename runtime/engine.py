@@ -134,10 +134,10 @@ LATER_STAGES = 16
 class Engine:
     """A model on a device. Safe from any number of threads.
 
-    ``planner`` makes the plans, ``required`` names the inputs that every run feeds. ``max_plans`` bounds the plans kept for different requests; of models whose course depends on data,
-    :data:`LATER_STAGES` times as many are kept for the answers that came up. Those not used for long go
-    first. ``memory_limit`` bounds the bytes of constants and slots of all plans together, ``max_concurrency``
-    the runs of each plan in flight.
+    ``planner`` makes the plans, ``required`` names the inputs that every run feeds. ``max_plans`` bounds the
+    plans kept for different requests; of models whose course depends on data, :data:`LATER_STAGES` times as
+    many are kept for the answers that came up. Those not used for long go first. ``memory_limit`` bounds the
+    bytes of constants and slots of all plans together, ``max_concurrency`` the runs of each plan in flight.
     """
 
     def __init__(

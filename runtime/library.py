@@ -32,13 +32,13 @@ def load_object(code: bytes, symbol: str) -> int:
 class KernelLibrary:
     """Kernels for one target, shared by all sessions of the process. Safe from any number of threads.
 
-    ``build`` compiles a specification to object code; ``sources()`` is a digest of the sources it compiles from
-    (:func:`onnxplan.runtime.store.source_digest`). Of the target only what kernels are compiled for counts:
-    instruction set, registers, alignment and math mode; cache sizes and threads must not change the code.
-    ``cache=False`` neither reads nor writes the store on disk. ``load`` brings code to where it runs, gives
-    what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what the
-    code depends on beside its source. Both default to those of this machine's processor. Up to ``parallel``
-    kernels are compiled at once.
+    ``build`` compiles a specification to object code; ``sources()`` is a digest of the sources it compiles
+    from (:func:`onnxplan.runtime.store.source_digest`). Of the target only what kernels are compiled for
+    counts: instruction set, registers, alignment and math mode; cache sizes and threads must not change the
+    code. ``cache=False`` neither reads nor writes the store on disk. ``load`` brings code to where it runs,
+    gives what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what
+    the code depends on beside its source. Both default to those of this machine's processor. Up to
+    ``parallel`` kernels are compiled at once.
     """
 
     def __init__(
@@ -79,18 +79,21 @@ class KernelLibrary:
 
     def objects(
         self, specs: Sequence[KernelSpec], progress: Progress | None = None
-    ) -> tuple[ObjectCode, ...]:
-        """The code of the kernels, in order, from the store or newly compiled; ``progress`` as below."""
-        stored: dict[KernelSpec, ObjectCode | None] = {spec: self._store.get(self._key(spec)) for spec in specs}
-        missing = [spec for spec, code in stored.items() if code is None]
+    ) -> dict[KernelSpec, ObjectCode]:
+        """The code of the kernels, from the store or newly compiled; ``progress`` as below."""
+        stored = {spec: self._store.get(self._key(spec)) for spec in specs}
+        found: dict[KernelSpec, ObjectCode] = {
+            spec: code for spec, code in stored.items() if code is not None
+        }
+        missing = [spec for spec in stored if spec not in found]
         for done, (spec, code) in enumerate(zip(missing, self._built(missing), strict=True)):
             if progress is not None:
                 progress(done, len(missing))
             self._store.put(self._key(spec), code)
-            stored[spec] = code
+            found[spec] = code
         if progress is not None and missing:
             progress(len(missing), len(missing))
-        return tuple(code for code in map(stored.get, specs) if code is not None)
+        return found
 
     def addresses(self, specs: Sequence[KernelSpec], progress: Progress | None = None) -> tuple[int, ...]:
         """The addresses of the kernels, in order.

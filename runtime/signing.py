@@ -48,7 +48,5 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise ImportError(
-            "signatures need the package cryptography: pip install 'onnxplan[sign]'"
-        ) from error
+        raise ImportError("signatures need the package cryptography: pip install 'onnxplan[sign]'") from error
     return serialization, ed25519

@@ -29,9 +29,8 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def check_dim_names(session: InferenceSession, names: Iterable[str]) -> None:
-    """Raises ``typer.BadParameter`` for a dimension that no input of the session has."""
-    infos = [*session.inputs, *session.optional_inputs]
+def check_dim_names(infos: Sequence[TensorInfo], names: Iterable[str]) -> None:
+    """Raises ``typer.BadParameter`` for a dimension that none of the inputs has."""
     known = sorted({dim for info in infos for dim in info.dims or () if isinstance(dim, str)})
     for name in names:
         if not known:
@@ -42,7 +41,7 @@ def check_dim_names(session: InferenceSession, names: Iterable[str]) -> None:
 
 def resolve_shapes(session: InferenceSession, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """A shape for each input that must be fed; symbolic dimensions that ``sizes`` lacks are 1."""
-    check_dim_names(session, sizes)
+    check_dim_names([*session.inputs, *session.optional_inputs], sizes)
     return {info.name: resolve_shape(info, sizes) for info in session.inputs}
 
 
@@ -67,7 +66,7 @@ def read_inputs(
     of the files, else 1. Raises ``typer.BadParameter``.
     """
     sizes = sizes or {}
-    check_dim_names(session, sizes)
+    check_dim_names([*session.inputs, *session.optional_inputs], sizes)
     infos = {info.name: info for info in [*session.inputs, *session.optional_inputs]}
     given = _read_files(infos, files)
     known = dict(sizes)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from onnxplan.compiler.errors import DeviceUnavailableError, OnnxPlanError
-from onnxplan.compiler.plan import CompiledPlan
+from onnxplan.compiler.plan import CompiledPlan, KernelSpec
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import Artifact, TargetEntry
 from onnxplan.runtime.artifact_planner import ArtifactKernels
+from onnxplan.runtime.artifact_writer import TargetCode
 from onnxplan.runtime.budget import Budget
+from onnxplan.runtime.cuda import matmul
 from onnxplan.runtime.cuda.api import CudaApi, load_api
 from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.compiler import Generate, KernelCompiler
@@ -46,6 +48,11 @@ class CudaKernelSet:
     selector: Callable[[Target], KernelSelector]
     generate: Generate
     sources: Callable[[], str]
+
+
+def has_code(spec: KernelSpec) -> bool:
+    """Is a kernel one of ours, not a call of a library?"""
+    return spec.family != matmul.FAMILY
 
 
 class CudaDevice:
@@ -102,8 +109,8 @@ class CudaDevice:
     def refusal(self, entry: TargetEntry) -> str | None:
         """Why code of an artifact cannot run here; None if it can.
 
-        Source: https://docs.nvidia.com/cuda/cuda-c-best-practices-guide/#cuda-compatibility-developer-s-guide (a
-        cubin runs on devices of its own compute capability's major number and at least its minor number).
+        Source: https://docs.nvidia.com/cuda/cuda-c-best-practices-guide/#cuda-compatibility-developer-s-guide
+        (a cubin runs on devices of its own compute capability's major number and at least its minor number).
         """
         made, here = entry.target, self.target
         if made.device != "cuda":
@@ -115,6 +122,10 @@ class CudaDevice:
         if its_major != major or its_minor > minor:
             return f"it is for {made.isa}, this device takes {here.isa}"
         return None
+
+    def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
+        """The cubins of kernels for an artifact."""
+        return TargetCode((), self.library.objects(list(filter(has_code, specs)), self._progress))
 
     def artifact_kernels(self, artifact: Artifact, entry: TargetEntry) -> ArtifactKernels:
         return ArtifactKernels(artifact, entry, Modules.of(self.context).load, dict)
