@@ -1,7 +1,8 @@
 """Whole models beside onnxruntime and OpenVINO: ``python -m bench.model_times [NAME ...]``.
 
 float32, each engine in its own process with the same number of threads, blocks of runs in turn, medians.
-Before a model is timed its outputs are compared with onnxruntime's.
+Before a model is timed its outputs are compared with onnxruntime's. ``--pause 20`` times calls after 20 ms of
+idleness instead of calls one after the other: a record of its own.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ def largest_error(found: list[Array], expected: list[Array]) -> float:
     return worst
 
 
-def time_model(name: str, threads: int, seconds: float, engines: tuple[str, ...]) -> list[record.Row]:
-    """Rows of one model with one number of threads: ours beside each peer."""
+def time_model(
+    name: str, threads: int, seconds: float, engines: tuple[str, ...], pause: float = 0.0
+) -> list[record.Row]:
+    """Rows of one model with one number of threads, runs ``pause`` seconds apart: ours beside each peer."""
     file, feeds = models.path(name), models.feeds(name)
     peers: list[Peer] = []
     try:
@@ -38,7 +41,7 @@ def time_model(name: str, threads: int, seconds: float, engines: tuple[str, ...]
         error = largest_error(outputs["onnxplan"], outputs["onnxruntime"])
         if not error < 1e-3:
             raise RuntimeError(f"{name}: outputs differ from onnxruntime's by {error:.2g} of their scale")
-        medians = interleave(peers, seconds)
+        medians = interleave(peers, seconds, pause=pause)
     finally:
         for peer in peers:
             peer.__exit__(None, None, None)
@@ -66,17 +69,19 @@ def main(
     names: Annotated[list[str] | None, typer.Argument(help="models; default: all")] = None,
     threads: Annotated[list[int] | None, typer.Option(help="numbers of threads; default: 1 and 2")] = None,
     seconds: Annotated[float, typer.Option(help="time for each engine and model")] = 4.0,
+    pause: Annotated[float, typer.Option(min=0, help="milliseconds of idleness before each run")] = 0.0,
     save: Annotated[bool, typer.Option(help="write the record")] = True,
 ) -> None:
     """Times models beside their peers."""
     rows: list[record.Row] = []
     cases = [(name, count) for name in names or list(models.ZOO) for count in threads or [1, 2]]
     for name, count in track(cases, "measuring", transient=True):
-        rows += time_model(name, count, seconds, ENGINES)
+        rows += time_model(name, count, seconds, ENGINES, pause / 1e3)
     rows += summary(rows)
-    record.show("models, float32: milliseconds", rows)
+    idle = f", after {pause:g} ms of idleness" if pause else ""
+    record.show(f"models, float32{idle}: milliseconds", rows)
     if save:
-        print(record.write("models", rows))
+        print(record.write("models-after-idleness" if pause else "models", rows, details={"pause_ms": pause}))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,10 @@ WORDS = (
 )
 
 
+WEIGHTS_AT_ONCE = 2048
+"""Columns of weights transformed in one product, which stays in the second cache."""
+
+
 def even_polynomial(points: tuple[float, ...]) -> list[float]:
     """Coefficients of the product of all ``x**2 - p**2``, of ``x**0, x**2, ...``."""
     result = [1.0]
@@ -112,11 +116,13 @@ def transformed_weights(w: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.fl
         weight = 2.0 * x * x * sum(c * x ** (2 * k) for k, c in enumerate(even_polynomial(others)))
         rows.append([1.0 / weight, x / weight, x * x / weight])
     rows.append([0.0, 0.0, 1.0])
-    g, exact = np.array(rows), w.astype(np.float64)
-    result = np.empty((len(rows), len(rows), *w.shape[2:]), np.float32)
-    # Point by point, for all of them in float64 would take many times the memory of the weights.
-    for i, j in np.ndindex(result.shape[:2]):
-        result[i, j] = np.tensordot(np.outer(g[i], g[j]), exact, 2)
+    g = np.array(rows)
+    evaluate, taps = np.kron(g, g), w.reshape(9, -1)
+    result = np.empty((len(evaluate), taps.shape[1]), np.float32)
+    # In float64 all at once would take many times the memory of the weights.
+    for start in range(0, taps.shape[1], WEIGHTS_AT_ONCE):
+        part = slice(start, start + WEIGHTS_AT_ONCE)
+        result[:, part] = evaluate @ taps[:, part].astype(np.float64)
     return result.reshape(-1, *w.shape[2:])
 
 
