@@ -22,6 +22,7 @@ from onnxplan.compiler.lowering import DEMAND, lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import ExecutionPlan
 from onnxplan.compiler.program import Program
+from onnxplan.compiler.rewrites.integer_operators import integer_operators
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray, Array, Device, Executor
@@ -174,6 +175,7 @@ class Engine:
         max_concurrency: int | None = None,
     ) -> None:
         self.model = model
+        self._lowered = integer_operators(model) if optimize else model
         self.device = device
         self.budget = Budget(memory_limit, runs=max_concurrency, idle_first=self._idle_first)
         self._optimize = optimize
@@ -265,7 +267,7 @@ class Engine:
 
     def _bind(self, request: Request, answers: tuple[Array, ...]) -> BoundStage:
         stage = lower(
-            self.model,
+            self._lowered,
             dict(zip(request.names, request.shapes, strict=True)),
             answers,
             fetches=request.fetches,
