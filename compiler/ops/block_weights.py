@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import expression, normal_axis, scalar_map, wide
 from onnxplan.compiler.ops.quantization import check_zero_point
-from onnxplan.compiler.primitives import Gather
+from onnxplan.compiler.primitives import BlockMatMul, Gather
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, apply, cast, select
 from onnxplan.compiler.view import View
@@ -38,31 +40,28 @@ def few_bits_matrix_product(
     if packed.size == 0:
         zero = b.constant(0, a.dtype).expand((*a.shape[:-1], features))
         return zero if bias is None else b.scalar("add", zero, bias)
-    weights = _weights(b, node, packed, scales, zeros, groups, depth, features)
-    rows = a if a.rank > 1 else a.unsqueeze((0,))
-    if bias is None:
-        product = b.matmul(rows, weights.transpose((1, 0)))
+    bits, block = _check_weights(node, packed, depth, features)
+    blocks = packed.shape[1]
+    weights = packed, b.reshape(scales, (features, blocks)), _zero_points(b, zeros, bits, features, blocks)
+    rows = b.reshape(a, (math.prod(a.shape[:-1]), depth))
+    dtype = a.dtype if bias is None else wide(a.dtype)
+    if groups is None and all(view.is_constant for view in weights) and dtype is not DType.FLOAT64:
+        primitive = BlockMatMul(bits, block, DType.FLOAT32)
+        product = b.emit(primitive, [rows, *weights], [b.new(dtype, (rows.shape[0], features))])[0]
     else:
-        total = b.matmul(rows, weights.transpose((1, 0)), wide(a.dtype))
-        product = scalar_map(b, _plus, total, bias)
-    return product if a.rank > 1 else product.squeeze((0,))
+        real = real_weights(b, *weights, bits, depth, groups)
+        product = b.matmul(rows, real.transpose((1, 0)), dtype)
+    if bias is not None:
+        product = scalar_map(b, _plus, product, bias)
+    return b.reshape(product, (*a.shape[:-1], features))
 
 
 def _plus(total: Scalar, bias: Scalar) -> Scalar:
     return cast(total + cast(bias, total.dtype), bias.dtype)
 
 
-def _weights(
-    b: Builder,
-    node: Node,
-    packed: View,
-    scales: View,
-    zeros: View | None,
-    groups: View | None,
-    depth: int,
-    features: int,
-) -> View:
-    """The weights ``(N, K)`` in the type of the scales."""
+def _check_weights(node: Node, packed: View, depth: int, features: int) -> tuple[int, int]:
+    """The bits of a weight and the weights of a block."""
     bits, block = node.integer("bits", 4), node.integer("block_size")
     if bits not in (2, 4, 8):
         raise TypeError(f"weights of {bits} bits are not supported")
@@ -70,21 +69,29 @@ def _weights(
         raise TypeError(f"packed weights of type {packed.dtype}, not uint8")
     if block < 1 or block * bits % 8:
         raise ValueError(f"blocks of {block} weights of {bits} bits are no whole bytes")
-    blocks = -(-depth // block)
-    if packed.shape != (features, blocks, block * bits // 8):
+    if packed.shape != (features, -(-depth // block), block * bits // 8):
         raise ValueError(
             f"packed weights of shape {list(packed.shape)} for K = {depth}, N = {features}, blocks of {block}"
         )
+    return bits, block
+
+
+def real_weights(
+    b: Builder, packed: View, scales: View, zeros: View, bits: int, depth: int, groups: View | None = None
+) -> View:
+    """The weights ``(N, K)`` of :class:`~onnxplan.compiler.primitives.BlockMatMul` in the type of the scales.
+
+    ``groups (K)`` are the blocks that scale and zero point of a row are those of, where it is not its own.
+    """
+    features, blocks = scales.shape
     values = _unpacked(b, packed, bits)
-    factors = b.reshape(scales, (features, blocks))
-    shifts = _zero_points(b, zeros, bits, features, blocks)
     if groups is None:
-        weights = scalar_map(b, _dequantized, values, factors.unsqueeze((2,)), shifts.unsqueeze((2,)))
-        return b.reshape(weights, (features, blocks * block)).slice(1, 0, depth)
-    rows = b.reshape(values, (features, blocks * block)).slice(1, 0, depth)
+        weights = scalar_map(b, _dequantized, values, scales.unsqueeze((2,)), zeros.unsqueeze((2,)))
+        return b.reshape(weights, (features, blocks * values.shape[2])).slice(1, 0, depth)
+    rows = b.reshape(values, (features, blocks * values.shape[2])).slice(1, 0, depth)
     if groups.rank != 1 or groups.shape[0] < depth:
         raise ValueError(f"groups of shape {list(groups.shape)} for {depth} rows of weights")
-    of_rows = (gathered(b, view, groups.slice(0, 0, depth), 1) for view in (factors, shifts))
+    of_rows = (gathered(b, view, groups.slice(0, 0, depth), 1) for view in (scales, zeros))
     return scalar_map(b, _dequantized, rows, *of_rows)
 
 

@@ -130,7 +130,7 @@ class _Rewriter:
         on the way.
         """
         way: list[Node] = []
-        while value not in self._shown and len(readers := self._readers.get(value, ())) == 1:
+        while value not in self._shown and len(readers := self._readers.get(value, [])) == 1:
             node = readers[0]
             result = node.outputs[0]
             if node.input(0) is not value or result is None:
