@@ -222,7 +222,7 @@ def block_weights(primitive: BlockMatMul, packed: Array, scales: Array, zeros: A
     numbers = numbers.reshape(*scales.shape, primitive.block).astype(np.float64)
     wide = (convert(array, DType.FLOAT64)[..., None] for array in (zeros, scales))
     weights = (numbers - next(wide)) * next(wide)
-    result: Array = weights.reshape(len(packed), -1)[:, :depth]
+    result: Array = weights.reshape(len(packed), packed.shape[1] * primitive.block)[:, :depth]
     return result
 
 

@@ -59,28 +59,22 @@ NECESSARY: tuple[tuple[str, Pass], ...] = (
 """The passes without which a program cannot become a plan."""
 
 
-def passes_for(
-    selector: KernelSelector, passes: tuple[tuple[str, Pass], ...]
-) -> tuple[tuple[str, Pass], ...]:
-    """``passes`` behind those that a device needs for want of kernels."""
+def passes_for(selector: KernelSelector, optimize: int = 1) -> tuple[tuple[str, Pass], ...]:
+    """What a device needs before and wants after :data:`PASSES`; :data:`NECESSARY` if ``optimize`` is 0.
+
+    First go primitives that it has no kernel for, last come those that only some devices have kernels for.
+    """
 
     def block_products(program: Program, pool: ConstantPool) -> Program:
         return expand_block_products(program, pool, selector.prefers)
 
-    return (("expand_block_products", block_products), *passes)
-
-
-def all_passes_for(selector: KernelSelector) -> tuple[tuple[str, Pass], ...]:
-    """:data:`PASSES` for a device, and behind them those that make primitives which not every device has."""
-
     def attention(program: Program, pool: ConstantPool) -> Program:
         return fuse_attention(program, pool, selector.prefers)
 
-    return (
-        *passes_for(selector, PASSES),
-        ("fuse_attention", attention),
-        ("elide_copies", _plain(elide_copies)),
-    )
+    first: tuple[str, Pass] = ("expand_block_products", block_products)
+    if not optimize:
+        return (first, *NECESSARY)
+    return (first, *PASSES, ("fuse_attention", attention), ("elide_copies", _plain(elide_copies)))
 
 
 def compile_program(
@@ -88,11 +82,10 @@ def compile_program(
 ) -> CompiledPlan:
     """The plan of ``program`` for the selector's target, and its constants. Uses up ``program``.
 
-    ``optimize`` 0 runs :data:`NECESSARY` for the device, anything above :func:`all_passes_for` it. Raises
+    ``optimize`` 0 runs as little as possible, see :func:`passes_for`. Raises
     :class:`onnxplan.compiler.errors.UnsupportedOperatorError` where the device has no kernel.
     """
-    passes = all_passes_for(selector) if optimize else passes_for(selector, NECESSARY)
-    program = optimise(program, pool, passes=passes)
+    program = optimise(program, pool, passes=passes_for(selector, optimize))
     external = {view.storage for view in (*program.inputs.values(), *program.outputs.values())}
     steps = schedule(emit_steps(program, selector, pool), external)
     return assemble(program, steps, selector.target, pool)

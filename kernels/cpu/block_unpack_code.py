@@ -15,8 +15,8 @@ from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function
 
 FLOAT32 = DType.FLOAT32
 
-UNROLL = 4
-"""Words of a column that are unpacked without a loop."""
+UNROLL = 8
+"""Numbers of a column that are unpacked without a loop, at least those of a word."""
 
 AHEAD_BYTES = 2048
 """How far ahead of what is read memory is asked for."""
@@ -93,7 +93,7 @@ class Unpacking:
 
             return run
 
-        count = next(n for n in range(UNROLL, 0, -1) if form.words % n == 0)
+        count = next(n for n in range(max(1, UNROLL // form.each), 0, -1) if form.words % n == 0)
         _, sums = carry_loop(inner, I64(form.words // count), [start, *values], sums, several(count))
         return sums
 
