@@ -205,9 +205,7 @@ def _contract(primitive: Product, inputs: Sequence[Array], output_shapes: Sequen
     accumulator = primitive.accumulator
     wide = DType.FLOAT64 if accumulator.is_float else accumulator
     if isinstance(primitive, BlockMatMul):
-        product = (
-            convert(inputs[0], wide) @ block_weights(primitive, *inputs[1:4], depth=inputs[0].shape[1]).T
-        )
+        product = convert(inputs[0], wide) @ _block_weights(primitive, inputs[0].shape[1], *inputs[1:4]).T
         return convert(product, accumulator)
     a, b = convert(inputs[0], wide), convert(inputs[1], wide)
     if isinstance(primitive, MatMul):
@@ -215,7 +213,7 @@ def _contract(primitive: Product, inputs: Sequence[Array], output_shapes: Sequen
     return convert(convolve(primitive, a, b, output_shapes[0]), accumulator)
 
 
-def block_weights(primitive: BlockMatMul, packed: Array, scales: Array, zeros: Array, depth: int) -> Array:
+def _block_weights(primitive: BlockMatMul, depth: int, packed: Array, scales: Array, zeros: Array) -> Array:
     """The weights ``(N, depth)`` of :class:`BlockMatMul` in float64."""
     shifts = np.arange(0, 8, primitive.bits, dtype=np.uint8)
     numbers = (packed[..., None] >> shifts) & np.uint8((1 << primitive.bits) - 1)
