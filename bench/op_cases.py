@@ -23,7 +23,8 @@ class OpCase:
     """One node. ``inputs`` are the shapes of float32 tensors that are fed; ``constants`` follow them.
 
     A constant is a shape (of random float32 weights), an array, or None for an input that is left out.
-    ``flops`` are those of the direct algorithm; 0 where memory is what counts.
+    ``flops`` are those of the direct algorithm; 0 where memory is what counts. ``result`` is the shape of the
+    output where ``domain`` is not the standard's, whose operators tell it themselves.
     """
 
     group: str
@@ -33,6 +34,8 @@ class OpCase:
     constants: tuple[Shape | Array | None, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
     flops: int = 0
+    domain: str = ""
+    result: Shape | None = None
 
     def model(self) -> onnx.ModelProto:
         """The model, with the shape of its output ``y``."""
@@ -46,17 +49,20 @@ class OpCase:
                 named[f"c{number}"] = _weights(generator, constant)
             elif constant is not None:
                 named[f"c{number}"] = constant
-        node = helper.make_node(self.op, names, ["y"], **self.attributes)
+        node = helper.make_node(self.op, names, ["y"], domain=self.domain, **self.attributes)
         infos = [
             helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
             for name, shape in zip(fed, self.inputs, strict=True)
         ]
         initializers = [numpy_helper.from_array(array, name) for name, array in named.items()]
-        result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+        result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, self.result)
         graph = helper.make_graph([node], "operator", infos, [result], initializers)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
-        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        if self.domain:
+            opsets.append(helper.make_opsetid(self.domain, 1))
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        if self.domain:
+            return model
         return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
 
     def feeds(self) -> dict[str, Array]:
@@ -225,9 +231,32 @@ def memory_bound() -> Iterator[OpCase]:
         yield OpCase("memory", f"resize, {mode}, twice", "Resize", (shape,), (None, scales), attributes)
 
 
+def few_bits() -> Iterator[OpCase]:
+    """MatMulNBits in float32: decoding, a few tokens at once, a prompt; blocks of 32 weights."""
+    depth, columns, block = 4096, 4096, 32
+    blocks = depth // block
+    for bits, rows in ((4, 1), (4, 4), (4, 8), (4, 128), (8, 1), (8, 128)):
+        generator = np.random.default_rng(2)
+        packed = generator.integers(0, 256, (columns, blocks, block * bits // 8), np.uint8)
+        scales = generator.uniform(0, 1 / 2**bits / depth**0.5, (columns, blocks)).astype(np.float32)
+        zeros = generator.integers(0, 256, (columns, blocks * bits // 8), np.uint8)
+        yield OpCase(
+            "few_bits",
+            f"{bits} bits, {rows}x{depth}x{columns}",
+            "MatMulNBits",
+            ((rows, depth),),
+            (packed, scales, zeros),
+            {"K": depth, "N": columns, "bits": bits, "block_size": block, "accuracy_level": 1},
+            2 * rows * depth * columns,
+            "com.microsoft",
+            (rows, columns),
+        )
+
+
 GROUPS: Mapping[str, Callable[[], Iterator[OpCase]]] = {
     "gemm": products,
     "conv": convolutions,
     "depthwise": depthwise,
     "memory": memory_bound,
+    "few_bits": few_bits,
 }

@@ -20,13 +20,14 @@ from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.primitives import (
     ArgReduce,
     Attention,
-    Conv,
+    BlockMatMul,
     Gather,
     GatherReduce,
     MapReduce,
     MatMul,
     Pool,
     Primitive,
+    Product,
     Recurrent,
     Reinterpret,
     Resample,
@@ -34,6 +35,7 @@ from onnxplan.compiler.primitives import (
     Scatter,
     Sort,
     SuppressNonMaximum,
+    product_operands,
 )
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.scalar import WIDE, WIDE_INTEGERS, convert, evaluate_quietly
@@ -59,10 +61,12 @@ def evaluate(
     if type(primitive) is MapReduce:
         return evaluate_expression(primitive.expression, inputs, primitive.shape, primitive.axes)
     with np.errstate(all="ignore"):
-        if isinstance(primitive, MatMul | Conv):
+        if isinstance(primitive, Product):
             total = _contract(primitive, inputs, output_shapes)
             if primitive.epilogue is not None:
-                return evaluate_expression(primitive.epilogue, (total, *inputs[2:]), total.shape)
+                return evaluate_expression(
+                    primitive.epilogue, (total, *inputs[product_operands(primitive) :]), total.shape
+                )
             return (convert(total, output_dtypes[0]) if output_dtypes else total,)
         if isinstance(primitive, Attention):
             return (convert(_attend(primitive, inputs), output_dtypes[0]),)
@@ -197,13 +201,27 @@ def _reduce(op: str, array: Array, axes: tuple[int, ...], dtype: DType) -> Array
     return convert(result, dtype)
 
 
-def _contract(primitive: MatMul | Conv, inputs: Sequence[Array], output_shapes: Sequence[Shape]) -> Array:
+def _contract(primitive: Product, inputs: Sequence[Array], output_shapes: Sequence[Shape]) -> Array:
     accumulator = primitive.accumulator
     wide = DType.FLOAT64 if accumulator.is_float else accumulator
+    if isinstance(primitive, BlockMatMul):
+        product = convert(inputs[0], wide) @ _block_weights(primitive, inputs[0].shape[1], *inputs[1:4]).T
+        return convert(product, accumulator)
     a, b = convert(inputs[0], wide), convert(inputs[1], wide)
     if isinstance(primitive, MatMul):
         return convert(np.matmul(a, b), accumulator)
     return convert(convolve(primitive, a, b, output_shapes[0]), accumulator)
+
+
+def _block_weights(primitive: BlockMatMul, depth: int, packed: Array, scales: Array, zeros: Array) -> Array:
+    """The weights ``(N, depth)`` of :class:`BlockMatMul` in float64."""
+    shifts = np.arange(0, 8, primitive.bits, dtype=np.uint8)
+    numbers = (packed[..., None] >> shifts) & np.uint8((1 << primitive.bits) - 1)
+    numbers = numbers.reshape(*scales.shape, primitive.block).astype(np.float64)
+    wide = (convert(array, DType.FLOAT64)[..., None] for array in (zeros, scales))
+    weights = (numbers - next(wide)) * next(wide)
+    result: Array = weights.reshape(len(packed), packed.shape[1] * primitive.block)[:, :depth]
+    return result
 
 
 def _attend(primitive: Attention, inputs: Sequence[Array]) -> Array:

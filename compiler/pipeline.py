@@ -14,6 +14,7 @@ from onnxplan.compiler.errors import CompilerError, OnnxPlanError
 from onnxplan.compiler.passes.bind_outputs import bind_outputs
 from onnxplan.compiler.passes.elide_copies import elide_copies
 from onnxplan.compiler.passes.eliminate_dead import eliminate_dead
+from onnxplan.compiler.passes.expand_block_products import expand_block_products
 from onnxplan.compiler.passes.fold_affine import fold_affine
 from onnxplan.compiler.passes.fold_padding import fold_padding
 from onnxplan.compiler.passes.fuse_attention import fuse_attention
@@ -59,13 +60,22 @@ NECESSARY: tuple[tuple[str, Pass], ...] = (
 """The passes without which a program cannot become a plan."""
 
 
-def passes_for(selector: KernelSelector) -> tuple[tuple[str, Pass], ...]:
-    """:data:`PASSES`, and behind them those that make primitives which not every device has."""
+def passes_for(selector: KernelSelector, optimize: int = 1) -> tuple[tuple[str, Pass], ...]:
+    """What a device needs before and wants after :data:`PASSES`; :data:`NECESSARY` if ``optimize`` is 0.
+
+    First go primitives that it has no kernel for, last come those that only some devices have kernels for.
+    """
+
+    def block_products(program: Program, pool: ConstantPool) -> Program:
+        return expand_block_products(program, pool, selector.prefers)
 
     def attention(program: Program, pool: ConstantPool) -> Program:
         return fuse_attention(program, pool, selector.prefers)
 
-    return (*PASSES, ("fuse_attention", attention), ("elide_copies", _plain(elide_copies)))
+    first: tuple[str, Pass] = ("expand_block_products", block_products)
+    if not optimize:
+        return (first, *NECESSARY)
+    return (first, *PASSES, ("fuse_attention", attention), ("elide_copies", _plain(elide_copies)))
 
 
 def compile_program(
@@ -73,10 +83,10 @@ def compile_program(
 ) -> CompiledPlan:
     """The plan of ``program`` for the selector's target, and its constants. Uses up ``program``.
 
-    ``optimize`` 0 runs :data:`NECESSARY`, anything above :func:`passes_for` the device. Raises
+    ``optimize`` 0 runs as little as possible, see :func:`passes_for`. Raises
     :class:`onnxplan.compiler.errors.UnsupportedOperatorError` where the device has no kernel.
     """
-    program = optimise(program, pool, passes=passes_for(selector) if optimize else NECESSARY)
+    program = optimise(program, pool, passes=passes_for(selector, optimize))
     external = {view.storage for view in (*program.inputs.values(), *program.outputs.values())}
     steps = schedule(emit_steps(program, selector, pool), external)
     return assemble(program, steps, selector.target, pool)

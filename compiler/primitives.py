@@ -82,6 +82,23 @@ class MatMul(Primitive):
 
 
 @dataclass(frozen=True, slots=True)
+class BlockMatMul(Primitive):
+    """``out[m, n] = epilogue(sum over k of a[m, k] * w[n, k])``, weights of few bits quantised in blocks.
+
+    Inputs ``a (M, K)`` float, ``packed (N, B, block * bits / 8)`` uint8, ``scales (N, B)`` float,
+    ``zeros (N, B)`` uint8 or float, and extras ``(M, N)`` of the epilogue as in :class:`MatMul`; ``B`` is
+    ``K / block`` rounded up. ``w[n, k]`` is ``(q[n, k] - zeros[n, k // block]) * scales[n, k // block]``, and
+    ``q[n]`` are numbers of ``bits`` bits (2, 4 or 8), the first in the lowest bits of a byte. Sums are of
+    type ``accumulator``, float32.
+    """
+
+    bits: int
+    block: int
+    accumulator: DType
+    epilogue: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attention(Primitive):
     """``out[..., m, :] = sum over n of w[..., m, n] * v[..., n, :]``, the weights ``w`` a softmax of scores.
 
@@ -119,6 +136,14 @@ class Conv(Primitive):
     groups: int
     accumulator: DType
     epilogue: Expression | None = None
+
+
+Product = MatMul | BlockMatMul | Conv
+
+
+def product_operands(primitive: Product) -> int:
+    """How many inputs precede the extras of the epilogue."""
+    return 4 if isinstance(primitive, BlockMatMul) else 2
 
 
 @dataclass(frozen=True, slots=True)

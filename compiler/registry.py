@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.ir import Node
@@ -15,6 +16,8 @@ Rule = Callable[..., "View | Sequence[View]"]
 A rule raises ``ValueError`` or ``TypeError`` with a text about shapes, types or attributes where the node
 breaks the standard; the caller adds which node it was. Trailing outputs that nobody wants may be left out.
 """
+
+R = TypeVar("R", bound=Rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +33,14 @@ class OperatorEntry:
 _ENTRIES: dict[tuple[str, str], list[OperatorEntry]] = {}
 
 
-def operator(op_type: str, *, since: int = 1, domain: str = "") -> Callable[[Rule], Rule]:
+def operator(op_type: str, *, since: int = 1, domain: str = "") -> Callable[[R], R]:
     """Registers a rule for ``op_type`` from opset version ``since`` on.
 
     Only versions whose *meaning* differs get rules of their own; where a version merely allows more types or
     spells an attribute as an input, one rule handles both. The docstring of the rule links the specification.
     """
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: R) -> R:
         entries = _ENTRIES.setdefault((domain, op_type), [])
         if any(entry.since == since for entry in entries):
             raise ValueError(f"operator {op_type} has two rules for version {since}")

@@ -10,6 +10,7 @@ from onnxplan.compiler.expression import REDUCTIONS, Expression, Instruction
 from onnxplan.compiler.primitives import (
     ArgReduce,
     Attention,
+    BlockMatMul,
     Conv,
     Gather,
     GatherReduce,
@@ -17,6 +18,7 @@ from onnxplan.compiler.primitives import (
     MatMul,
     Pool,
     Primitive,
+    Product,
     Recurrent,
     Reinterpret,
     Resample,
@@ -24,6 +26,7 @@ from onnxplan.compiler.primitives import (
     Scatter,
     Sort,
     SuppressNonMaximum,
+    product_operands,
 )
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.scalar import OPERATIONS, WIDE_FLOATS
@@ -166,18 +169,17 @@ def _reinterpret(primitive: Reinterpret, inputs: Sequence[View], outputs: Sequen
     _expect(outputs[0], inputs[0].shape, None, "output 0")
 
 
-def _epilogue(
-    primitive: MatMul | Conv, inputs: Sequence[View], outputs: Sequence[View], shape: Shape
-) -> None:
+def _epilogue(primitive: Product, inputs: Sequence[View], outputs: Sequence[View], shape: Shape) -> None:
     demand(primitive.accumulator.kind in "fiu", f"sums in {primitive.accumulator}")
+    operands = product_operands(primitive)
     if primitive.epilogue is None:
-        _count(inputs, 2, 2, "inputs without epilogue")
+        _count(inputs, operands, operands, "inputs without epilogue")
         _count(outputs, 1, 1, "outputs")
         _expect(outputs[0], shape, None, "output 0")
         return
-    types = [primitive.accumulator, *(view.dtype for view in inputs[2:])]
+    types = [primitive.accumulator, *(view.dtype for view in inputs[operands:])]
     check_expression(primitive.epilogue, types, len(shape), reductions=False)
-    for number, view in enumerate(inputs[2:]):
+    for number, view in enumerate(inputs[operands:]):
         _expect(view, shape, None, f"extra {number}")
     results = primitive.epilogue.dtypes
     _count(outputs, len(results), len(results), "outputs")
@@ -191,6 +193,23 @@ def _matmul(primitive: MatMul, inputs: Sequence[View], outputs: Sequence[View]) 
     demand(a.rank >= 2, f"input 0 has rank {a.rank}")
     _expect(b, (*a.shape[:-2], a.shape[-1], b.shape[-1] if b.rank else 0), None, "input 1")
     _epilogue(primitive, inputs, outputs, (*a.shape[:-1], b.shape[-1]))
+
+
+def _block_matmul(primitive: BlockMatMul, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    demand(len(inputs) >= 4, f"{len(inputs)} inputs, not 4 or more")
+    a, packed, scales, zeros = inputs[:4]
+    bits, block = primitive.bits, primitive.block
+    demand(bits in (2, 4, 8) and block >= 1 and block * bits % 8 == 0, f"blocks of {block} x {bits} bits")
+    demand(a.rank == 2 and a.dtype.is_float, f"input 0 is {a.dtype} of rank {a.rank}")
+    demand(primitive.accumulator is DType.FLOAT32, f"sums in {primitive.accumulator}")
+    features = packed.shape[0] if packed.rank else 0
+    blocks = -(-a.shape[1] // block)
+    _expect(packed, (features, blocks, block * bits // 8), DType.UINT8, "input 1")
+    _expect(scales, (features, blocks), None, "input 2")
+    _expect(zeros, (features, blocks), None, "input 3")
+    demand(scales.dtype.is_float, f"scales are {scales.dtype}")
+    demand(zeros.dtype.is_float or zeros.dtype is DType.UINT8, f"zero points are {zeros.dtype}")
+    _epilogue(primitive, inputs, outputs, (a.shape[0], features))
 
 
 def _attention(primitive: Attention, inputs: Sequence[View], outputs: Sequence[View]) -> None:
@@ -383,6 +402,7 @@ _CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], N
     Reinterpret: _reinterpret,
     MatMul: _matmul,
     Attention: _attention,
+    BlockMatMul: _block_matmul,
     Conv: _conv,
     Pool: _pool,
     Gather: _gather,

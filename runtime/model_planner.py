@@ -11,6 +11,7 @@ from onnxplan.compiler.ir import Model, Value
 from onnxplan.compiler.lowering import lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.program import Program
+from onnxplan.compiler.rewrites.integer_operators import integer_operators
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.runtime.device import Array
 from onnxplan.runtime.heap import release_heap
@@ -23,13 +24,14 @@ class ModelPlanner:
     def __init__(self, model: Model, selector: KernelSelector, *, optimize: int = 1) -> None:
         self.model = model
         self.pool = ConstantPool(model.release_pages)
+        self._rewritten = integer_operators(model) if optimize else model
         self._selector = selector
         self._optimize = optimize
         self._has_one_plan = all(_is_fixed(value) for value in model.graph.inputs)
 
     def plan(self, request: Request, answers: tuple[Array, ...]) -> PlannedStage:
         stage = lower(
-            self.model,
+            self._rewritten,
             dict(zip(request.names, request.shapes, strict=True)),
             answers,
             fetches=request.fetches,

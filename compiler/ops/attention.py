@@ -32,7 +32,7 @@ class Scoring:
     A query ``i`` stands at the position ``i + offset``; ``offset`` is counted from the end of a sequence's
     keys if ``from_end`` (and ``lengths`` are given). ``left`` and ``right`` bound the distance of keys from
     it, ``None`` for no bound. ``softcap`` 0 is none. ``precision`` is the type of the softmax. ``shown`` is a
-    stage of the scores to return, too. ``smooth`` adds 1 to the sum of the exponentials.
+    stage of the scores to return, too. ``smooth`` adds one more key of score 0 and value 0.
     """
 
     scale: float
@@ -47,6 +47,16 @@ class Scoring:
     smooth: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Which operands follow the scores, in this order; ``masks`` is how many there are."""
+
+    masks: int
+    bias: bool
+    lengths: bool
+    sinks: bool
+
+
 def attend(
     b: Builder,
     query: View,
@@ -57,12 +67,14 @@ def attend(
     allowed: Sequence[View] = (),
     bias: View | None = None,
     lengths: View | None = None,
+    sinks: View | None = None,
 ) -> tuple[View, View | None]:
     """Attention of ``query (B, H, S, D)`` to ``key (B, G, T, D)`` and ``value (B, G, T, E)``.
 
     ``H`` is a multiple of ``G``. ``allowed`` are boolean masks, ``bias`` is added to the scores; they
-    broadcast to ``(B, H, S, T)``. Keys at ``lengths (B)`` and beyond are padding. Returns the result
-    ``(B, H, S, E)`` and the scores that ``scoring.shown`` names.
+    broadcast to ``(B, H, S, T)``. Keys at ``lengths (B)`` and beyond are padding. ``sinks (H)`` are scores of
+    one more key of value 0 in each head. Returns the result ``(B, H, S, E)`` and the scores that
+    ``scoring.shown`` names.
     """
     _check_heads(query, key, value)
     scores = grouped_product(b, query, key.transpose((0, 1, 3, 2)), wide(query.dtype))
@@ -71,15 +83,10 @@ def attend(
         operands.append(bias.expand(scores.shape))
     if lengths is not None:
         operands.append(b.reshape(b.cast(lengths, DType.INT64), (scores.shape[0], 1, 1, 1)))
-    body = expression(
-        _weights,
-        tuple(view.dtype for view in operands),
-        scoring,
-        len(allowed),
-        bias is not None,
-        lengths is not None,
-        scores.shape[2],
-    )
+    if sinks is not None:
+        operands.append(b.reshape(sinks, (scores.shape[1], 1, 1)).expand(scores.shape))
+    given = _Given(len(allowed), bias is not None, lengths is not None, sinks is not None)
+    body = expression(_weights, tuple(view.dtype for view in operands), scoring, given, scores.shape[2])
     weights, *shown = b.compute(body, operands, (3,))
     return grouped_product(b, weights, value, query.dtype), shown[0] if shown else None
 
@@ -111,16 +118,18 @@ def grouped_product(b: Builder, left: View, right: View, out: DType) -> View:
 
 
 def _weights(*parameters: Any) -> list[Scalar]:
-    *values, scoring, masks, biased, padded, queries = parameters
-    score = values[0] * scoring.scale
+    *values, scoring, given, queries = parameters
+    operands = iter(values)
+    score = next(operands) * scoring.scale
     stages = {RAW: score}
     if scoring.softcap > 0:
         score = apply("tanh", score / scoring.softcap) * scoring.softcap
     stages[CAPPED] = score
-    conditions = [*values[1 : 1 + masks], *_visible(scoring, score, values[-1] if padded else None, queries)]
-    if biased:
-        bias = cast(values[1 + masks], score.dtype)
+    conditions = [next(operands) for _ in range(given.masks)]
+    if given.bias:
+        bias = cast(next(operands), score.dtype)
         score = select(apply("equal", bias, -math.inf), -math.inf, score + bias)
+    conditions += _visible(scoring, score, next(operands) if given.lengths else None, queries)
     if conditions:
         allowed = conditions[0]
         for condition in conditions[1:]:
@@ -129,7 +138,10 @@ def _weights(*parameters: Any) -> list[Scalar]:
     stages[BIASED] = score
     if scoring.precision is not None:
         score = cast(cast(score, scoring.precision), wide(scoring.precision))
-    weights = _softmax(score, bool(biased or conditions), scoring.smooth)
+    if given.sinks:
+        # Softmax does not change with a shift: one more key of the sink's score is one of score 0.
+        score = score - cast(next(operands), score.dtype)
+    weights = _softmax(score, bool(given.bias or conditions), scoring.smooth or given.sinks)
     if scoring.precision is not None:
         weights = cast(weights, scoring.precision)
     stages[WEIGHTS] = weights

@@ -9,18 +9,18 @@ import numpy as np
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
-from onnxplan.compiler.ops.attention import Scoring, attend, join_heads, split_heads
+from onnxplan.compiler.ops.attention import BIASED, WEIGHTS, Scoring, attend, join_heads, split_heads
 from onnxplan.compiler.ops.common import integer, scalar_map
 from onnxplan.compiler.ops.rotary import gathered, positions_from, rotate
 from onnxplan.compiler.ops.tensor_scatter import write_rows
 from onnxplan.compiler.registry import operator
-from onnxplan.compiler.trace import Scalar, cast
+from onnxplan.compiler.trace import Scalar, apply, cast, index, select
 from onnxplan.compiler.view import View
 
 MICROSOFT = "com.microsoft"
 
 
-def _scale(node: Node, width: int) -> float:
+def scale_of(node: Node, width: int) -> float:
     """The attribute, where 0 stands for the default."""
     return node.float("scale", 0.0) or 1 / math.sqrt(width)
 
@@ -54,22 +54,24 @@ def multi_head_attention(
         query, key, value = _separate(b, heads, query, key, value, bias)
     if past_key is not None and past_value is not None:
         key, value = b.concat([past_key, key], 2), b.concat([past_value, value], 2)
+    keys = key.shape[2]
     scoring = Scoring(
-        _scale(node, query.shape[3]),
+        scale_of(node, query.shape[3]),
         query.dtype,
-        offset=key.shape[2] - query.shape[2],
+        offset=keys - query.shape[2],
         right=0 if node.integer("unidirectional", 0) else None,
+        shown=BIASED if _wanted(node, 3) else None,
     )
-    lengths, bias_of_mask = None, None
-    if padding is not None and padding.rank == 1 and padding.shape == (query.shape[0],):
-        lengths = padding
-    elif padding is not None:
-        bias_of_mask = _masked_bias(b, node, padding, query.dtype)
-    total = added if bias_of_mask is None else bias_of_mask
-    if bias_of_mask is not None and added is not None:
-        total = b.scalar("add", bias_of_mask, added)
-    result, _ = attend(b, query, key, value, scoring, bias=total, lengths=lengths)
-    return [join_heads(b, result), key, value]
+    total = added
+    if padding is not None:
+        total = with_bias(b, masked_bias(b, node, padding, query, keys), added)
+    result, scores = attend(b, query, key, value, scoring, bias=total)
+    outputs = [join_heads(b, result), key, value]
+    return outputs if scores is None else [*outputs, scores]
+
+
+def _wanted(node: Node, output: int) -> bool:
+    return len(node.outputs) > output and node.outputs[output] is not None
 
 
 def _separate(
@@ -95,17 +97,58 @@ def _separate(
     return split[0], split[1], split[2]
 
 
-def _masked_bias(b: Builder, node: Node, padding: View, dtype: DType) -> View:
-    """``padding`` (0 where a key is masked) as a bias: masked keys get a large negative number, not none."""
-    axes = {2: (1, 2), 3: (1,), 4: ()}.get(padding.rank)
-    if axes is None:
-        raise ValueError(f"a padding mask of shape {list(padding.shape)} is not supported")
-    lowest = node.float("mask_filter_value", -10000.0)
-    return scalar_map(b, _filter, padding.unsqueeze(axes), parameters=(lowest, dtype))
+# Masks, which these operators add: a masked key gets a large negative number. Where all are masked all count.
+
+
+def masked_bias(b: Builder, node: Node, mask: View, query: View, keys: int) -> View:
+    """``mask`` of ``keys`` keys for ``query (B, H, S, D)`` as a bias of its type.
+
+    It is 0 where a key is masked: of all queries ``(B, T)``, of each ``(B, S, T)``, or a part of
+    ``(B, 1, M, M)`` for the last queries of up to ``M`` keys; or it holds where the keys of a sequence end
+    ``(B)``, and after that where they begin ``(2 * B)``.
+    """
+    batch, _, rows, _ = query.shape
+    settings = (node.float("mask_filter_value", -10000.0), query.dtype)
+    if mask.rank == 1 and mask.size in (batch, 2 * batch):
+        bounds = [
+            b.reshape(mask.slice(0, start, batch), (batch, 1, 1, 1)).expand((batch, 1, 1, keys))
+            for start in range(0, mask.size, batch)
+        ]
+        return scalar_map(b, _outside if len(bounds) == 2 else _beyond, *bounds, parameters=settings)
+    if mask.rank == 4 and mask.shape == (batch, 1, mask.shape[3], mask.shape[3]) and mask.shape[3] >= keys:
+        mask = mask.slice(2, keys - rows, rows).slice(3, 0, keys)
+    elif mask.shape == (batch, keys):
+        mask = mask.unsqueeze((1, 2))
+    elif mask.shape == (batch, rows, keys):
+        mask = mask.unsqueeze((1,))
+    else:
+        raise ValueError(
+            f"a mask of shape {list(mask.shape)} for {batch} sequences of {rows} queries and {keys} keys"
+        )
+    return scalar_map(b, _filter, mask, parameters=settings)
+
+
+def with_bias(b: Builder, bias: View, added: View | None) -> View:
+    """The sum of two biases."""
+    return bias if added is None else b.scalar("add", bias, added)
 
 
 def _filter(mask: Scalar, lowest: float, dtype: DType) -> Scalar:
-    return cast(cast(mask <= 0, DType.FLOAT32) * lowest, dtype)
+    return _lowered(mask <= 0, lowest, dtype)
+
+
+def _beyond(end: Scalar, lowest: float, dtype: DType) -> Scalar:
+    return _lowered(index(end, 3) >= cast(end, DType.INT64), lowest, dtype)
+
+
+def _outside(end: Scalar, begin: Scalar, lowest: float, dtype: DType) -> Scalar:
+    place = index(end, 3)
+    masked = apply("or", place >= cast(end, DType.INT64), place < cast(begin, DType.INT64))
+    return _lowered(masked, lowest, dtype)
+
+
+def _lowered(masked: Scalar, lowest: float, dtype: DType) -> Scalar:
+    return cast(cast(masked, DType.FLOAT32) * lowest, dtype)
 
 
 @operator("GroupQueryAttention", domain=MICROSOFT)
@@ -123,16 +166,18 @@ def group_query_attention(
     sines: View | None = None,
     positions: View | None = None,
     bias: View | None = None,
+    sinks: View | None = None,
 ) -> list[View]:
     """https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
 
     ``last (B)`` holds each sequence's length less one, ``total`` the greatest length. The keys of a sequence
     are written behind those that its past holds already; of a prompt, whose past is empty, to the beginning.
+    ``sinks (heads)`` are scores of one more key without a value.
     """
     if node.string("k_quant_type", "NONE") != "NONE" or node.string("v_quant_type", "NONE") != "NONE":
         raise ValueError("quantised keys and values are not supported")
-    if len(node.outputs) > 3 and node.outputs[3] is not None:
-        raise ValueError("the output of scores is not supported")
+    if node.integer("sliding_window_cache", 0):
+        raise ValueError("a cache of the size of the window is not supported")
     heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
     query, key, value = _grouped_heads(b, query, key, value, heads, groups)
     batch, _, rows, width = query.shape
@@ -153,17 +198,20 @@ def group_query_attention(
         query, key = (rotate(b, view, *angles, interleaved=interleaved) for view in (query, key))
     present_key = _present(b, past_key, key, starts, length)
     present_value = _present(b, past_value, value, starts, length)
-    window = node.integer("local_window_size", -1)
+    window, mode = node.integer("local_window_size", -1), node.integer("qk_output", 0)
+    if mode not in _SHOWN:
+        raise ValueError(f"qk_output is {mode}, not 0, 1 or 2")
     scoring = Scoring(
-        _scale(node, width),
+        scale_of(node, width),
         query.dtype,
         softcap=node.float("softcap", 0.0),
         from_end=not prompt,
         left=window - 1 if window > 0 else None,
-        right=0,
+        right=0 if node.integer("causal", 1) else None,
+        shown=_SHOWN[mode] if _wanted(node, 3) else None,
         smooth=node.integer("smooth_softmax", 0) > 0,
     )
-    result, _ = attend(
+    result, scores = attend(
         b,
         query,
         present_key.slice(2, 0, length),
@@ -171,8 +219,16 @@ def group_query_attention(
         scoring,
         bias=bias,
         lengths=None if prompt else lengths,
+        sinks=sinks,
     )
-    return [join_heads(b, result), present_key, present_value]
+    outputs = [join_heads(b, result), present_key, present_value]
+    if scores is not None:
+        outputs.append(scalar_map(b, _seen, scores) if mode == 1 else scores)
+    return outputs
+
+
+_SHOWN = {0: None, 1: BIASED, 2: WEIGHTS}
+"""The stage of the scores for each ``qk_output``."""
 
 
 def _grouped_heads(
@@ -199,6 +255,11 @@ def _present(b: Builder, past: View | None, new: View, starts: View, length: int
     if held < length:
         buffer.append(b.constant(np.zeros((batch, groups, length - held, width), new.dtype.numpy)))
     return write_rows(b, b.concat(buffer, 2), new, starts, 2, circular=False)
+
+
+def _seen(score: Scalar) -> Scalar:
+    """A score, 0 where the key is hidden, as onnxruntime shows it."""
+    return select(apply("equal", score, -math.inf), 0, score)
 
 
 def _successor(value: Scalar) -> Scalar:

@@ -47,8 +47,20 @@ def lstm(
     peepholes: View | None = None,
 ) -> list[View]:
     """https://onnx.ai/onnx/operators/onnx__LSTM.html"""
-    layer = _Layer.of(b, node, x, w, r, gates=4)
-    projected = layer.project(bias)
+    layer = Layer.of(b, node, x, w, r, gates=4)
+    return long_short_term(layer, layer.project(bias), lengths, initial_h, initial_c, peepholes)
+
+
+def long_short_term(
+    layer: Layer,
+    projected: View,
+    lengths: View | None,
+    initial_h: View | None,
+    initial_c: View | None,
+    peepholes: View | None,
+) -> list[View]:
+    """The outputs of an LSTM whose inputs are ``projected (T, N, D*4*H)`` already, biases added."""
+    b, node = layer.builder, layer.node
     outputs = []
     for direction in range(layer.directions):
         if peepholes is None:
@@ -87,7 +99,7 @@ def gru(
     With ``linear_before_reset`` the reset gate scales the recurrent bias of the hidden gate, so that stays
     out of the projection.
     """
-    layer = _Layer.of(b, node, x, w, r, gates=3)
+    layer = Layer.of(b, node, x, w, r, gates=3)
     inside = bool(node.integer("linear_before_reset", 0))
     projected = layer.project(bias, kept_back=layer.hidden if inside else 0)
     outputs = []
@@ -120,7 +132,7 @@ def rnn(
     initial_h: View | None = None,
 ) -> list[View]:
     """https://onnx.ai/onnx/operators/onnx__RNN.html"""
-    layer = _Layer.of(b, node, x, w, r, gates=1)
+    layer = Layer.of(b, node, x, w, r, gates=1)
     projected = layer.project(bias)
     outputs = []
     for direction in range(layer.directions):
@@ -133,7 +145,7 @@ def rnn(
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """What the three operators share. ``x`` is ``(T, N, I)``, or ``(N, T, I)`` if ``batch_first``.
 
     ``w`` is ``(D, G*H, I)`` and ``r`` ``(D, G*H, H)`` for ``D`` directions and ``G`` gates.
@@ -151,7 +163,7 @@ class _Layer:
     clip: float | None
 
     @staticmethod
-    def of(b: Builder, node: Node, x: View, w: View, r: View, gates: int) -> _Layer:
+    def of(b: Builder, node: Node, x: View, w: View, r: View, gates: int) -> Layer:
         direction = node.string("direction", "forward").lower()
         directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
         if direction not in directions:
@@ -166,7 +178,7 @@ class _Layer:
         if w.shape != (*rows, x.shape[2]) or r.shape != (*rows, hidden):
             raise ValueError(f"weights for {rows[0]} directions must have {rows[1]} rows")
         clip = node.float("clip", 0.0)
-        return _Layer(
+        return Layer(
             b,
             node,
             x,
@@ -203,7 +215,13 @@ class _Layer:
         b = self.builder
         rows = self.gates * self.hidden
         weights = b.reshape(self.w, (self.directions * rows, self.x.shape[2]))
-        gates = b.matmul(self.x, weights.transpose((1, 0)))
+        gates = self.biased(b.matmul(self.x, weights.transpose((1, 0))), bias, kept_back)
+        return gates.transpose((1, 0, 2)) if self.batch_first else gates
+
+    def biased(self, gates: View, bias: View | None, kept_back: int = 0) -> View:
+        """``gates (..., D*G*H)`` plus the biases of :meth:`project`."""
+        b = self.builder
+        rows = self.gates * self.hidden
         if bias is not None:
             if bias.shape != (self.directions, 2 * rows):
                 raise ValueError(f"biases must have the shape {[self.directions, 2 * rows]}")
@@ -213,7 +231,7 @@ class _Layer:
             if kept_back:
                 total = b.concat([total, ours.slice(1, added, kept_back)], 1)
             gates = b.scalar("add", gates, b.reshape(total, (self.directions * rows,)))
-        return gates.transpose((1, 0, 2)) if self.batch_first else gates
+        return gates
 
     def state(self, initial: View | None, direction: int) -> View:
         """The initial state ``(N, H)`` of a direction: zero where none is given."""

@@ -12,7 +12,7 @@ from onnxplan.compiler.passes.fusion import is_elementwise
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.operands import Operands, reads_index, splice
 from onnxplan.compiler.passes.output_views import may_write
-from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
+from onnxplan.compiler.primitives import MapReduce, Product, product_operands
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import View
 
@@ -22,7 +22,7 @@ MAX_EXTRAS = 6
 def fuse_epilogues(program: Program) -> Program:
     """Attaches elementwise maps to the products whose results they read.
 
-    A map of one output becomes (part of) the epilogue of the MatMul or Conv that alone writes one of its
+    A map of one output becomes (part of) the epilogue of the product that alone writes one of its
     inputs, if nothing else reads that result, if the map reads each of its elements once, and if the map's
     other inputs and its output are views in the coordinates of the product's output. Of several such
     products the last one takes the map. Requires that maps have been fused with one another. Ensures equal
@@ -44,7 +44,7 @@ def epilogue_product(index: Index, mapped: Operation) -> Operation | None:
     best: Operation | None = None
     for view in mapped.inputs:
         writer = index.sole_writer(view.storage)
-        if writer is None or not isinstance(writer.primitive, Conv | MatMul):
+        if writer is None or not isinstance(writer.primitive, Product):
             continue
         if best is not None and index.order[writer] < index.order[best]:
             continue
@@ -65,6 +65,7 @@ def _fit(product: Operation, mapped: Operation) -> _Fit | None:
     """How ``mapped`` looks from the output of ``product``, if it may be its epilogue."""
     primitive, outer = product.primitive, mapped.primitive
     assert isinstance(outer, MapReduce)
+    assert isinstance(primitive, Product)
     output = product.outputs[0]
     reads = [view for view in mapped.inputs if view.storage is output.storage]
     if len(reads) != 1 or len(mapped.outputs) != 1 or len(product.outputs) != 1:
@@ -84,7 +85,7 @@ def _fit(product: Operation, mapped: Operation) -> _Fit | None:
         if moved is None and view is not read:
             return None
         inputs.append(moved)
-    if len(product.inputs) - 2 + len(inputs) - 1 > MAX_EXTRAS:
+    if len(product.inputs) - product_operands(primitive) + len(inputs) - 1 > MAX_EXTRAS:
         return None
     return _Fit(tuple(inputs), target)
 
@@ -99,19 +100,20 @@ def attach(product: Operation, mapped: Operation) -> Operation:
     fit = _fit(product, mapped)
     primitive, outer = product.primitive, mapped.primitive
     assert fit is not None
-    assert isinstance(primitive, Conv | MatMul)
+    assert isinstance(primitive, Product)
+    count = product_operands(primitive)
     assert isinstance(outer, MapReduce)
     output = product.outputs[0]
     inner = primitive.epilogue or stored_sum(primitive.accumulator, output.dtype)
     operands = Operands(start=1)
-    inner_numbers = (0, *(operands.number(view) for view in product.inputs[2:]))
+    inner_numbers = (0, *(operands.number(view) for view in product.inputs[count:]))
     outer_numbers = tuple(-1 if view is None else operands.number(view) for view in fit.inputs)
     expression, extras = operands.read_by(splice(inner, inner_numbers, outer.expression, outer_numbers))
     # A product without epilogue casts its sums by itself.
     plain = [i.op for i in expression.instructions] in (["input"], ["input", "cast"])
     return Operation(
         replace(primitive, epilogue=None if plain else expression),
-        (*product.inputs[:2], *extras),
+        (*product.inputs[:count], *extras),
         (fit.output,),
         merged_nodes(product, mapped),
     )

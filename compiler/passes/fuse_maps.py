@@ -15,7 +15,7 @@ from onnxplan.compiler.passes.fusion import (
     producers,
 )
 from onnxplan.compiler.passes.index import Index
-from onnxplan.compiler.primitives import Conv, MatMul
+from onnxplan.compiler.primitives import Product
 from onnxplan.compiler.program import Operation, Program
 
 
@@ -74,7 +74,7 @@ def _is_last_product(index: Index, consumer: Operation, product: Operation) -> b
             continue
         if is_elementwise(writer):
             writer = epilogue_product(index, writer)
-        if writer is None or not isinstance(writer.primitive, Conv | MatMul):
+        if writer is None or not isinstance(writer.primitive, Product):
             continue
         if index.order[writer] > position:
             return False

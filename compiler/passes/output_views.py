@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxplan.compiler.primitives import (
     Attention,
+    BlockMatMul,
     Conv,
     Gather,
     MapReduce,
@@ -14,7 +15,7 @@ from onnxplan.compiler.primitives import (
 )
 from onnxplan.compiler.view import View
 
-ROWS = (MatMul, Attention, Conv, Pool, Gather, Resample)
+ROWS = (MatMul, BlockMatMul, Attention, Conv, Pool, Gather, Resample)
 """Primitives that write (and read, where said below) any views whose last axis has stride 1."""
 
 
@@ -34,13 +35,15 @@ def may_write(primitive: Primitive, view: View) -> bool:
 def may_read(primitive: Primitive, number: int, view: View) -> bool:
     """May input ``number`` of ``primitive`` be ``view`` without loss of speed?
 
-    Operands of :class:`MatMul` need stride 1 along one of the last two axes; of :class:`Conv` and
-    :class:`Pool` along the last; extras of epilogues and inputs of maps may be any views.
+    Operands of :class:`MatMul` need stride 1 along one of the last two axes; of :class:`BlockMatMul`,
+    :class:`Conv` and :class:`Pool` along the last; extras of epilogues and inputs of maps may be any views.
     """
     if isinstance(primitive, MapReduce):
         return True
     if isinstance(primitive, MatMul):
         return number >= 2 or has_rows(view) or _has_columns(view)
+    if isinstance(primitive, BlockMatMul):
+        return number >= 4 or (number == 0 and has_rows(view))
     if isinstance(primitive, Conv):
         return number >= 2 or (number == 0 and has_rows(view))
     if isinstance(primitive, Pool | Gather | Resample):

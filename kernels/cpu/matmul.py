@@ -91,7 +91,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     tiling = cut(target, tile, problem, depth=depth, depth_blocks=blocks, columns_first=packs)
     layout = _b_layout(target, tile, matrices, tiling)
     right = _right_operand(emit, tile, matrices, tiling, layout)
-    kind, pitch, a_scratch = _left_operand(tile, matrices, tiling, sums)
+    kind, pitch, a_scratch = left_operand(tile, matrices, tiling, sums)
     copies = not kind.startswith("in_place")
     scratch = lay_out_scratch(
         tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows, copies=copies
@@ -239,9 +239,7 @@ def packed_batch(emit: StepEmitter, b: View, tile: RegisterTile) -> tuple[View, 
     return packed, View(packed.storage, 0, b.shape, tuple(strides))
 
 
-def _left_operand(
-    tile: RegisterTile, matrices: Matrices, tiling: Tiling, sums: DType
-) -> tuple[str, int, int]:
+def left_operand(tile: RegisterTile, matrices: Matrices, tiling: Tiling, sums: DType) -> tuple[str, int, int]:
     """How A is read, the bytes of a copied row (or block of rows), and of all copies of a tile."""
     a, itemsize = matrices.a, sums.itemsize
     row_stride, depth_stride = a.strides[-2:]

@@ -12,6 +12,8 @@ from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.block_unpack_code import panel_unpacker
+from onnxplan.kernels.cpu.block_weights import BlockFormat
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
@@ -67,7 +69,8 @@ class ProductCode:
     """The choices compiled into a product kernel.
 
     ``b_layout``: ``packed``; ``rows`` or ``rows_masked`` (in place, the latter if the columns do not fill the
-    last vector); or ``scratch_<kind>``, packed by each tile (kinds of :func:`~.pack.access_kind`).
+    last vector); ``scratch_<kind>``, packed by each tile (kinds of :func:`~.pack.access_kind`); or
+    ``unpacked``, weights in the layout ``blocks``, each block of the depth unpacked where it is used.
     """
 
     target: Target
@@ -75,6 +78,7 @@ class ProductCode:
     b_dtype: DType
     b_layout: str
     epilogue: Epilogue
+    blocks: BlockFormat | None = None
 
     @property
     def dtype(self) -> DType:
@@ -119,6 +123,7 @@ def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameter
     if code.b_layout.startswith("scratch_"):
         kind = code.b_layout.removeprefix("scratch_")
         packer = panel_packer(emitter, code.b_dtype.itemsize, code.tile.lanes, code.tile.vectors, kind)
+    unpacker = None if code.blocks is None else panel_unpacker(emitter, code.blocks)
     with emitter.loop(emitter.first, emitter.last) as number:
         row_tile = emitter.modulo(emitter.divide(number, word["row_tile_step"]), word["row_tiles"])
         column_tile = emitter.modulo(emitter.divide(number, word["column_tile_step"]), word["column_tiles"])
@@ -144,7 +149,7 @@ def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameter
             more_rows = emitter.less(emitter.add(row_tile, 1), word["row_tiles"])
             following = emitter.builder.select(more_rows, first_panel, last_panel)
             tile = _Tile(first_row, row_count, first_panel, last_panel, following, b, places)
-            _TileWriter(emitter, code, kernels, rows, tile).write()
+            _TileWriter(emitter, code, kernels, rows, tile, unpacker).write()
     emitter.builder.ret_void()
     return compile_module(emitter.module, emitter.function.name, code.target, light=True)
 
@@ -175,7 +180,13 @@ class _TileWriter:
     """Writes the code of a tile: panels, blocks of the depth, blocks of rows."""
 
     def __init__(
-        self, emitter: Emitter, code: ProductCode, kernels: MicroKernels, rows: RowSource, tile: _Tile
+        self,
+        emitter: Emitter,
+        code: ProductCode,
+        kernels: MicroKernels,
+        rows: RowSource,
+        tile: _Tile,
+        unpacker: ir.Function | None,
     ) -> None:
         self._emitter, self._code, self._kernels = emitter, code, kernels
         self._rows, self._tile = rows, tile
@@ -184,6 +195,7 @@ class _TileWriter:
         block_bytes = code.tile.rows * code.tile.width * code.dtype.itemsize
         # With one block of the depth all register tiles use the same accumulators.
         self._accumulator_step = emitter.builder.select(self._single, I64(0), I64(block_bytes))
+        self._unpacker = unpacker
 
     def write(self) -> None:
         """All blocks of rows meet a panel before the next panel, which is fetched meanwhile.
@@ -208,7 +220,7 @@ class _TileWriter:
         emitter, word, tile, rows = self._emitter, self._word, self._tile, self._rows
         height, width = self._code.tile.rows, self._code.tile.width
         last = emitter.builder.icmp_signed("==", number, emitter.sub(word["depth_blocks"], 1))
-        b = emitter.offset(self._panel(panel), emitter.mul(block.start, word["b_row"]))
+        b = self._rows_of_panel(panel, block)
         table = emitter.offset(emitter.scratch, word["table"])
         table = emitter.offset(table, emitter.mul(block.first_tap, rows.tap_step))
         column = emitter.mul(panel, width)
@@ -236,6 +248,18 @@ class _TileWriter:
             accumulators.value = emitter.offset(accumulators.value, self._accumulator_step)
             if ahead:
                 ahead.place.value = emitter.offset(ahead.place.value, ahead.block_step)
+
+    def _rows_of_panel(self, panel: ir.Value, block: Block) -> ir.Value:
+        """Where the rows of B of a block begin."""
+        emitter, form = self._emitter, self._code.blocks
+        if form is None or self._unpacker is None:
+            return emitter.offset(self._panel(panel), emitter.mul(block.start, self._word["b_row"]))
+        unpacked = emitter.offset(emitter.scratch, self._word["b_scratch"])
+        first = emitter.divide(block.start, form.block)
+        record = emitter.offset(self._panel(panel), emitter.mul(first, form.record))
+        count = emitter.divide(emitter.add(block.length, form.block - 1), form.block)
+        emitter.builder.call(self._unpacker, [unpacked, record, count])
+        return unpacked
 
     def _panel(self, number: ir.Value) -> ir.Value:
         return self._emitter.offset(self._tile.b, self._emitter.mul(number, self._word["b_panel"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Attention
+from onnxplan.compiler.primitives import Attention, BlockMatMul
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.device_kernels import DeviceKernels, resolve
 
@@ -26,6 +26,8 @@ FAMILIES: dict[str, str] = {
     "reduce": "reduce_code:build_reduce",
     "pack": "pack_code:build_pack",
     "matmul": "matmul_code:build_matmul",
+    "block_rows": "block_matmul_code:build_block_rows",
+    "block_matmul": "block_matmul_code:build_block_matmul",
     "attention": "attention_code:build_attention",
     "dot": "dot_code:build_dot",
     "conv": "conv_code:build_conv",
@@ -56,4 +58,7 @@ class CpuKernels(DeviceKernels):
 
     device = "CPU"
     package = PACKAGE
-    fused: ClassVar = {Attention: ("attention:prefers_attention", "attention:select_attention")}
+    fused: ClassVar = {
+        Attention: ("attention:prefers_attention", "attention:select_attention"),
+        BlockMatMul: ("block_matmul:prefers_block_matmul", "block_matmul:select_block_matmul"),
+    }

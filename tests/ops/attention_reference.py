@@ -3,8 +3,10 @@
 import numpy as np
 
 
-def softmax(scores, smooth=False):
-    """Over a vector; of -inf alone (or of nothing) zeros."""
+def softmax(scores, smooth=False, sink=None):
+    """Over a vector; of -inf alone (or of nothing) zeros. ``sink`` is the score of one more element."""
+    if sink is not None:
+        return softmax(np.append(scores, sink))[:-1]
     top = scores.max(initial=-np.inf)
     if top == -np.inf and not smooth:
         return np.zeros_like(scores)
@@ -13,7 +15,7 @@ def softmax(scores, smooth=False):
     return powers / (powers.sum() + (np.exp(-top) if smooth else 0.0))
 
 
-def attention(query, key, value, scale, allowed, bias=0.0, softcap=0.0, smooth=False):
+def attention(query, key, value, scale, allowed, bias=0.0, softcap=0.0, smooth=False, sinks=None):
     """``query (B, H, S, D)``, ``key (B, G, T, D)``; ``allowed(b, i, j)`` says which key a query sees.
 
     Returns the result and the stages of the scores: raw, capped, biased, weights.
@@ -29,7 +31,7 @@ def attention(query, key, value, scale, allowed, bias=0.0, softcap=0.0, smooth=F
         capped = softcap * np.tanh(raw / softcap) if softcap else raw
         visible = np.array([allowed(b, i, j) for j in range(keys)], bool)
         biased = np.where(visible, capped + added[b, h, i], -np.inf)
-        weights = softmax(biased, smooth)
+        weights = softmax(biased, smooth, None if sinks is None else sinks[h])
         stages[:, b, h, i] = raw, capped, biased, weights
         result[b, h, i] = weights @ value[b, h // each]
     return result, stages

@@ -175,21 +175,19 @@ def multi_head(attributes, count, query, key=None, value=None, bias=None, paddin
     if past:
         key, value = np.concatenate([past[0], key], 2), np.concatenate([past[1], value], 2)
     total = 0.0 if added is None else added
-    lengths = None
     if padding is not None and padding.ndim == 1:
-        lengths = padding
-    elif padding is not None:
+        padding = np.arange(key.shape[2]) < padding[:, None]
+    if padding is not None:
         rows = padding[:, None, None] if padding.ndim == 2 else padding[:, None]
         total = total + np.where(rows > 0, 0.0, -10000.0)
     before = key.shape[2] - query.shape[2]
 
     def allowed(b, i, j):
-        seen = lengths is None or j < lengths[b]
-        return seen and (not attributes.get("unidirectional") or j <= i + before)
+        return not attributes.get("unidirectional") or j <= i + before
 
     scale = attributes.get("scale", 1 / math.sqrt(query.shape[3]))
-    result, _ = attention(query, key, value, scale, allowed, total)
-    return (join(result), key, value)[:count]
+    result, stages = attention(query, key, value, scale, allowed, total)
+    return (join(result), key, value, stages[2])[:count]
 
 
 def multi_head_cases() -> list[Case]:
@@ -222,7 +220,8 @@ def multi_head_cases() -> list[Case]:
         made("bias", inputs(bias=bias), 3),
         made("row mask", inputs(bias=None, mask=uniform(np.int32, 2, 5, low=0, high=1))),
         made("full mask", inputs(bias=bias, mask=uniform(np.int32, 2, 3, 5, low=0, high=1))),
-        made("lengths", inputs(bias=None, mask=np.array([3, 5], np.int32))),
+        made("lengths", inputs(bias=None, mask=np.array([3, 1], np.int32))),
+        made("scores", inputs(bias=None, mask=np.array([3, 5], np.int32)), 4, unidirectional=1),
         made("added", inputs(**none, added=uniform(FLOAT32, 1, 2, 3, 5))),
         made(
             "mask and added",
@@ -239,7 +238,7 @@ def multi_head_cases() -> list[Case]:
 
 
 def group_query(attributes, query, key, value, past_key, past_value, last, total, *rest):
-    cosines, sines, positions, bias = (*rest, None, None, None, None)[:4]
+    cosines, sines, positions, bias, sinks = (*rest, None)[:5]
     heads, groups = attributes["num_heads"], attributes["kv_num_heads"]
     if key is None:
         packed = split(query, heads + 2 * groups)
@@ -265,9 +264,11 @@ def group_query(attributes, query, key, value, past_key, past_value, last, total
     window = attributes.get("local_window_size", -1)
 
     def allowed(b, i, j):
+        if not attributes.get("causal", 1):
+            return True
         return j <= starts[b] + i and (window <= 0 or j > starts[b] + i - window)
 
-    result, _ = attention(
+    result, stages = attention(
         query,
         present[0][:, :, :length],
         present[1][:, :, :length],
@@ -276,11 +277,13 @@ def group_query(attributes, query, key, value, past_key, past_value, last, total
         0.0 if bias is None else bias,
         attributes.get("softcap", 0.0),
         bool(attributes.get("smooth_softmax")),
+        sinks,
     )
-    return join(result), *present
+    raw, weights = np.where(np.isinf(stages[2]), 0, stages[2]), stages[3]
+    return join(result), *present, *[(), (raw,), (weights,)][attributes.get("qk_output", 0)]
 
 
-def group_query_case(name, rows, lengths, held, *, packed=False, added=None, **attributes):
+def group_query_case(name, rows, lengths, held, *, packed=False, added=None, sinks=None, **attributes):
     attributes = {"num_heads": 4, "kv_num_heads": 2, **attributes}
     batch = len(lengths)
     new, past = uniform(FLOAT32, batch, rows, 16), uniform(FLOAT32, batch, 2, held, 8)
@@ -297,16 +300,18 @@ def group_query_case(name, rows, lengths, held, *, packed=False, added=None, **a
         "s": cache,
         "p": None,
         "bias": added,
+        **({} if sinks is None else {"sinks": sinks}),
     }
+    outputs = 4 if "qk_output" in attributes else 3
     return case(
         name,
         "GroupQueryAttention",
         inputs,
-        outputs=3,
+        outputs=outputs,
         domain=MICROSOFT,
         attributes=attributes,
         reference=functools.partial(group_query, attributes),
-        dtypes=(FLOAT32,) * 3,
+        dtypes=(FLOAT32,) * outputs,
         tolerance=CLOSE[FLOAT32],
     )
 
@@ -323,4 +328,9 @@ CASES = [
     group_query_case("steps", 3, [9, 6], 6, scale=0.2, softcap=1.5),
     group_query_case("smooth", 5, [5, 5], 0, smooth_softmax=1),
     group_query_case("biased", 1, [7, 7], 6, added=uniform(FLOAT32, 1, 4, 1, 7)),
+    group_query_case("sinks", 5, [5, 5], 0, sinks=uniform(FLOAT32, 4), local_window_size=3),
+    group_query_case("sinks of a step", 1, [7, 4], 6, sinks=uniform(FLOAT32, 4), softcap=1.5),
+    group_query_case("all keys", 5, [5, 5], 0, causal=0),
+    group_query_case("scores", 5, [5, 5], 0, qk_output=1, local_window_size=3),
+    group_query_case("weights", 1, [7, 4], 6, qk_output=2, sinks=uniform(FLOAT32, 4)),
 ]

@@ -5,6 +5,7 @@ import inspect
 
 import numpy as np
 from cases import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Case, case, uniform
+from onnxruntime_case import MICROSOFT, onnxruntime_case
 
 
 def sigmoid(x):
@@ -217,7 +218,76 @@ def missing_output_cases() -> list[Case]:
     return found
 
 
+def quantized_cases() -> list[Case]:
+    """DynamicQuantizeLSTM: weights are dequantised, the input is quantised as a whole."""
+
+    def reference(x, w, r, b, lengths, h, c, p, w_scale, w_zero, r_scale, r_zero, **attributes):
+        extent = max(x.max(), 0) - min(x.min(), 0)
+        scale = np.float32(extent / 255)
+        zero = np.round(-min(x.min(), 0) / scale)
+        rounded = (np.clip(np.round(x / scale) + zero, 0, 255) - zero) * scale
+        d, _, columns = w.shape
+        parameters = (
+            np.broadcast_to(v.reshape(d, 1, -1), (d, 1, columns)).astype(float)
+            for v in (w_scale, w_zero, r_scale, r_zero)
+        )
+        ws, wz, rs, rz = parameters
+        w, r = ((w - wz) * ws).swapaxes(1, 2), ((r - rz) * rs).swapaxes(1, 2)
+        return layer(rounded, w, r, b, lengths, h, c, p, kind="LSTM", **attributes)
+
+    found = []
+    for name, dtype, columns, optional, attributes in (
+        ("uint8", np.uint8, False, "b", {}),
+        ("int8 columns", np.int8, True, "bhcp", {"direction": "reverse"}),
+        ("uint8 columns", np.uint8, True, "blhcp", {"direction": "bidirectional", "clip": 1.0}),
+        ("int8", np.int8, False, "", {"direction": "bidirectional", "input_forget": 1}),
+    ):
+        d, size = 2 if attributes.get("direction") == "bidirectional" else 1, 3
+        limits = np.iinfo(dtype)
+        shape = (d, 4 * size) if columns else (d,)
+        draw = functools.partial(uniform, FLOAT32, low=-1, high=1)
+        scale = uniform(FLOAT32, *shape, low=0.002, high=0.01)
+        zero = np.full(shape, 131 if dtype is np.uint8 else 0, dtype)
+        inputs = {
+            "x": draw(5, 3, 4),
+            "w": uniform(dtype, d, 4, 4 * size, low=limits.min, high=limits.max),
+            "r": uniform(dtype, d, size, 4 * size, low=limits.min, high=limits.max),
+            "b": draw(d, 8 * size) if "b" in optional else None,
+            "lengths": np.array([5, 1, 2], np.int32) if "l" in optional else None,
+            "h": draw(d, 3, size) if "h" in optional else None,
+            "c": draw(d, 3, size) if "c" in optional else None,
+            "p": draw(d, 3 * size) if "p" in optional else None,
+            "w_scale": scale,
+            "w_zero": zero,
+            "r_scale": scale,
+            "r_zero": zero,
+        }
+        settings = {
+            "outputs": 3,
+            "attributes": {"hidden_size": size, **attributes},
+            "constants": ("w", "r", "w_scale", "w_zero", "r_scale", "r_zero"),
+        }
+        found.append(
+            case(
+                name,
+                "DynamicQuantizeLSTM",
+                inputs,
+                domain=MICROSOFT,
+                reference=functools.partial(reference, **attributes),
+                dtypes=(FLOAT32,) * 3,
+                # A tie of the input's rounding may fall to either side.
+                tolerance=(1e-4, 1e-4),
+                **settings,
+            )
+        )
+        # It quantises the states, too.
+        near = {**settings, "tolerance": (0.0, 2e-2)}
+        found.append(onnxruntime_case(name, "DynamicQuantizeLSTM", inputs, **near))
+    return found
+
+
 CASES = [
+    *quantized_cases(),
     *(found for kind in KINDS for found in shared_cases(kind)),
     make("LSTM", "coupled", {"input_forget": 1}, optional="blhcp"),
     make(

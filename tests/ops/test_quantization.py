@@ -8,7 +8,7 @@ from cases import case, tensor_code
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import lower
-from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
+from onnxplan.compiler.primitives import BlockMatMul, Conv, MapReduce, MatMul
 
 X = np.zeros((2, 6), np.float32)
 Q = np.zeros((2, 6), np.uint8)
@@ -81,7 +81,7 @@ FOLDED = [
     ("MatMulInteger", {"a": Q, "w": WEIGHTS, "az": ZERO, "wz": ZERO}, {}, [MapReduce, MatMul]),
     ("QLinearMatMul", LINEAR, {}, [MapReduce, MatMul, MapReduce]),
     ("QLinearConv", IMAGE, {}, [MapReduce, Conv, MapReduce]),
-    ("MatMulNBits", PACKED, {**CONTRIB, **quantize(**SIZES)}, [MatMul]),
+    ("MatMulNBits", PACKED, {**CONTRIB, **quantize(**SIZES)}, [BlockMatMul]),
     (
         "QuantizeLinear",
         {"x": X, "s": np.ones((2, 3), np.float32), "z": np.ones((2, 3), np.uint8)},
