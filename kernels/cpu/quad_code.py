@@ -47,7 +47,7 @@ class QuadProduct:
 
 
 def add_product(emitter: Emitter, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
-    """``total + a * b`` in ``i32`` lanes, where the numbers fit int16 and those of ``b`` have no high word."""
+    """``total + a * b`` in ``i32`` lanes of numbers that fit int16; of ``a`` or ``b`` the high words are 0."""
     if emitter.target.dot_products:
         return _dot(emitter, "vpdpwssd", total, a, b)
     words = ir.VectorType(I16, 2 * emitter.lanes)
