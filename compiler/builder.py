@@ -30,7 +30,7 @@ FOLD_LIMIT_BYTES = 16 << 20
 """Results larger than this and than their operands are computed by the plan, not kept as constants."""
 
 MEMO_BYTES = 64 << 10
-"""Evaluated constants of at least this size are kept for all plans of the model."""
+"""Evaluated constants of at least this size, or computed of such, are kept for all plans of the model."""
 
 RELEASE_BYTES = 4 << 20
 """After so many bytes of new constants, what they were made of is given back to the system."""
@@ -215,7 +215,8 @@ class Builder:
                 [view.dtype for view in outputs],
             )
 
-        if len(outputs) > 1 or outputs[0].storage.nbytes < MEMO_BYTES:
+        largest = max(view.storage.nbytes for view in (*inputs, *outputs))
+        if len(outputs) > 1 or largest < MEMO_BYTES:
             return tuple(self.constant(array) for array in compute())
         storage = self.pool.get(derived_key(repr(primitive), inputs), lambda: compute()[0], self.node)
         return (View.dense(storage, outputs[0].shape),)

@@ -157,7 +157,14 @@ class KernelLibrary:
 
 def platform_key(target: Target) -> str:
     """A digest of what compiled code depends on beside its source: processor, target and tool versions."""
-    shape = (target.device, target.isa, target.vector_bytes, target.vector_registers, target.alignment)
+    shape = (
+        target.device,
+        target.isa,
+        target.vector_bytes,
+        target.vector_registers,
+        target.alignment,
+        target.dot_products,
+    )
     return content_key(tool_key(), repr(shape), target.math)
 
 

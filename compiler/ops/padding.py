@@ -71,7 +71,7 @@ def _pad(b: Builder, x: View, pads: Pads, mode: str, value: View) -> View:
     if not any(before or after for before, after in pads):
         return x
     if mode == "constant":
-        return _pad_with(b, x, pads, value)
+        return pad_with(b, x, pads, value)
     if mode not in ("reflect", "edge", "wrap"):
         raise ValueError(f"mode {mode!r} is not one of constant, reflect, edge and wrap")
     for axis, widths in enumerate(pads):
@@ -88,12 +88,12 @@ def _pad_axis(b: Builder, x: View, axis: int, widths: tuple[int, int], mode: str
     return b.emit(Gather(axis), [x, b.constant(positions)], [target])[0]
 
 
-def _pad_with(b: Builder, x: View, pads: Pads, value: View) -> View:
-    """``x`` with a border of the scalar ``value``."""
+def pad_with(b: Builder, x: View, pads: Pads, value: View, *, dense: bool = False) -> View:
+    """``x`` with a border of the scalar ``value``; ``dense`` is row-major, else axes are in x's order."""
     if x.is_constant and value.is_constant:
         return b.constant(np.pad(x.numpy(), pads, constant_values=value.numpy().item()), x.dtype)
     shape = tuple(before + extent + after for (before, after), extent in zip(pads, x.shape, strict=True))
-    result = b.new(x.dtype, shape, layout_order(x.shape, [x]))
+    result = b.new(x.dtype, shape, None if dense else layout_order(x.shape, [x]))
     inner = result
     for axis, (before, after) in enumerate(pads):
         extent = x.shape[axis]

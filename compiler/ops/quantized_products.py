@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import scalar_map, single
 from onnxplan.compiler.ops.convolution import convolution_window, convolve
+from onnxplan.compiler.ops.integer_sums import (
+    as_signed,
+    as_unsigned,
+    centred_bytes,
+    correct_product,
+    less_product,
+    weight_sums,
+)
+from onnxplan.compiler.ops.padding import pad_with
 from onnxplan.compiler.ops.products import as_matrices, drop_added_axes
 from onnxplan.compiler.ops.quantization import (
     FLOAT8,
@@ -17,7 +28,7 @@ from onnxplan.compiler.ops.quantization import (
     quantized,
     significant,
 )
-from onnxplan.compiler.ops.windows import channels_first
+from onnxplan.compiler.ops.windows import Window, channels_first, channels_last
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, cast
 from onnxplan.compiler.view import View
@@ -65,39 +76,87 @@ def _for_features(b: Builder, parameter: View, features: int) -> View:
 
 
 def _integer_product(
-    b: Builder, left: View, right: View, left_zero: View | None, right_zero: View | None
+    b: Builder,
+    left: View,
+    right: View,
+    left_zero: View | None,
+    right_zero: View | None,
+    addend: View | None = None,
 ) -> View:
-    """The product of matrices in int32, zero points subtracted."""
+    """The product of matrices in int32, zero points subtracted, plus ``addend`` (int32)."""
     _check_bytes(left, right)
-    return b.matmul(*_centred_matrices(b, left, right, left_zero, right_zero), DType.INT32)
+    left_zero, right_zero = _matrix_zeros(b, left, right, left_zero, right_zero)
+    left, left_zero = as_unsigned(b, left, left_zero)
+    right, right_zero = as_signed(b, right, right_zero)
+    total = b.matmul(left, right, DType.INT32)
+    return correct_product(b, total, left, right, left_zero, right_zero, addend)
 
 
-def _centred_matrices(
+def _matrix_zeros(
     b: Builder, left: View, right: View, left_zero: View | None, right_zero: View | None
-) -> tuple[View, View]:
+) -> tuple[View | None, View | None]:
+    """The zero points of matrices, made to broadcast to them; ``None`` for those known to be zero."""
     check_zero_point(left_zero, left.dtype)
     check_zero_point(right_zero, right.dtype)
     left_zero, right_zero = significant(left_zero), significant(right_zero)
     return (
-        _centred(b, left, None if left_zero is None else _for_rows(b, left_zero)),
-        _centred(b, right, None if right_zero is None else _for_columns(b, right_zero)),
+        None if left_zero is None else _for_rows(b, left_zero),
+        None if right_zero is None else _for_columns(b, right_zero),
     )
 
 
 def _integer_convolution(
-    b: Builder, node: Node, x: View, w: View, x_zero: View | None, w_zero: View | None
+    b: Builder,
+    node: Node,
+    x: View,
+    w: View,
+    x_zero: View | None,
+    w_zero: View | None,
+    addend: View | None = None,
 ) -> View:
-    """The convolution ``(N, *out, M)`` in int32, channels last, zero points subtracted. Padding is zero."""
+    """The convolution ``(N, *out, M)`` in int32, channels last, zero points subtracted, plus ``addend``.
+
+    ``addend`` is int32 and broadcasts to the result. Padding is zero, that is, x's zero point.
+    """
     _check_bytes(x, w)
     check_zero_point(x_zero, x.dtype)
     check_zero_point(w_zero, w.dtype)
-    window = convolution_window(node, x, w)
+    window, groups = convolution_window(node, x, w), node.integer("group", 1)
     x_zero, w_zero = significant(x_zero), significant(w_zero)
+    x_zero = x_zero if x_zero is None else single(b, x_zero)
     if w_zero is not None:
         w_zero = _for_features(b, w_zero, w.shape[0])
         w_zero = w_zero.unsqueeze(tuple(range(1, w.rank))) if w_zero.rank else w_zero
-    inputs = _centred(b, x, None if x_zero is None else single(b, x_zero))
-    return convolve(b, inputs, _centred(b, w, w_zero), window, node.integer("group", 1), DType.INT32)
+    weights = centred_bytes(b, w, w_zero)
+    if weights is None:
+        # Differences of nine bits, or weights that only a run computes.
+        total = convolve(b, _centred(b, x, x_zero), _centred(b, w, w_zero), window, groups, DType.INT32)
+        return total if addend is None else b.scalar("add", total, addend)
+    if groups == 1 or w.shape[1] > 1:
+        x, x_zero = as_unsigned(b, x, x_zero)
+    if x_zero is None:
+        total = convolve(b, x, weights, window, groups, DType.INT32)
+    else:
+        x, window = _padded(b, x, x_zero, window)
+        total = convolve(b, x, weights, window, groups, DType.INT32)
+        total, addend = less_product(b, total, x_zero, weight_sums(b, weights), addend)
+    return total if addend is None else b.scalar("add", total, addend)
+
+
+def _padded(b: Builder, x: View, value: View, window: Window) -> tuple[View, Window]:
+    """``x (N, C, *spatial)`` with ``value`` wherever the window reads outside, and the window on it."""
+    pads = [(0, 0)]
+    for extent, before, stride, dilation, kernel, output in zip(
+        x.shape[2:], window.pads, window.strides, window.dilations, window.kernel, window.outputs, strict=True
+    ):
+        reach = (output - 1) * stride - before + (kernel - 1) * dilation + 1
+        pads.append((max(before, 0), max(reach - extent, 0)))
+    pads.append((0, 0))
+    if not any(before or after for before, after in pads):
+        return x, window
+    padded = pad_with(b, channels_last(x), pads, value, dense=True)
+    inside = tuple(min(before, 0) for before in window.pads)
+    return channels_first(padded), replace(window, pads=inside)
 
 
 # Results
@@ -192,7 +251,8 @@ def quantized_matrix_product(
     rows, columns = as_matrices(left, right)
     if left.dtype in FLOAT8 or right.dtype in FLOAT8:
         _check_types((*BYTES, *FLOAT8), left, right)
-        rows, columns = _centred_matrices(b, rows, columns, left_zero, right_zero)
+        zeros = _matrix_zeros(b, rows, columns, left_zero, right_zero)
+        rows, columns = (_centred(b, x, zero) for x, zero in zip((rows, columns), zeros, strict=True))
         total = b.matmul(b.cast(rows, DType.FLOAT32), b.cast(columns, DType.FLOAT32))
     else:
         total = _integer_product(b, rows, columns, left_zero, right_zero)
@@ -216,11 +276,9 @@ def quantized_convolution(
     bias: View | None = None,
 ) -> View:
     """https://onnx.ai/onnx/operators/onnx__QLinearConv.html"""
-    total = _integer_convolution(b, node, x, w, x_zero, w_zero)
-    if bias is not None:
-        if bias.dtype is not DType.INT32:
-            raise TypeError(f"a bias of type int32 is expected, not {bias.dtype}")
-        total = b.scalar("add", total, bias)
+    if bias is not None and bias.dtype is not DType.INT32:
+        raise TypeError(f"a bias of type int32 is expected, not {bias.dtype}")
+    total = _integer_convolution(b, node, x, w, x_zero, w_zero, bias)
     multiplier = _multiplier(b, single(b, x_scale), _for_features(b, w_scale, w.shape[0]), single(b, y_scale))
     _check_bytes(y_zero)
     return channels_first(_requantized(b, total, multiplier, y_zero, y_zero.dtype))
@@ -296,9 +354,7 @@ def quantized_general_matrix_product(
         raise ValueError("operands of rank 2 are expected")
     left = a.transpose((1, 0)) if node.integer("transA", 0) else a
     right = w.transpose((1, 0)) if node.integer("transB", 0) else w
-    total = _integer_product(b, left, right, a_zero, w_zero)
-    if c is not None:
-        total = b.scalar("add", total, c)
+    total = _integer_product(b, left, right, a_zero, w_zero, c)
     scale = b.scalar("mul", b.constant(node.float("alpha", 1.0), DType.FLOAT32), single(b, a_scale))
     divisor = b.constant(1, DType.FLOAT32) if y_scale is None else single(b, y_scale)
     multiplier = _multiplier(b, scale, _for_columns(b, w_scale), divisor)

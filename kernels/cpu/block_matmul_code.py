@@ -209,6 +209,6 @@ def build_block_matmul(variant: Variant, target: Target) -> ObjectCode:
     form, epilogue = BlockFormat.from_variant(form_variant), Epilogue.from_variant(epilogue_variant)
     tile = RegisterTile(*(int(str(size)) for size in tile_sizes))
     emitter = Emitter.kernel(kernel_symbol(MANY_FAMILY, variant), target, tile.lanes)
-    code = ProductCode(target, tile, FLOAT32, "unpacked", epilogue, form)
+    code = ProductCode(target, tile, FLOAT32, "unpacked", epilogue, blocks=form)
     rows = MatrixRows(emitter, DType.from_label(str(a_label)), FLOAT32, str(a_kind), tile)
     return emit_product(emitter, code, rows, len(PRODUCT_WORDS) + 3)

@@ -18,7 +18,8 @@ from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
 from onnxplan.kernels.cpu.matmul import emit_matmul, same_bits
 from onnxplan.kernels.cpu.pack import pack, panel_count
-from onnxplan.kernels.cpu.product import lay_out_scratch, place_words
+from onnxplan.kernels.cpu.product import lay_out_scratch, place_words, product_seconds
+from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
 from onnxplan.kernels.cpu.tiling import (
     Problem,
     RegisterTile,
@@ -88,10 +89,11 @@ def _emit_channels_last(emit: StepEmitter, target: Target, conv: Convolution, pr
         emit_depthwise(emit, target, conv, primitive)
         return
     matrices = _pointwise(conv) if _is_pointwise(conv) else None
-    if matrices is not None and _rows_follow(matrices, conv, sum_dtype(primitive.accumulator)):
+    quads = takes_quads(target, conv.x.dtype, conv.w.dtype, primitive.accumulator)
+    if matrices is not None and _rows_follow(matrices, _row_kind(conv, primitive.accumulator, quads=quads)):
         emit_matmul(emit, target, matrices, MatMul(primitive.accumulator, primitive.epilogue))
     elif not emit_winograd(emit, target, conv, primitive):
-        _emit_general(emit, target, conv, primitive)
+        _emit_general(emit, target, conv, primitive, quads=quads)
 
 
 def _three_axes(operation: Operation, primitive: Conv) -> Convolution:
@@ -152,13 +154,13 @@ def _pointwise(conv: Convolution) -> Matrices:
     return Matrices(a, b, output, tuple(_grouped(conv, extra) for extra in conv.extras))
 
 
-def _rows_follow(matrices: Matrices, conv: Convolution, sums: DType) -> bool:
+def _rows_follow(matrices: Matrices, row_kind: str) -> bool:
     """Do all positions become rows of one product?
 
     With strides they do not, and each line along x would be a product of its own, with few rows to use the
     weights for. Addressed one by one, positions are rows wherever they are.
     """
-    return 0 not in fold_batch(matrices).b.strides[:-2] or _row_kind(conv, sums) != "addressed"
+    return 0 not in fold_batch(matrices).b.strides[:-2] or row_kind != "addressed"
 
 
 def _grouped_weights(conv: Convolution) -> View:
@@ -174,7 +176,7 @@ def _grouped_weights(conv: Convolution) -> View:
 
 @dataclass(frozen=True, slots=True)
 class _Depth:
-    """Blocks of the depth: ``taps`` taps by ``channels`` channels, ``blocks`` of them."""
+    """Blocks of the depth: ``taps`` taps by ``channels`` channels (or quads of them), ``blocks`` of them."""
 
     taps: int
     channels: int
@@ -182,63 +184,84 @@ class _Depth:
     blocks: int
 
 
-def _cut_depth(target: Target, tile: RegisterTile, conv: Convolution, itemsize: int, kind: str) -> _Depth:
+def _cut_depth(
+    target: Target, tile: RegisterTile, conv: Convolution, channels: int, itemsize: int, kind: str
+) -> _Depth:
+    """``channels`` is how many elements of ``itemsize`` bytes a tap has."""
     if kind != "addressed":
         # Copied rows are cut between lines of taps only.
-        line = conv.kernel[2] * conv.channels
+        line = conv.kernel[2] * channels
         lines = conv.taps // conv.kernel[2]
         each = max(1, depth_block(target, tile, lines * line, itemsize, tile.rows + 1) // max(1, line))
         each = ceil_div(lines, ceil_div(lines, each))
-        return _Depth(each * conv.kernel[2], conv.channels, 1, ceil_div(lines, each))
+        return _Depth(each * conv.kernel[2], channels, 1, ceil_div(lines, each))
     limit = depth_block(target, tile, 1 << 20, itemsize, tile.rows + 1)
-    if conv.channels > limit:
-        channels = depth_block(target, tile, conv.channels, itemsize, tile.rows + 1)
-        blocks = ceil_div(conv.channels, channels)
-        return _Depth(1, channels, blocks, blocks * conv.taps)
-    taps = max(1, limit * 5 // 4 // conv.channels)
+    if channels > limit:
+        each = depth_block(target, tile, channels, itemsize, tile.rows + 1)
+        blocks = ceil_div(channels, each)
+        return _Depth(1, each, blocks, blocks * conv.taps)
+    taps = max(1, limit * 5 // 4 // channels)
     taps = ceil_div(conv.taps, ceil_div(conv.taps, taps))
-    return _Depth(taps, conv.channels, 1, ceil_div(conv.taps, taps))
+    return _Depth(taps, channels, 1, ceil_div(conv.taps, taps))
 
 
-def _row_kind(conv: Convolution, sums: DType) -> str:
+def _row_kind(conv: Convolution, accumulator: DType, *, quads: bool) -> str:
     """How rows are made: ``addressed`` in place tap by tap, or copied by ``lines`` or single ``taps``."""
     x = conv.x
-    if same_bits(x.dtype, sums) and conv.channels >= CHANNELS_WORTH_ADDRESSING:
+    in_place = conv.channels % QUAD == 0 if quads else same_bits(x.dtype, sum_dtype(accumulator))
+    if in_place and conv.channels >= CHANNELS_WORTH_ADDRESSING:
         return "addressed"
     contiguous = conv.dilations[2] == 1 and x.strides[-2] == conv.channels and conv.groups == 1
     return "lines" if contiguous or conv.kernel[2] == 1 else "taps"
 
 
-def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
+def _emit_general(
+    emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv, *, quads: bool
+) -> None:
     sums = sum_dtype(primitive.accumulator)
-    tile = register_tile(target, sums, conv.features)
+    tile = quad_tile(target, conv.features) if quads else register_tile(target, sums, conv.features)
     weights = _grouped_weights(conv)
-    depth = conv.taps * conv.channels
-    kind = _row_kind(conv, sums)
-    blocks = _cut_depth(target, tile, conv, sums.itemsize, kind)
+    kind = _row_kind(conv, primitive.accumulator, quads=quads)
+    # Elements of the depth that the kernel multiplies, and how many channels each is.
+    element = QUAD if quads else 1
+    x_itemsize = conv.x.dtype.itemsize if quads else sums.itemsize
+    depth = ceil_div(conv.taps * conv.channels, element)
+    if kind == "addressed" or not quads:
+        blocks = _cut_depth(target, tile, conv, conv.channels // element, sums.itemsize, kind)
+    else:
+        # Quads of copied rows cross the borders of taps.
+        blocks = _Depth(conv.taps, conv.channels, 1, 1)
     folded = _fold(conv, depth)
     output, (x_axes, *extras) = folded.output, folded.extras
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, output.rank - 1)
     batch = math.prod(output.shape[:-2])
     problem = Problem(
-        batch, folded.rows, conv.features, depth, sums.itemsize, weights.dtype.itemsize, output.dtype.itemsize
+        batch,
+        folded.rows,
+        conv.features,
+        depth,
+        sums.itemsize,
+        weights.dtype.itemsize * element,
+        output.dtype.itemsize,
     )
-    block_depth = max(1, blocks.taps * blocks.channels)
+    block_depth = depth if blocks.blocks == 1 else blocks.taps * blocks.channels
+    block_depth = max(1, block_depth)
     pitch = 0 if kind == "addressed" else round_up(block_depth * sums.itemsize, 64) + 64
     tiling = cut(
         target, tile, problem, depth=block_depth, depth_blocks=max(1, blocks.blocks), copied_row=pitch
     )
-    packed = pack(emit, weights, tile, depth_axes=AXES + 1)
-    row_bytes = tile.width * packed.dtype.itemsize
+    if quads and not weights.is_constant:
+        weights = dense_copy(weights, emit, target, "weights")
+        weights = View.dense(weights.storage, (conv.groups, conv.taps * conv.channels, conv.features))
+    packed = pack(emit, weights, tile, depth_axes=weights.rank - 2, quads=quads)
+    row_bytes = tile.width * packed.dtype.itemsize * element
+    group = panel_count(conv.features, tile) * depth * tile.width * element
     b_axes = View(
-        packed.storage,
-        0,
-        folded.b.shape,
-        tuple(panel_count(conv.features, tile) * depth * tile.width if s else 0 for s in folded.b.strides),
+        packed.storage, 0, folded.b.shape, tuple(group if s else 0 for s in folded.b.strides)
     )
     table_rows = round_up(tiling.rows, tile.rows)
     if kind == "addressed":
-        pitch, copies, addresses = table_rows * 8, round_up(conv.channels * sums.itemsize, 64), conv.taps
+        pitch, copies, addresses = table_rows * 8, round_up(conv.channels * x_itemsize, 64), conv.taps
     else:
         copies, addresses = tiling.rows * pitch + 64, 1
     table = addresses * table_rows * 8
@@ -269,7 +292,7 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
         scratch.a,
         scratch.table,
         axes,
-        conv.channels,
+        conv.channels // element if kind == "addressed" else conv.channels,
         conv.taps,
         blocks.taps,
         blocks.channel_blocks,
@@ -285,27 +308,29 @@ def _emit_general(emit: StepEmitter, target: Target, conv: Convolution, primitiv
         pitch,
         scratch.table + table,
         scratch.a,
-        round_up(conv.channels * sums.itemsize, 64),
+        round_up(conv.channels * x_itemsize, 64),
         *place_words((output, *extras), output.rank - 2, output.rank - 1),
         *records,
     ]
     variant = (
-        kind,
+        f"quads_{kind}" if quads else kind,
         conv.x.dtype.label,
         packed.dtype.label,
         (tile.rows, tile.vectors, tile.lanes),
         epilogue.variant,
     )
+    bytes_moved = sum(distinct_bytes(view) for view in (conv.x, packed, output, *extras))
     emit.step(
         KernelSpec(FAMILY, variant),
         (conv.x, packed, output, *extras),
         (2,),
         tuple(parameters),
         tiles=tiling.tiles,
-        flops=problem.flops + epilogue.expression.cost * output.size,
-        bytes_moved=sum(distinct_bytes(view) for view in (conv.x, packed, output, *extras)),
+        flops=(2 * conv.taps * conv.channels + epilogue.expression.cost) * output.size,
+        bytes_moved=bytes_moved,
         scratch=scratch.size,
         in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
+        seconds=product_seconds(target, problem, bytes_moved) if quads else None,
     )
 
 

@@ -17,6 +17,8 @@ from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
+from onnxplan.kernels.cpu.quad_code import QuadProduct
+from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 
@@ -28,13 +30,17 @@ def build_conv(variant: Variant, target: Target) -> ObjectCode:
     tile = RegisterTile(*(int(str(size)) for size in tile_sizes))
     epilogue = Epilogue.from_variant(epilogue_variant)
     emitter = Emitter.kernel(kernel_symbol("conv", variant), target, tile.lanes)
-    code = ProductCode(target, tile, DType.from_label(str(w_label)), "packed", epilogue)
-    x_dtype, sums = DType.from_label(str(x_label)), sum_dtype(epilogue.accumulator)
-    source = (
-        AddressedTaps(emitter, tile)
-        if kind == "addressed"
-        else CopiedTaps(emitter, x_dtype, sums, str(kind), tile)
-    )
+    x_dtype, w_dtype = (DType.from_label(str(label)) for label in (x_label, w_label))
+    row_kind = str(kind).removeprefix("quads_")
+    quads = QuadProduct(x_dtype, w_dtype) if row_kind != kind else None
+    code = ProductCode(target, tile, w_dtype, "packed", epilogue, quads=quads)
+    if row_kind == "addressed":
+        source: AddressedTaps | CopiedTaps = AddressedTaps(emitter, tile)
+    elif quads is None:
+        source = CopiedTaps(emitter, x_dtype, sum_dtype(epilogue.accumulator), row_kind, tile)
+    else:
+        bytes_emitter = emitter.with_lanes(target.vector_bytes)
+        source = CopiedTaps(bytes_emitter, x_dtype, x_dtype, row_kind, tile, QUAD)
     return emit_product(emitter, code, source, len(WORDS) + len(CONV_WORDS))
 
 
@@ -167,24 +173,28 @@ class AddressedTaps:
 
 
 class CopiedTaps:
-    """Rows copied into scratch memory, converted to the type of the sums, zeros where taps lie outside.
+    """Rows copied into scratch memory, converted to type ``sums``, zeros where taps lie outside.
 
     ``kind``: ``lines`` copies what a line of taps along x reads as one run, ``taps`` does so for each tap.
+    The product takes ``element`` neighbours as one; of the last what is too much is undefined.
     """
 
     words = 2
     has_taps = False
     copies = True
 
-    def __init__(self, emitter: Emitter, dtype: DType, sums: DType, kind: str, tile: RegisterTile) -> None:
-        self.step_bytes: int | None = sums.itemsize
+    def __init__(
+        self, emitter: Emitter, dtype: DType, sums: DType, kind: str, tile: RegisterTile, element: int = 1
+    ) -> None:
+        self.step_bytes: int | None = sums.itemsize * element
         self._emitter, self._dtype, self._sums, self._kind, self._tile = emitter, dtype, sums, kind, tile
+        self._element = element
         self._common = product_words(emitter)
         self._word = conv_words(emitter)
 
     @property
     def step(self) -> ir.Value:
-        return I64(self._sums.itemsize)
+        return I64(self._sums.itemsize * self._element)
 
     @property
     def tap_step(self) -> ir.Value:
@@ -243,9 +253,10 @@ class CopiedTaps:
                 with part:
                     inside = self._taps_inside(first["x"])
                     self._copy_lines(lines, start_z, start_y, base, first, target, run, inside)
+        start, length = (emitter.mul(count, word["channels"]) for count in (first_tap, taps))
         return Block(
-            start=emitter.mul(first_tap, word["channels"]),
-            length=emitter.mul(taps, word["channels"]),
+            start=emitter.divide(start, self._element),
+            length=emitter.divide(emitter.add(length, self._element - 1), self._element),
             taps=I64(1),
             first_tap=I64(0),
             a_offset=I64(0),

@@ -213,6 +213,13 @@ def _float_to_integer(emitter: Core, result: DType, value: ir.Value) -> ir.Value
     return _wrap_narrow(emitter, narrowed, result) if result in _NARROW_INTEGERS else narrowed
 
 
+def truncate(emitter: Core, result: DType, value: ir.Value) -> ir.Value:
+    """The integer part of floats that a 32-bit integer holds, modulo the width of the integer ``result``."""
+    integers = emitter.builder.fptosi(value, emitter.vector(I32))
+    narrowed = emitter.builder.trunc(integers, emitter.vector(ir.IntType(8 * result.itemsize)))
+    return _wrap_narrow(emitter, narrowed, result) if result in _NARROW_INTEGERS else narrowed
+
+
 def _wrap_to_int32(emitter: Core, value: ir.Value) -> ir.Value:
     """The integer part modulo 2**32, in [-2**31, 2**31); 0 where an int64 could not hold it."""
     builder = emitter.builder

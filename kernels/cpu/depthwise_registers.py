@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import PLACE_TYPES, emit_epilogue, places_of
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
+from onnxplan.kernels.cpu.quad_code import add_product
 from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
@@ -34,6 +36,11 @@ class Choices:
     @property
     def sums(self) -> DType:
         return sum_dtype(self.epilogue.accumulator)
+
+    def multiplies_words(self, target: Target) -> bool:
+        """Are there faster instructions for numbers as small as these than those for 32-bit integers?"""
+        small = self.x_dtype.itemsize == self.w_dtype.itemsize == 1 and self.sums is DType.INT32
+        return small and target.isa in ("avx512", "avx2")
 
     @property
     def row_bytes(self) -> int:
@@ -139,6 +146,22 @@ def _load(
     return convert.cast(inner, dtype, choices.sums, value)
 
 
+def _weights(inner: Emitter, choices: Choices, pointer: ir.Value, vector: int) -> ir.Value:
+    """A vector of weights as :func:`_add_product` takes them."""
+    value = _load(inner, choices, pointer, vector, choices.w_dtype, None)
+    if choices.multiplies_words(inner.target) and choices.x_dtype.kind == "i":
+        return inner.builder.and_(value, inner.constant(0xFFFF, choices.sums))
+    return value
+
+
+def _add_product(
+    inner: Emitter, choices: Choices, value: ir.Value, weight: ir.Value, total: ir.Value
+) -> ir.Value:
+    if choices.multiplies_words(inner.target):
+        return add_product(inner, value, weight, total)
+    return multiply_add(inner, choices.sums, value, weight, total)
+
+
 def _place(inner: Emitter, window: Window, x: ir.Value, number: ir.Value) -> ir.Value:
     """Address of position ``number`` of the line ``x``, or of zeros."""
     inside = inner.builder.icmp_unsigned("<", number, window.extent)
@@ -160,7 +183,7 @@ def _unrolled_line(
     weights: Grid = []
     for tap in range(choices.taps):
         row = inner.offset(w, tap * choices.w_row_bytes)
-        weights.append([_load(inner, choices, row, vector, choices.w_dtype, None) for vector in vectors])
+        weights.append([_weights(inner, choices, row, vector) for vector in vectors])
     for number in range((len(sums) - 1) * choices.stride + choices.taps):
         place = _place(inner, window, x, inner.add(window.first, number))
         values = [_load(inner, choices, place, vector, choices.x_dtype, mask) for vector in vectors]
@@ -168,8 +191,8 @@ def _unrolled_line(
             tap = number - position * choices.stride
             if 0 <= tap < choices.taps:
                 for vector in vectors:
-                    row[vector] = multiply_add(
-                        inner, choices.sums, values[vector], weights[tap][vector], row[vector]
+                    row[vector] = _add_product(
+                        inner, choices, values[vector], weights[tap][vector], row[vector]
                     )
         result = [[_settled(inner, total) for total in row] for row in result]
     return result
@@ -195,14 +218,14 @@ def _tap(
     mask: Mask | None,
 ) -> Grid:
     """One tap of all positions; the first of them reads position ``first``."""
-    weights = [_load(inner, choices, w, vector, choices.w_dtype, None) for vector in range(len(sums[0]))]
+    weights = [_weights(inner, choices, w, vector) for vector in range(len(sums[0]))]
     result: Grid = []
     for number, row in enumerate(sums):
         place = _place(inner, window, x, inner.add(first, inner.mul(window.stride, number)))
         values = [_load(inner, choices, place, vector, choices.x_dtype, mask) for vector in range(len(row))]
         result.append(
             [
-                multiply_add(inner, choices.sums, value, weight, old)
+                _add_product(inner, choices, value, weight, old)
                 for value, weight, old in zip(values, weights, row, strict=True)
             ]
         )

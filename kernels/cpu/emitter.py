@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.expression import REDUCTIONS, Expression
+from onnxplan.compiler.expression import REDUCTIONS, Expression, Instruction
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter_core import Core, Number
 from onnxplan.kernels.cpu.llvm_types import I8, I32, I64, size_of, storage_type, type_suffix
@@ -209,6 +209,29 @@ def evaluate(
             evaluate(emitter, expression, argument, values, read, index) for argument in instruction.arguments
         ]
         operand = expression.instructions[instruction.arguments[-1]].dtype
-        value = cpu_function(instruction.op)(emitter, operand, instruction.dtype, *arguments)
+        if instruction.op == "cast" and _is_clamped(expression, instruction):
+            value = convert.truncate(emitter, instruction.dtype, arguments[0])
+        else:
+            value = cpu_function(instruction.op)(emitter, operand, instruction.dtype, *arguments)
     values[position] = value
     return value
+
+
+def _is_clamped(expression: Expression, cast: Instruction) -> bool:
+    """Is it known that a float to be cast is a number between constants that the integer type holds?
+
+    It is the smaller of an upper bound and of ``select(x > lowest, x, lowest)``, which is no NaN.
+    """
+    instructions, dtype = expression.instructions, cast.dtype
+    clamped = instructions[cast.arguments[0]]
+    if clamped.op != "min" or not dtype.is_integer or dtype.itemsize > 2:
+        return False
+    first, second = (instructions[argument] for argument in clamped.arguments)
+    raised, highest = (second, first) if first.op == "constant" else (first, second)
+    if highest.op != "constant" or raised.op != "select":
+        return False
+    comparison = instructions[raised.arguments[0]]
+    lowest = instructions[raised.arguments[2]]
+    if comparison.op != "greater" or comparison.arguments != raised.arguments[1:] or lowest.op != "constant":
+        return False
+    return bool(-(2**15) <= lowest.number <= highest.number < 2**16)

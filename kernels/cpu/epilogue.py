@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.expression import Expression, Instruction, identity
+from onnxplan.compiler.expression import TRANSCENDENTAL, Expression, Instruction, identity
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.view import View, normal_strides
 
-CHEAP = 8
+# Arithmetic that is worth repeating for every accumulator, such as a requantisation.
+CHEAP = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Epilogue:
     @property
     def is_cheap(self) -> bool:
         """Is it worth repeating the code for every accumulator of a register tile?"""
-        return self.expression.cost <= CHEAP and "strided" not in self.accesses
+        simple = all(i.op not in TRANSCENDENTAL for i in self.expression.instructions)
+        return simple and self.expression.cost <= CHEAP and "strided" not in self.accesses
 
     @property
     def variant(self) -> Variant:

@@ -16,7 +16,8 @@ from onnxplan.kernels.cpu.dot import emit_dot, prefers_dot
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
 from onnxplan.kernels.cpu.pack import access_kind, pack, panel_count
-from onnxplan.kernels.cpu.product import lay_out_scratch, place_words
+from onnxplan.kernels.cpu.product import lay_out_scratch, place_words, product_seconds
+from onnxplan.kernels.cpu.quads import QUAD, quad_tile, rows_of_quads, takes_quads
 from onnxplan.kernels.cpu.tiling import (
     Problem,
     RegisterTile,
@@ -68,40 +69,50 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         emit_dot(emit, target, matrices, primitive)
         return
     sums = sum_dtype(primitive.accumulator)
-    if _worth_reordering(matrices, sums):
+    quads = matrices.depth > 0 and takes_quads(
+        target, matrices.a.dtype, matrices.b.dtype, primitive.accumulator
+    )
+    if quads:
+        matrices = replace(matrices, a=rows_of_quads(emit, target, matrices.a))
+    elif _worth_reordering(matrices, sums):
         matrices = replace(matrices, a=dense_copy(matrices.a, emit, target, "rows"))
     output, extras = matrices.output, matrices.extras
     rank = output.rank
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, rank - 1)
-    tile = register_tile(target, sums, matrices.columns)
+    element = QUAD if quads else 1
+    tile = quad_tile(target, matrices.columns) if quads else register_tile(target, sums, matrices.columns)
     batch = math.prod(output.shape[:-2])
     problem = Problem(
         batch,
         matrices.rows,
         matrices.columns,
-        matrices.depth,
+        ceil_div(matrices.depth, element),
         sums.itemsize,
-        matrices.b.dtype.itemsize,
+        matrices.b.dtype.itemsize * element,
         output.dtype.itemsize,
     )
-    depth = depth_block(target, tile, matrices.depth, sums.itemsize, matrices.rows)
-    blocks = max(1, ceil_div(matrices.depth, depth))
+    depth = depth_block(target, tile, problem.depth, sums.itemsize, matrices.rows)
+    blocks = max(1, ceil_div(problem.depth, depth))
     b = matrices.b
     packs = not b.is_constant and access_kind(b.strides[-2], b.strides[-1], matrices.columns) != "rows"
     tiling = cut(target, tile, problem, depth=depth, depth_blocks=blocks, columns_first=packs)
-    layout = _b_layout(target, tile, matrices, tiling)
-    right = _right_operand(emit, tile, matrices, tiling, layout)
-    kind, pitch, a_scratch = left_operand(tile, matrices, tiling, sums)
-    copies = not kind.startswith("in_place")
+    if quads:
+        layout, kind, pitch, a_scratch = "packed", "quads", 0, 0
+    else:
+        layout = _b_layout(target, tile, matrices, tiling)
+        kind, pitch, a_scratch = left_operand(tile, matrices, tiling, sums)
+    right = _right_operand(emit, tile, matrices, tiling, layout, element)
+    copies = kind in ("rows", "columns", "strided")
     scratch = lay_out_scratch(
         tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows, copies=copies
     )
     a_size = matrices.a.dtype.itemsize
+    bytes_moved = sum(distinct_bytes(view) for view in (matrices.a, right.view, output, *extras))
     axes, records = batch_records((matrices.a, right.axes, output, *extras))
     parameters = [
         matrices.rows,
         matrices.columns,
-        matrices.depth,
+        problem.depth,
         tiling.row_tiles,
         tiling.column_tiles,
         *tiling.steps,
@@ -117,7 +128,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         scratch.table,
         axes,
         matrices.a.strides[-2] * a_size,
-        matrices.a.strides[-1] * a_size,
+        matrices.a.strides[-1] * a_size * element,
         pitch,
         *place_words((output, *extras), rank - 2, rank - 1),
         *records,
@@ -136,10 +147,11 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         (2,),
         tuple(parameters),
         tiles=tiling.tiles,
-        flops=problem.flops + epilogue.expression.cost * output.size,
-        bytes_moved=sum(distinct_bytes(view) for view in (matrices.a, right.view, output, *extras)),
+        flops=(2 * matrices.depth + epilogue.expression.cost) * output.size,
+        bytes_moved=bytes_moved,
         scratch=scratch.size,
         in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
+        seconds=product_seconds(target, problem, bytes_moved) if quads else None,
     )
 
 
@@ -204,24 +216,26 @@ def _b_layout(target: Target, tile: RegisterTile, matrices: Matrices, tiling: Ti
 
 
 def _right_operand(
-    emit: StepEmitter, tile: RegisterTile, matrices: Matrices, tiling: Tiling, layout: str
+    emit: StepEmitter, tile: RegisterTile, matrices: Matrices, tiling: Tiling, layout: str, element: int
 ) -> _RightOperand:
+    """``element`` is how many elements of B are one of the product's, :data:`~.quads.QUAD` or 1."""
     b = matrices.b
     size = b.dtype.itemsize
-    row, panel = tile.width * size, matrices.depth * tile.width * size
+    row = tile.width * size * element
+    panel = ceil_div(matrices.depth, element) * row
     depth_step, column_step = b.strides[-2] * size, b.strides[-1] * size
     if matrices.depth == 0:
         return _RightOperand(b, b, (panel, row, 0, 0), 0)
     if layout == "packed":
-        packed, axes = packed_batch(emit, b, tile)
+        packed, axes = packed_batch(emit, b, tile, element)
         return _RightOperand(packed, axes, (panel, row, 0, 0), 0)
     if layout.startswith("scratch"):
         return _RightOperand(b, b, (panel, row, depth_step, column_step), tiling.panels * panel)
     return _RightOperand(b, b, (row, depth_step, depth_step, column_step), 0)
 
 
-def packed_batch(emit: StepEmitter, b: View, tile: RegisterTile) -> tuple[View, View]:
-    """Packs ``b (*batch, depth, columns)``, shared matrices once.
+def packed_batch(emit: StepEmitter, b: View, tile: RegisterTile, element: int = 1) -> tuple[View, View]:
+    """Packs ``b (*batch, depth, columns)``, shared matrices once, as quads of bytes if ``element`` is 4.
 
     Returns the packed view and one of the batch axes' strides in it (the last two axes mean nothing).
     """
@@ -229,8 +243,8 @@ def packed_batch(emit: StepEmitter, b: View, tile: RegisterTile) -> tuple[View, 
     for axis in range(b.rank - 2):
         if b.strides[axis] == 0:
             distinct = distinct.slice(axis, 0, 1)
-    packed = pack(emit, distinct, tile)
-    step = panel_count(b.shape[-1], tile) * b.shape[-2] * tile.width
+    packed = pack(emit, distinct, tile, quads=element == QUAD)
+    step = panel_count(b.shape[-1], tile) * ceil_div(b.shape[-2], element) * element * tile.width
     strides = [0] * b.rank
     for axis in reversed(range(b.rank - 2)):
         if distinct.shape[axis] > 1:

@@ -14,6 +14,7 @@ from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
+from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
@@ -26,20 +27,21 @@ def build_matmul(variant: Variant, target: Target) -> ObjectCode:
     tile = RegisterTile(*(int(str(size)) for size in tile_sizes))
     epilogue = Epilogue.from_variant(epilogue_variant)
     emitter = Emitter.kernel(kernel_symbol("matmul", variant), target, tile.lanes)
-    code = ProductCode(target, tile, DType.from_label(str(b_label)), str(b_layout), epilogue)
-    source = MatrixRows(
-        emitter, DType.from_label(str(a_label)), sum_dtype(epilogue.accumulator), str(a_kind), tile
-    )
+    a_dtype, b_dtype = (DType.from_label(str(label)) for label in (a_label, b_label))
+    quads = QuadProduct(a_dtype, b_dtype) if a_kind == "quads" else None
+    code = ProductCode(target, tile, b_dtype, str(b_layout), epilogue, quads=quads)
+    source = MatrixRows(emitter, a_dtype, sum_dtype(epilogue.accumulator), str(a_kind), tile)
     return emit_product(emitter, code, source, len(WORDS) + 3)
 
 
 class MatrixRows:
     """Rows of a matrix.
 
-    ``kind``: ``in_place`` (elements of a row are neighbours) or ``in_place_strided``; or copied and converted
-    to the type of the sums: ``rows`` (elements of a row are neighbours), ``columns`` (elements of a column
-    are) or ``strided``. The parameters after the common ones: A's row and depth step, and bytes of a copied
-    row, or for ``columns`` of a copied block of rows.
+    ``kind``: ``in_place`` (elements of a row are neighbours), ``quads`` (the same, elements are quads of
+    bytes) or ``in_place_strided``; or copied and converted to the type of the sums: ``rows`` (elements of a
+    row are neighbours), ``columns`` (elements of a column are) or ``strided``. The parameters after the
+    common ones: A's row and depth step, and bytes of a copied row, or for ``columns`` of a copied block of
+    rows.
     """
 
     words = 1
@@ -52,7 +54,7 @@ class MatrixRows:
             emitter.parameter(len(WORDS) + number) for number in range(3)
         )
         self._origin = emitter.variable(emitter.operand(0))
-        self.copies = not kind.startswith("in_place")
+        self.copies = kind in ("rows", "columns", "strided")
         self.step_bytes = self._known_step()
 
     def _known_step(self) -> int | None:

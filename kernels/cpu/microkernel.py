@@ -30,7 +30,8 @@ from onnxplan.kernels.cpu.epilogue_code import (
     places_of,
     tile_finisher,
 )
-from onnxplan.kernels.cpu.llvm_types import I64, POINTER, compute_type
+from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER, compute_type
+from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
 from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, sum_dtype
 
@@ -41,7 +42,8 @@ class MicroKernel:
 
     ``tile`` is the largest tile. ``masked`` says that B is read in place and must not be read beyond its
     columns. ``taps`` says that A has several sets of rows. ``a_step`` and ``b_step`` are those of all
-    sources in bytes where they are known. ``ahead`` says that sources name memory to fetch meanwhile.
+    sources in bytes where they are known. ``ahead`` says that sources name memory to fetch meanwhile. With
+    ``quads`` an element of A or B is four bytes along the depth, which is counted in such elements.
     """
 
     target: Target
@@ -53,6 +55,7 @@ class MicroKernel:
     a_step: int | None = None
     b_step: int | None = None
     ahead: bool = False
+    quads: QuadProduct | None = None
 
     @property
     def dtype(self) -> DType:
@@ -320,6 +323,8 @@ def _multiply_row(
     limits: list[Mask | None],
 ) -> Grid:
     """Adds the products of a column of A and a row of B."""
+    if micro.quads is not None:
+        return _multiply_quads(inner, micro.quads, addresses, a_at, b, sums)
     columns = []
     for j, limit in enumerate(limits):
         pointer = inner.offset(b, j * micro.lanes * micro.b_dtype.itemsize)
@@ -334,6 +339,29 @@ def _multiply_row(
                 multiply_add(inner, micro.dtype, a, column, total)
                 for column, total in zip(columns, row, strict=True)
             ]
+        )
+    return result
+
+
+def _multiply_quads(
+    inner: Emitter,
+    product: QuadProduct,
+    addresses: list[ir.Value],
+    a_at: ir.Value,
+    b: ir.Value,
+    sums: Grid,
+) -> Grid:
+    """The same for quads of bytes; rows of A may begin at any address."""
+    columns = []
+    for j in range(len(sums[0])):
+        quads = inner.load(inner.offset(b, j * inner.target.vector_bytes), DType.INT32)
+        columns.append(product.factors(inner, quads, left=False))
+    result = []
+    for address, row in zip(addresses, sums, strict=True):
+        quad = inner.builder.load(inner.offset(address, a_at), align=1, typ=I32)
+        a = product.factors(inner, inner.splat(quad), left=True)
+        result.append(
+            [product.add(inner, a, column, total) for column, total in zip(columns, row, strict=True)]
         )
     return result
 

@@ -1,7 +1,9 @@
 """Panels: the layout of a matrix product's right operand.
 
 A matrix of ``depth x columns`` becomes ``[panel][depth][width]``: each panel holds ``width`` neighbouring
-columns row by row, the last one filled up with zeros. Constants are packed once, others by a step.
+columns row by row, the last one filled up with zeros. For products of quads of bytes it becomes
+``[panel][depth / 4][width][4]``, the last quads filled up with zeros. Constants are packed once, others by a
+step.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.blocks import empty_block
@@ -37,6 +40,21 @@ def pack_array(matrices: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
     return packed
 
 
+def pack_quads(matrices: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+    """Packs bytes ``(..., depth, columns)`` into a flat array of ``(..., panel, depth / 4, width, 4)``."""
+    *outer, depth, columns = matrices.shape
+    panels, rows = ceil_div(columns, width), ceil_div(depth, 4)
+    packed = empty_block(math.prod((*outer, panels, rows, width, 4)), matrices.dtype)
+    by_panel = packed.reshape(*outer, panels, rows, width, 4)
+    block = np.zeros((*outer, 4 * rows, width), matrices.dtype)
+    for panel in range(panels):
+        part = matrices[..., panel * width : (panel + 1) * width]
+        block[..., :depth, : part.shape[-1]] = part
+        block[..., part.shape[-1] :] = 0
+        by_panel[..., panel, :, :, :] = block.reshape(*outer, rows, 4, width).swapaxes(-1, -2)
+    return packed
+
+
 def access_kind(depth_stride: int, column_stride: int, columns: int) -> str:
     """``rows``: columns are neighbours; ``columns``: the depth's elements are; ``strided``: neither."""
     if column_stride == 1 or columns == 1:
@@ -44,33 +62,38 @@ def access_kind(depth_stride: int, column_stride: int, columns: int) -> str:
     return "columns" if depth_stride == 1 else "strided"
 
 
-def pack(emit: StepEmitter, matrices: View, tile: RegisterTile, depth_axes: int = 1) -> View:
+def pack(
+    emit: StepEmitter, matrices: View, tile: RegisterTile, depth_axes: int = 1, *, quads: bool = False
+) -> View:
     """The packed form of ``matrices (*outer, *depth, columns)`` as a flat view.
 
-    The last ``depth_axes`` axes before the columns are the depth, outermost first. Outer axes must have no
-    stride 0. The result is ``(*outer, panel, depth, width)`` of the same element type.
+    The last ``depth_axes`` axes before the columns are the depth, outermost first, and only one for ``quads``
+    that are not constant. Outer axes must have no stride 0. The result is ``(*outer, panel, depth, width)``
+    of the same element type, or ``(*outer, panel, depth / 4, width, 4)``.
     """
     outer = matrices.rank - 1 - depth_axes
     depth = math.prod(matrices.shape[outer:-1])
     columns = matrices.shape[-1]
     panels = panel_count(columns, tile)
-    size = math.prod(matrices.shape[:outer]) * panels * depth * tile.width
+    rows, element = (ceil_div(depth, 4), 4) if quads else (depth, 1)
+    size = math.prod(matrices.shape[:outer]) * panels * rows * tile.width * element
     if matrices.is_constant:
+        lay_out = pack_quads if quads else pack_array
 
         def make() -> npt.NDArray[Any]:
             array = matrices.numpy()
-            return pack_array(array.reshape(*array.shape[:outer], depth, columns), tile.width)
+            return lay_out(array.reshape(*array.shape[:outer], depth, columns), tile.width)
 
-        packed = emit.constant((matrices,), f"panels{tile.width} outer{outer}", make)
+        packed = emit.constant((matrices,), f"{'quads' if quads else 'panels'}{tile.width} outer{outer}", make)
         return View.dense(packed, (size,))
     packed = emit.temporary(matrices.dtype, size, "packed")
     result = View.dense(packed, (size,))
     if size == 0:
         return result
     itemsize = matrices.dtype.itemsize
-    row = tile.width * itemsize
+    row = tile.width * itemsize * element
     axes: list[tuple[int, int, int]] = []
-    step = panels * depth * row
+    step = panels * rows * row
     for axis in reversed(range(outer)):
         axes.insert(0, (matrices.shape[axis], matrices.strides[axis], step))
         step *= matrices.shape[axis]
@@ -80,12 +103,14 @@ def pack(emit: StepEmitter, matrices: View, tile: RegisterTile, depth_axes: int 
         step *= matrices.shape[axis]
     axes = [axis for axis in axes if axis[0] != 1]
     units = math.prod(extent for extent, _, _ in axes) * panels
-    unit_bytes = matrices.shape[-2] * row
+    unit_bytes = ceil_div(matrices.shape[-2], element) * row
     per_tile = max(1, min(ceil_div(units, 16), ceil_div(1 << 16, unit_bytes)))
     strides = normal_strides(matrices.shape, matrices.strides)
     kind = access_kind(matrices.strides[-2], matrices.strides[-1], columns)
+    if quads:
+        kind = f"quads_{kind}"
     parameters = [units, per_tile, panels, columns, matrices.shape[-2]]
-    parameters += [strides[-2] * itemsize, strides[-1] * itemsize, depth * row, len(axes)]
+    parameters += [strides[-2] * itemsize, strides[-1] * itemsize, rows * row, len(axes)]
     for extent, stride, moved in axes:
         parameters += [extent, stride * itemsize, moved]
     emit.step(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 
@@ -10,7 +10,7 @@ from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Number
-from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER
+from onnxplan.kernels.cpu.llvm_types import I8, I32, I64, POINTER
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.registers import local_function
 
@@ -34,8 +34,11 @@ class Panel:
 def panel_packer(emitter: Emitter, itemsize: int, lanes: int, vectors: int, kind: str) -> ir.Function:
     """A function ``(*Panel.values)`` in the module of ``emitter`` that packs one panel.
 
-    ``kind`` is one of :func:`onnxplan.kernels.cpu.pack.access_kind`.
+    ``kind`` is one of :func:`onnxplan.kernels.cpu.pack.access_kind`, with ``quads_`` before it for bytes that
+    become quads.
     """
+    if kind.startswith("quads_"):
+        return quad_packer(emitter, lanes, vectors, kind.removeprefix("quads_"))
     inner = local_function(emitter, f"pack_{kind}", [POINTER, POINTER, I64, I64, I64, I64], lanes)
     panel = Panel(*inner.function.args)
     element = ir.IntType(8 * itemsize)
@@ -105,6 +108,68 @@ def _pack_group(
                 row = inner.load_strided_stored(at, panel.column_step, element, mask)
                 row = inner.builder.select(mask.bits, row, inner.fill(0, element))
                 inner.store_stored(row, _slot(inner, panel, element, depth, vector, vectors))
+
+
+def quad_packer(emitter: Emitter, lanes: int, vectors: int, kind: str) -> ir.Function:
+    """As :func:`panel_packer`, of bytes: a row of the panel holds four of each column."""
+    whole_columns = panel_packer(emitter, 4, lanes, vectors, "columns") if kind == "columns" else None
+    inner = local_function(emitter, f"pack_quads_{kind}", [POINTER, POINTER, I64, I64, I64, I64], lanes)
+    panel = Panel(*inner.function.args)
+    full = inner.divide(panel.depth, 4)
+    if whole_columns is None:
+        with inner.loop(0, full) as quad:
+            _pack_quads(inner, panel, quad, vectors, kind)
+    else:
+        # Four bytes of a column are one element.
+        quads = replace(panel, depth=full, depth_step=I64(4))
+        inner.builder.call(whole_columns, quads.values)
+    rest = inner.modulo(panel.depth, 4)
+    with inner.when(inner.less(0, rest)):
+        _pack_quads(inner, panel, full, vectors, kind, rest)
+    inner.builder.ret_void()
+    return inner.function
+
+
+def _pack_quads(
+    inner: Emitter, panel: Panel, quad: ir.Value, vectors: int, kind: str, rest: ir.Value | None = None
+) -> None:
+    """Row ``quad`` of the panel, of which there are ``rest`` bytes a column, or all four."""
+    source = inner.offset(panel.source, inner.mul(panel.depth_step, inner.mul(quad, 4)))
+    for vector in range(vectors):
+        slot = _slot(inner, panel, I32, quad, vector, vectors)
+        first = vector * inner.lanes
+        at = inner.offset(source, inner.mul(panel.column_step, first))
+        count = inner.sub(panel.columns, first)
+        with inner.branch(inner.less(0, count)) as (some, none):
+            with none:
+                inner.store_stored(inner.fill(0, I32), slot)
+            with some, inner.branch(inner.less(count, inner.lanes)) as (part, whole):
+                with part:
+                    mask = inner.mask(count)
+                    inner.store_stored(_quad(inner, panel, at, kind, mask, rest), slot)
+                with whole:
+                    inner.store_stored(_quad(inner, panel, at, kind, None, rest), slot)
+
+
+def _quad(
+    inner: Emitter, panel: Panel, at: ir.Value, kind: str, mask: Mask | None, rest: ir.Value | None
+) -> ir.Value:
+    """Four bytes from ``at`` on of a vector of columns, those beyond ``rest`` zero."""
+    builder, value = inner.builder, inner.fill(0, I32)
+    for number in range(4):
+        row: ir.Value = I64(number)
+        if rest is not None:
+            row = builder.select(inner.less(number, rest), row, I64(0))
+        place = inner.offset(at, inner.mul(panel.depth_step, row))
+        if kind == "rows":
+            loaded = inner.load_stored(place, I8, mask)
+        else:
+            loaded = inner.load_strided_stored(place, panel.column_step, I8, mask)
+        part = builder.shl(builder.zext(loaded, inner.vector(I32)), inner.fill(8 * number, I32))
+        if rest is not None:
+            part = builder.select(inner.less(number, rest), part, inner.fill(0, I32))
+        value = builder.or_(value, part)
+    return value
 
 
 def _load_columns(

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.tiling import RegisterTile, Tiling, ceil_div, round_up
+from onnxplan.kernels.cpu.tiling import Problem, RegisterTile, Tiling, ceil_div, round_up
 
 # The parameter words at the start of every product step; steps and scratch positions in bytes.
 WORDS = (
@@ -67,3 +68,8 @@ def lay_out_scratch(
 def place_words(views: Sequence[View], row_axis: int, column_axis: int) -> list[int]:
     """Row and column steps of the output and the extras."""
     return [view.strides[axis] * view.dtype.itemsize for view in views for axis in (row_axis, column_axis)]
+
+
+def product_seconds(target: Target, problem: Problem, bytes_moved: int) -> float:
+    """The estimated time of a product of quads, of which the target multiplies as many as it does floats."""
+    return target.launch + max(problem.flops / target.flops, bytes_moved / target.bandwidth)

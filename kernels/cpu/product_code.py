@@ -23,6 +23,8 @@ from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, 
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.product import WORDS
+from onnxplan.kernels.cpu.quad_code import QuadProduct
+from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 
@@ -71,6 +73,7 @@ class ProductCode:
     ``b_layout``: ``packed``; ``rows`` or ``rows_masked`` (in place, the latter if the columns do not fill the
     last vector); ``scratch_<kind>``, packed by each tile (kinds of :func:`~.pack.access_kind`); or
     ``unpacked``, weights in the layout ``blocks``, each block of the depth unpacked where it is used.
+    ``quads`` says that elements are quads of bytes.
     """
 
     target: Target
@@ -79,10 +82,18 @@ class ProductCode:
     b_layout: str
     epilogue: Epilogue
     blocks: BlockFormat | None = None
+    quads: QuadProduct | None = None
 
     @property
     def dtype(self) -> DType:
         return sum_dtype(self.epilogue.accumulator)
+
+    @property
+    def b_row(self) -> int | None:
+        """Bytes of a row of B where they are known."""
+        if self.b_layout.startswith("rows"):
+            return None
+        return self.tile.width * self.b_dtype.itemsize * (QUAD if self.quads else 1)
 
     @property
     def fetches_ahead(self) -> bool:
@@ -110,8 +121,9 @@ def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameter
         taps=rows.has_taps,
         epilogue=code.epilogue,
         a_step=rows.step_bytes,
-        b_step=None if code.b_layout.startswith("rows") else code.tile.width * code.b_dtype.itemsize,
+        b_step=code.b_row,
         ahead=code.fetches_ahead,
+        quads=code.quads,
     )
     kernels = MicroKernels(emitter, micro)
     steps = [

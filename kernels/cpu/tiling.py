@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
@@ -54,8 +55,11 @@ def register_tile(target: Target, dtype: DType, columns: int | None = None) -> R
     lanes = target.vector_bytes // dtype.itemsize
     shapes = ((6, 4), (8, 3), (8, 2)) if target.vector_registers >= 32 else ((6, 2), (4, 3))
     tiles = [RegisterTile(*shape, lanes) for shape in shapes]
-    if columns is None:
-        return tiles[0]
+    return tiles[0] if columns is None else best_tile(tiles, columns)
+
+
+def best_tile(tiles: Sequence[RegisterTile], columns: int) -> RegisterTile:
+    """The one of ``tiles`` that wastes least on ``columns`` columns."""
     costs = [_cost_of_row(tile, columns) for tile in tiles]
     # The first tile is the largest, whose calls cost least: others must be clearly better.
     return next(tile for tile, cost in zip(tiles, costs, strict=True) if cost <= 1.02 * min(costs))

@@ -35,6 +35,8 @@ X86_FLAGS = {
     "avx512": frozenset(("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "fma")),
     "avx2": frozenset(("avx2", "fma", "f16c")),
 }
+DOT_PRODUCT_FLAGS = {"avx512": "avx512_vnni", "avx2": "avx_vnni"}
+"""The flag of an instruction set's dot products of bytes, as Linux names it."""
 FALLBACK_CACHES = (32 << 10, 512 << 10, 8 << 20)
 BANDWIDTH = 1e10
 
@@ -65,6 +67,7 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
         threads=min(threads, MAX_WORKERS),
         math=math,
         alignment=64,
+        dot_products=DOT_PRODUCT_FLAGS.get(isa) in x86_flags(),
         flops=found.flops,
         bandwidth=BANDWIDTH,
     )
@@ -82,6 +85,7 @@ def detect_isa() -> str:
     return "generic"
 
 
+@functools.cache
 def x86_flags() -> frozenset[str]:
     """Feature flags as Linux names them; empty where the system does not tell."""
     if sys.platform == "win32":

@@ -34,7 +34,14 @@ def make_target(isa, threads=2):
         return Target("cuda", isa, 16, 255, (227 << 10, 50 << 20), 132, alignment=256)
     wide = isa == "avx512"
     return Target(
-        "cpu", isa, {"avx512": 64, "avx2": 32}.get(isa, 16), 32 if wide else 16, (32 << 10, 1 << 20), threads
+        "cpu",
+        isa,
+        {"avx512": 64, "avx2": 32}.get(isa, 16),
+        32 if wide else 16,
+        (32 << 10, 1 << 20),
+        threads,
+        dot_products=bool(llvm.get_host_cpu_features().get({"avx512": "avx512vnni", "avx2":
+        "avxvnni"}.get(isa))),
     )
 
 
