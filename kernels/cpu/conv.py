@@ -256,9 +256,7 @@ def _emit_general(
     packed = pack(emit, weights, tile, depth_axes=weights.rank - 2, quads=quads)
     row_bytes = tile.width * packed.dtype.itemsize * element
     group = panel_count(conv.features, tile) * depth * tile.width * element
-    b_axes = View(
-        packed.storage, 0, folded.b.shape, tuple(group if s else 0 for s in folded.b.strides)
-    )
+    b_axes = View(packed.storage, 0, folded.b.shape, tuple(group if s else 0 for s in folded.b.strides))
     table_rows = round_up(tiling.rows, tile.rows)
     if kind == "addressed":
         pitch, copies, addresses = table_rows * 8, round_up(conv.channels * x_itemsize, 64), conv.taps

@@ -14,8 +14,8 @@ from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
-from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
+from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 

@@ -84,7 +84,8 @@ def pack(
             array = matrices.numpy()
             return lay_out(array.reshape(*array.shape[:outer], depth, columns), tile.width)
 
-        packed = emit.constant((matrices,), f"{'quads' if quads else 'panels'}{tile.width} outer{outer}", make)
+        layout = f"{'quads' if quads else 'panels'}{tile.width} outer{outer}"
+        packed = emit.constant((matrices,), layout, make)
         return View.dense(packed, (size,))
     packed = emit.temporary(matrices.dtype, size, "packed")
     result = View.dense(packed, (size,))

@@ -40,8 +40,9 @@ def make_target(isa, threads=2):
         32 if wide else 16,
         (32 << 10, 1 << 20),
         threads,
-        dot_products=bool(llvm.get_host_cpu_features().get({"avx512": "avx512vnni", "avx2":
-        "avxvnni"}.get(isa))),
+        dot_products=bool(
+            llvm.get_host_cpu_features().get({"avx512": "avx512vnni", "avx2": "avxvnni"}.get(isa))
+        ),
     )
 
 
