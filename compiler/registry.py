@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.ir import Node
-from onnxplan.compiler.view import View
+from onnxplan.compiler.structures import Lowered
 
-Rule = Callable[..., "View | Sequence[View]"]
+Rule = Callable[..., "Lowered | Sequence[Lowered]"]
 """``rule(builder, node, *inputs)``; a missing optional input is ``None``. Returns the outputs in order.
+
+The annotation of a parameter says what it takes: ``View`` a tensor, ``SequenceValue[View]`` a sequence,
+``MapValue[View]`` a map, ``Lowered`` any of them. Nothing else is handed to it.
 
 A rule raises ``ValueError`` or ``TypeError`` with a text about shapes, types or attributes where the node
 breaks the standard; the caller adds which node it was. Trailing outputs that nobody wants may be left out.
@@ -30,14 +34,17 @@ class OperatorEntry:
 _ENTRIES: dict[tuple[str, str], list[OperatorEntry]] = {}
 
 
-def operator(op_type: str, *, since: int = 1, domain: str = "") -> Callable[[Rule], Rule]:
+R = TypeVar("R", bound=Rule)
+
+
+def operator(op_type: str, *, since: int = 1, domain: str = "") -> Callable[[R], R]:
     """Registers a rule for ``op_type`` from opset version ``since`` on.
 
     Only versions whose *meaning* differs get rules of their own; where a version merely allows more types or
     spells an attribute as an input, one rule handles both. The docstring of the rule links the specification.
     """
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: R) -> R:
         entries = _ENTRIES.setdefault((domain, op_type), [])
         if any(entry.since == since for entry in entries):
             raise ValueError(f"operator {op_type} has two rules for version {since}")

@@ -6,10 +6,10 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,11 +17,12 @@ from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError, UnsupportedOperatorError
-from onnxplan.compiler.ir import Model, Value
+from onnxplan.compiler.ir import Model, TensorType, Value
 from onnxplan.compiler.lowering import DEMAND, lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import ExecutionPlan
 from onnxplan.compiler.program import Program
+from onnxplan.compiler.structures import Absent, SequenceValue, Structure, map_tensors
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray, Array, Device, Executor
@@ -29,20 +30,23 @@ from onnxplan.runtime.heap import release_heap
 from onnxplan.runtime.stage_cache import StageCache
 
 Shape = tuple[int, ...]
+OutArrays: TypeAlias = "AnyArray | list[AnyArray]"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What decides which plan serves a run: the inputs fed, their shapes, and the outputs wanted.
 
-    ``texts`` holds the elements of string inputs, in row-major order: no kernel works on strings, so what
-    depends on them alone is evaluated when a run is planned.
+    ``names`` are those of tensors: ``structures`` says which of them make up the inputs that are sequences
+    or maps. ``texts`` holds the elements of tensors of strings, in row-major order: no kernel works on
+    strings, so what depends on them alone is evaluated when a run is planned.
     """
 
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
     fetches: tuple[str, ...] | None = None
     texts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    structures: tuple[tuple[str, Structure[str]], ...] = ()
 
 
 @dataclass(eq=False)
@@ -53,6 +57,7 @@ class BoundStage:
     them. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
     ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
     constants by their identities. ``run_key`` names the input that each run draws at random, if there is one.
+    ``structures`` are the model's outputs that are no tensors, by the names of the tensors in them.
     """
 
     executor: Executor
@@ -67,6 +72,7 @@ class BoundStage:
     texts: Mapping[str, Array]
     constants: Mapping[int, int]
     run_key: str = ""
+    structures: Mapping[str, Structure[str]] = field(default_factory=dict)
     used: bool = False
 
     def __post_init__(self) -> None:
@@ -87,7 +93,7 @@ class BoundStage:
     def pick(self) -> Callable[[Mapping[str, Array]], tuple[Array, ...]] | None:
         """Takes the plan's inputs out of feeds; ``None`` where the plan does not read all that are fed."""
         names = self.input_names
-        if self.run_key or not self.final or self.answers or self.texts:
+        if self.run_key or not self.final or self.answers or self.texts or self.structures:
             return None
         if not names or len(names) < len(self.request.names):
             return None
@@ -219,15 +225,16 @@ class Engine:
         stage: BoundStage,
         inputs: Sequence[AnyArray],
         cancel: CancelFlag | None = None,
-        out: Mapping[str, AnyArray] | None = None,
+        out: Mapping[str, OutArrays] | None = None,
         *,
         on_device: bool = False,
-    ) -> dict[str, AnyArray]:
+    ) -> Mapping[str, Structure[AnyArray]]:
         """Runs a first stage and all that follow; ``inputs`` in the order of the request's names.
 
         Returns the outputs by name, freshly allocated on the host or, if ``on_device``, in the device's
-        memory, or written into the C-contiguous arrays of ``out``. Strings stay on the host. Raises
-        ``InvalidFeedsError`` where arrays of ``out`` have another type or shape, ``OutOfMemoryError``.
+        memory, or written into the C-contiguous arrays of ``out``: one, or for a sequence one for each
+        element. Strings stay on the host. Raises ``InvalidFeedsError`` where arrays of ``out`` have another
+        type or shape, or are not as many as there are elements, ``OutOfMemoryError``.
         """
         tensors: dict[str, AnyArray] = dict(zip(stage.request.names, inputs, strict=True))
         while True:
@@ -244,7 +251,11 @@ class Engine:
             produced = dict(zip(stage.output_names, outputs, strict=True))
             if stage.final:
                 produced.update((name, array.copy()) for name, array in stage.texts.items())
-                return produced
+                if not stage.structures:
+                    return produced
+                structures = stage.structures.items()
+                found = {name: map_tensors(produced.__getitem__, structure) for name, structure in structures}
+                return {**produced, **found}
             answer = produced.pop(DEMAND)
             assert isinstance(answer, np.ndarray)
             tensors.update(produced)
@@ -271,6 +282,7 @@ class Engine:
             fetches=request.fetches,
             pool=self._pool,
             texts=dict(request.texts),
+            structures=dict(request.structures),
         )
         texts = _take_texts(stage.program)
         compiled = compile_program(stage.program, self.device.selector, self._pool, optimize=self._optimize)
@@ -295,6 +307,7 @@ class Engine:
             texts,
             constants,
             stage.run_key,
+            stage.structures,
         )
 
     def _bind_plan(self, compiled: CompiledPlan, least: int) -> Executor:
@@ -349,19 +362,41 @@ class Engine:
 
 
 def _is_fixed(value: Value) -> bool:
-    """Does a graph input have the same shape in every run?"""
-    shape = None if value.type is None else value.type.shape
+    """Is a graph input a tensor of the same shape in every run?"""
+    shape = value.type.shape if isinstance(value.type, TensorType) else None
     return value.default is None and shape is not None and all(isinstance(extent, int) for extent in shape)
 
 
 def _allocate(
-    stage: BoundStage, out: Mapping[str, AnyArray] | None, *, on_device: bool
+    stage: BoundStage, out: Mapping[str, OutArrays] | None, *, on_device: bool
 ) -> tuple[AnyArray, ...]:
     if not stage.final:
         return stage.allocate_on_device()
     if out:
-        return stage.allocate_beside(out, on_device=on_device)
+        return stage.allocate_beside(_out_tensors(out, stage.structures), on_device=on_device)
     return stage.allocate_on_device() if on_device else stage.allocate()
+
+
+def _out_tensors(
+    out: Mapping[str, OutArrays], structures: Mapping[str, Structure[str]]
+) -> dict[str, AnyArray]:
+    """The arrays of ``out`` by the names of the tensors that are written into them."""
+    found: dict[str, AnyArray] = {}
+    for name, given in out.items():
+        structure = structures.get(name, name)
+        if isinstance(structure, Absent):
+            continue
+        expected = structure.elements if isinstance(structure, SequenceValue) else (structure,)
+        names = [item for item in expected if isinstance(item, str)]
+        if len(names) < len(expected):
+            raise InvalidFeedsError(f"out: {name!r} is made of maps, which are not written into arrays")
+        arrays = given if isinstance(given, list) else [given]
+        if isinstance(given, list) is not isinstance(structure, SequenceValue) or len(names) != len(arrays):
+            what = f"{len(arrays)} arrays" if isinstance(given, list) else "an array"
+            output = f"a sequence of {len(names)}" if isinstance(structure, SequenceValue) else "a tensor"
+            raise InvalidFeedsError(f"out: {name!r} is {what}, the output is {output}")
+        found.update(zip(names, arrays, strict=True))
+    return found
 
 
 def _take_texts(program: Program) -> dict[str, Array]:

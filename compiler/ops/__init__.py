@@ -59,7 +59,9 @@ FAMILIES = (
     "ml_linear",
     "ml_svm",
     "ml_trees",
+    "ml_maps",
     "control",
+    "sequences",
 )
 
 
