@@ -175,9 +175,7 @@ def optional(b: Builder, node: Node, value: Lowered | None = None) -> Lowered:
         return Absent(declared)
     found = TensorType(value.dtype, None) if isinstance(value, View) else type_of(value)
     if declared is not None and found is not None and standard_name(declared) != standard_name(found):
-        raise TypeError(
-            f"the input is a {standard_name(found)}, the attribute type {standard_name(declared)}"
-        )
+        raise TypeError(f"a {standard_name(found)} is given, type says {standard_name(declared)}")
     return value
 
 
