@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from onnxplan.compiler.errors import InvalidModelError
 
 Dim = int | str | None
 Attribute = Any
-"""int, float, str, bytes, ``numpy.ndarray`` (tensor), :class:`Graph`, :class:`TensorType`, or a list."""
+"""int, float, str, bytes, ``numpy.ndarray`` (tensor), :class:`Graph`, :data:`ValueType`, or a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +34,63 @@ class TensorType:
         return f"{self.dtype}[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
 
 
+@dataclass(frozen=True, slots=True)
+class SequenceType:
+    """Any number of ``element``, whose shapes may differ where the type leaves them open."""
+
+    element: ValueType
+
+    def __str__(self) -> str:
+        return f"seq({self.element})"
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalType:
+    """An ``element``, or nothing."""
+
+    element: ValueType
+
+    def __str__(self) -> str:
+        return f"optional({self.element})"
+
+
+@dataclass(frozen=True, slots=True)
+class MapType:
+    """Scalars of type ``value`` by keys, which are integers or strings."""
+
+    key: DType
+    value: DType
+
+    def __str__(self) -> str:
+        return f"map({self.key}, {self.value})"
+
+
+ValueType: TypeAlias = "TensorType | SequenceType | OptionalType | MapType"
+
+_STANDARD_LABELS = {DType.FLOAT32: "float", DType.FLOAT64: "double"}
+
+
+def standard_name(kind: ValueType) -> str:
+    """The type as operator schemas and onnxruntime write it, without shapes: ``seq(tensor(float))``."""
+    if isinstance(kind, SequenceType):
+        return f"seq({standard_name(kind.element)})"
+    if isinstance(kind, OptionalType):
+        return f"optional({standard_name(kind.element)})"
+    if isinstance(kind, MapType):
+        return f"map({kind.key},{standard_name(TensorType(kind.value, ()))})"
+    return f"tensor({_STANDARD_LABELS.get(kind.dtype, kind.dtype.label)})"
+
+
 @dataclass(eq=False, slots=True)
 class Value:
-    """A tensor of the graph. Compared by identity.
+    """A tensor, sequence, optional or map of the graph. Compared by identity.
 
     ``constant`` is set for initializers; ``default`` for graph inputs that may be left out of the feeds.
     ``type`` is what the model declares, and may be missing.
     """
 
     name: str
-    type: TensorType | None = None
+    type: ValueType | None = None
     constant: npt.NDArray[Any] | None = field(default=None, repr=False)
     default: npt.NDArray[Any] | None = field(default=None, repr=False)
 

@@ -17,18 +17,30 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler import ops
-from onnxplan.compiler.arity import check_inputs
+from onnxplan.compiler.arity import check_inputs, check_kinds
 from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ConstantPool, ValueNeeded
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import (
     InvalidModelError,
     OnnxPlanError,
     OutOfMemoryError,
     UnsupportedOperatorError,
 )
-from onnxplan.compiler.ir import Graph, Model, Node, Value
+from onnxplan.compiler.ir import Graph, Model, Node, OptionalType, TensorType, Value, ValueType
 from onnxplan.compiler.plan import DEMAND
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.registry import find
+from onnxplan.compiler.structures import (
+    Absent,
+    Lowered,
+    MapValue,
+    SequenceValue,
+    Structure,
+    describe_lowered,
+    map_tensors,
+    name_tensors,
+    tensors,
+)
 from onnxplan.compiler.view import Shape, Storage, View
 
 KNOWN_BYTES = 4 << 10
@@ -43,11 +55,13 @@ class Stage:
     those returned them. ``final`` tells the last stage, whose outputs are the graph's; those of the others
     are ``DEMAND`` and whatever later stages may read. ``run_key`` names the input that holds a random uint64,
     the same in all stages of a run and another in each run; it is empty where nothing is random.
+    ``structures`` are the graph's outputs that are no tensors, with the program's names for their tensors.
     """
 
     program: Program
     final: bool
     run_key: str = ""
+    structures: Mapping[str, Structure[str]] = field(default_factory=dict)
 
 
 def lower(
@@ -58,17 +72,19 @@ def lower(
     fetches: Sequence[str] | None = None,
     pool: ConstantPool | None = None,
     texts: Mapping[str, Sequence[str]] | None = None,
+    structures: Mapping[str, Structure[str]] | None = None,
 ) -> Stage:
     """The stage after ``len(answers)`` cuts.
 
-    ``shapes`` are those of the inputs that are fed (inputs with defaults that are not in it become
-    constants). ``answers`` are the elements asked for by the stages before. ``fetches`` limits the outputs.
-    ``texts`` are the elements of string inputs, which take part as constants. Raises
-    :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes.
+    ``shapes`` are those of the tensors that are fed (inputs with defaults that are not in it become
+    constants, optional ones are absent). ``answers`` are the elements asked for by the stages before.
+    ``fetches`` limits the outputs. ``texts`` are the elements of tensors of strings that are fed, which take
+    part as constants. ``structures`` are the inputs that are sequences or maps, with names for their tensors.
+    Raises :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes.
     """
     ops.load()
     lowering = Lowering(model, pool or ConstantPool(), answers, texts or {})
-    return lowering.run(shapes, fetches)
+    return lowering.run(shapes, structures or {}, fetches)
 
 
 @dataclass(slots=True)
@@ -79,7 +95,7 @@ class _Frame:
 
 
 class Lowering(Builder):
-    """A builder that knows the graph, its values' views, and the answers to earlier questions."""
+    """A builder that knows the graph, what its values became, and the answers to earlier questions."""
 
     def __init__(
         self,
@@ -93,38 +109,70 @@ class Lowering(Builder):
         self._texts = texts
         self._answers = answers
         self._asked: dict[View, npt.NDArray[Any]] = {}
-        self._views: dict[Value, View] = {}
+        self._lowered: dict[Value, Lowered] = {}
         self._frames: list[_Frame] = []
         self._node_start = 0
-        self._held: list[View] = []
+        self._held: list[Lowered] = []
         self._sources: dict[Storage, View] = {}
         names = [value.name for value in model.graph.inputs]
         while any(name.startswith(self.prefix) for name in names):
             self.prefix += "%"
 
-    def run(self, shapes: Mapping[str, Shape], fetches: Sequence[str] | None) -> Stage:
+    def run(
+        self,
+        shapes: Mapping[str, Shape],
+        structures: Mapping[str, Structure[str]],
+        fetches: Sequence[str] | None,
+    ) -> Stage:
         graph = self.model.graph
         for value in graph.inputs:
-            self._views[value] = self._input(value, shapes)
-        outputs = {value.name: value for value in graph.outputs if fetches is None or value.name in fetches}
+            self._lowered[value] = self._input(value, shapes, structures)
         try:
             self._lower_nodes(graph)
         except ValueNeeded as question:
             return self._cut(question.view)
-        program = Program({}, {name: self._view(value) for name, value in outputs.items()}, self.operations)
-        return self._stage(program, final=True)
+        outputs: dict[str, View] = {}
+        found: dict[str, Structure[str]] = {}
+        taken = {value.name for value in graph.outputs}
+        for value in graph.outputs:
+            if fetches is None or value.name in fetches:
+                name, views = name_tensors(value.name, self._find(value), taken | outputs.keys())
+                outputs.update(views)
+                if name != value.name:
+                    found[value.name] = name
+        return self._stage(Program({}, outputs, self.operations), final=True, structures=found)
 
-    def _input(self, value: Value, shapes: Mapping[str, Shape]) -> View:
-        shape = shapes.get(value.name)
-        if shape is None:
-            if value.default is None:
-                raise InvalidModelError(f"input {value.name!r} has no shape and no default")
-            return self._initializer(value, value.default)
-        if value.name in self._texts:
-            return self.constant(np.array(self._texts[value.name], object).reshape(shape))
-        assert value.type is not None
-        view = self.new(value.type.dtype, shape)
-        view.storage.name = value.name
+    def _input(
+        self, value: Value, shapes: Mapping[str, Shape], structures: Mapping[str, Structure[str]]
+    ) -> Lowered:
+        kind = value.type.element if isinstance(value.type, OptionalType) else value.type
+        structure = structures.get(value.name, value.name)
+        if structure == value.name and structure not in shapes:
+            if value.default is not None:
+                return self._initializer(value, value.default)
+            if isinstance(value.type, OptionalType):
+                return Absent(value.type.element)
+            raise InvalidModelError(f"input {value.name!r} has no shape and no default")
+        assert kind is not None
+        return self._fed(structure, kind, shapes)
+
+    def _fed(self, part: Structure[str], kind: ValueType, shapes: Mapping[str, Shape]) -> Lowered:
+        """An input, or a part of one, of type ``kind``."""
+        if isinstance(part, SequenceValue):
+            elements = tuple([self._fed(item, part.element, shapes) for item in part.elements])
+            return SequenceValue(part.element, elements)
+        if isinstance(part, MapValue):
+            values = self._fed_tensor(part.values, part.type.value, shapes[part.values])
+            return MapValue(part.type, part.keys, values)
+        assert isinstance(part, str)
+        assert isinstance(kind, TensorType)
+        return self._fed_tensor(part, kind.dtype, shapes[part])
+
+    def _fed_tensor(self, name: str, dtype: DType, shape: Shape) -> View:
+        if name in self._texts:
+            return self.constant(np.array(self._texts[name], object).reshape(shape))
+        view = self.new(dtype, shape)
+        view.storage.name = name
         self._sources[view.storage] = view
         return view
 
@@ -132,13 +180,13 @@ class Lowering(Builder):
         key = f"initializer:{value.name}:{id(value)}"
         return View.dense(self.pool.get(key, lambda: array, value.name), array.shape)
 
-    def _view(self, value: Value) -> View:
-        view = self._views.get(value)
-        if view is None:
+    def _find(self, value: Value) -> Lowered:
+        found = self._lowered.get(value)
+        if found is None:
             if value.constant is None:
                 raise InvalidModelError(f"value {value.name!r} is read but never computed")
-            view = self._views[value] = self._initializer(value, value.constant)
-        return view
+            found = self._lowered[value] = self._initializer(value, value.constant)
+        return found
 
     def value(self, view: View) -> npt.NDArray[Any]:
         if view.is_constant:
@@ -162,25 +210,31 @@ class Lowering(Builder):
         if answer.nbytes <= KNOWN_BYTES:
             # What hangs on known elements is folded, and need not be asked for in its turn.
             constant = self.constant(answer)
-            for value in [value for value, other in self._views.items() if other == view]:
-                self._views[value] = constant
+
+            def known_now(other: View) -> View:
+                return constant if other == view else other
+
+            for value, lowered in self._lowered.items():
+                if any(other == view for other in tensors(lowered)):
+                    self._lowered[value] = map_tensors(known_now, lowered)
         return answer
 
-    def inline(self, graph: Graph, arguments: Sequence[View]) -> list[View]:
-        """Lowers a subgraph in place and returns the views of its outputs.
+    def inline(self, graph: Graph, arguments: Sequence[Lowered]) -> list[Lowered]:
+        """Lowers a subgraph in place and returns what its outputs are.
 
         Of what a rule computes, only the arguments and results of its inlined graphs survive a cut within a
         later one of them; it must not keep other views across calls.
         """
+        if len(arguments) != len(graph.inputs):
+            raise ValueError(f"{graph.name!r} has {len(graph.inputs)} inputs, {len(arguments)} are given")
         self._held.extend(arguments)
-        for value, view in zip(graph.inputs, arguments, strict=True):
-            self._views[value] = view
+        self._lowered.update(zip(graph.inputs, arguments, strict=True))
         node = self.node
         self._lower_nodes(graph)
-        results = [self._view(value) for value in graph.outputs]
+        results = [self._find(value) for value in graph.outputs]
         for computed in [*graph.inputs, *(output for inner in graph.nodes for output in inner.outputs)]:
             if computed is not None:
-                self._views.pop(computed, None)
+                self._lowered.pop(computed, None)
         self._held.extend(results)
         self.node, self._node_start = node, len(self.operations)
         return results
@@ -207,25 +261,25 @@ class Lowering(Builder):
                 ((node.domain, node.op_type, node.version, (node.label,)),),
             )
         check_inputs(rule, node)
-        inputs = [None if value is None else self._view(value) for value in node.inputs]
+        inputs = [None if value is None else self._find(value) for value in node.inputs]
         self.node = node.label
         self._node_start = len(self.operations)
         held = len(self._held)
         try:
+            check_kinds(rule, inputs)
             result = rule(self, node, *inputs)
-            outputs = [result] if isinstance(result, View) else result
-            for view in outputs:
-                if view.size > SIZE_LIMIT or (view.shape and min(view.shape) < 0):
-                    raise ValueError(f"the result would have the shape {list(view.shape)}")
+            outputs = result if isinstance(result, Sequence) else [result]
+            for output in outputs:
+                _check_sizes(output)
         except (ValueNeeded, OnnxPlanError):
             raise
         except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
-            operands = ", ".join("none" if v is None else f"{v.dtype}{list(v.shape)}" for v in inputs)
+            operands = ", ".join(map(describe_lowered, inputs))
             kind = OutOfMemoryError if isinstance(error, MemoryError) else InvalidModelError
             raise kind(f"node {node.label!r} ({node.op_type} of {operands}): {error}") from error
-        for value, view in zip(node.outputs, outputs, strict=False):
+        for value, output in zip(node.outputs, outputs, strict=False):
             if value is not None:
-                self._views[value] = view
+                self._lowered[value] = output
         del self._held[held:]
 
     def _release(self, node: Node, frame: _Frame) -> None:
@@ -235,14 +289,18 @@ class Lowering(Builder):
         for value in reads:
             frame.uses[value] -= 1
             if frame.uses[value] == 0 and not any(outer.uses[value] for outer in self._frames[:-1]):
-                self._views.pop(value, None)
+                self._lowered.pop(value, None)
         for output in node.outputs:
             if output is not None and frame.uses[output] == 0:
-                self._views.pop(output, None)
+                self._lowered.pop(output, None)
 
     def _cut(self, asked: View) -> Stage:
         """The stage up to a question: its outputs are the answer and what is still alive."""
-        alive: dict[Storage, None] = {view.storage: None for view in [*self._views.values(), *self._held]}
+        alive: dict[Storage, None] = {
+            view.storage: None
+            for lowered in [*self._lowered.values(), *self._held]
+            for view in tensors(lowered)
+        }
         for operation in self.operations[self._node_start :]:
             alive.update((view.storage, None) for view in operation.outputs)
         written = {view.storage for operation in self.operations for view in operation.outputs}
@@ -252,14 +310,16 @@ class Lowering(Builder):
                 program.outputs[storage.name] = View.dense(storage, (storage.size,))
         return self._stage(program, final=False)
 
-    def _stage(self, program: Program, *, final: bool) -> Stage:
+    def _stage(
+        self, program: Program, *, final: bool, structures: Mapping[str, Structure[str]] | None = None
+    ) -> Stage:
         key = self._run_key
         if key is not None:
             self._sources[key.storage] = key
         self._bind_inputs(program)
         if key is None or key.storage.name not in program.inputs:
-            return Stage(program, final)
-        return Stage(program, final, key.storage.name)
+            return Stage(program, final, structures=structures or {})
+        return Stage(program, final, key.storage.name, structures or {})
 
     def _bind_inputs(self, program: Program) -> None:
         """Makes inputs of all storages that the program reads and does not write."""
@@ -274,3 +334,9 @@ class Lowering(Builder):
                 storage.constant = np.empty(0, storage.dtype.numpy)
             else:
                 program.inputs.setdefault(storage.name, self._sources[storage])
+
+
+def _check_sizes(output: Lowered) -> None:
+    for view in tensors(output):
+        if view.size > SIZE_LIMIT or (view.shape and min(view.shape) < 0):
+            raise ValueError(f"the result would have the shape {list(view.shape)}")

@@ -35,6 +35,7 @@ from onnxplan.compiler.plan import (
     Step,
 )
 from onnxplan.compiler.target import Target
+from onnxplan.compiler.type_json import read_dtype
 
 FORMAT = "onnxplan-plan"
 VERSION = 2
@@ -158,13 +159,6 @@ _FIELDS = (
 )  # fmt: skip
 
 
-def _dtype(value: Any, where: str) -> DType:
-    try:
-        return DType.from_label(text(value, where))
-    except KeyError:
-        raise MalformedError(f"{where}: {value!r} is no element type") from None
-
-
 def read_target(value: Any) -> Target:
     """The target that :meth:`Target.to_json` gave; raises :class:`MalformedError`."""
     fields = mapping(value, "target", tuple(Target.__dataclass_fields__))
@@ -175,6 +169,7 @@ def read_target(value: Any) -> Target:
     each(fields["cache_bytes"], "target.cache_bytes", count)
     alignment = count(fields["alignment"], "target.alignment")
     demand(alignment > 0 and alignment & (alignment - 1) == 0, "target.alignment is no power of two")
+    truth(fields["dot_products"], "target.dot_products")
     for name in ("flops", "bandwidth"):
         demand(type(fields[name]) in (int, float), f"target.{name} is not a number")
     return Target.from_json(fields)
@@ -182,7 +177,7 @@ def read_target(value: Any) -> Target:
 
 def _tensor(value: Any, where: str) -> tuple[str, DType, tuple[int, ...]]:
     name, dtype, shape = items(value, where, 3)
-    return text(name, where), _dtype(dtype, where), each(shape, f"{where}.shape", count)
+    return text(name, where), read_dtype(dtype, where), each(shape, f"{where}.shape", count)
 
 
 def _constant(value: Any, where: str) -> Constant:
@@ -224,7 +219,7 @@ def _layout(value: Any, where: str) -> tuple[DType, tuple[int, ...], tuple[int, 
     extents = each(shape, f"{where}.shape", count)
     steps = each(strides, f"{where}.strides", integer)
     demand(len(extents) == len(steps), f"{where} has {len(extents)} extents and {len(steps)} strides")
-    return _dtype(dtype, where), extents, steps
+    return read_dtype(dtype, where), extents, steps
 
 
 def _step(

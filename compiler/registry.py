@@ -8,10 +8,13 @@ from typing import TypeVar
 
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.ir import Node
-from onnxplan.compiler.view import View
+from onnxplan.compiler.structures import Lowered
 
-Rule = Callable[..., "View | Sequence[View]"]
+Rule = Callable[..., "Lowered | Sequence[Lowered]"]
 """``rule(builder, node, *inputs)``; a missing optional input is ``None``. Returns the outputs in order.
+
+The annotation of a parameter says what it takes: ``View`` a tensor, ``SequenceValue[View]`` a sequence,
+``MapValue[View]`` a map, ``Lowered`` any of them. Nothing else is handed to it.
 
 A rule raises ``ValueError`` or ``TypeError`` with a text about shapes, types or attributes where the node
 breaks the standard; the caller adds which node it was. Trailing outputs that nobody wants may be left out.

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from onnxplan.compiler.errors import UnsupportedOperatorError as UnsupportedOperatorError
     from onnxplan.compiler.plan import ExecutionPlan as ExecutionPlan
     from onnxplan.compiling import compile as compile  # noqa: A004 - its public name
-    from onnxplan.feeds import TensorInfo as TensorInfo
+    from onnxplan.infos import StructureInfo as StructureInfo
+    from onnxplan.infos import TensorInfo as TensorInfo
     from onnxplan.runtime.budget import SessionMemory as SessionMemory
     from onnxplan.session import InferenceSession as InferenceSession
     from onnxplan.tensor import Tensor as Tensor
@@ -45,8 +46,9 @@ _HOMES = {
     "OutOfMemoryError": "compiler.errors",
     "SessionMemory": "runtime.budget",
     "SessionClosedError": "compiler.errors",
+    "StructureInfo": "infos",
     "Tensor": "tensor",
-    "TensorInfo": "feeds",
+    "TensorInfo": "infos",
     "UnsupportedOperatorError": "compiler.errors",
     "compile": "compiling",
 }

@@ -13,7 +13,7 @@ from onnxplan.runtime.device import AnyArray, Array, Device, DeviceTensor
 from onnxplan.tensor import Tensor, unwrap
 
 if TYPE_CHECKING:
-    from onnxplan.feeds import TensorInfo
+    from onnxplan.infos import TensorInfo
 
 _PYTHON = (bool, int, float, complex, str, bytes, list, tuple)
 _BUFFERS = (bytearray, memoryview, array_module.array)

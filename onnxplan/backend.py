@@ -18,6 +18,7 @@ from onnxplan.compiler.errors import DeviceUnavailableError, UnsupportedOperator
 from onnxplan.compiler.importer import load_model
 from onnxplan.runtime.devices import open_device
 from onnxplan.session import InferenceSession
+from onnxplan.tensor import Tensor
 
 Array = npt.NDArray[Any]
 
@@ -28,8 +29,11 @@ class OnnxPlanBackendRep(BackendRep):
     def __init__(self, session: InferenceSession) -> None:
         self._session = session
 
-    def run(self, inputs: Any, **_: Any) -> tuple[Array, ...]:
-        """The outputs for ``inputs``: a mapping by name, or a sequence in the order of the inputs."""
+    def run(self, inputs: Any, **_: Any) -> tuple[Any, ...]:
+        """The outputs for ``inputs``: a mapping by name, or a sequence in the order of the inputs.
+
+        Arrays; lists of arrays, dicts and ``None`` for sequences, maps and absent optionals.
+        """
         if isinstance(inputs, Mapping):
             feeds = dict(inputs)
         else:
@@ -38,7 +42,7 @@ class OnnxPlanBackendRep(BackendRep):
             feeds = dict(zip(names, values, strict=False))
         results = self._session.run_sync(feeds)
         outputs = self._session.output_names
-        return namedtupledict("Outputs", outputs)(*(results[name].numpy() for name in outputs))
+        return namedtupledict("Outputs", outputs)(*(_plain(results[name]) for name in outputs))
 
 
 class OnnxPlanBackend(Backend):
@@ -46,9 +50,9 @@ class OnnxPlanBackend(Backend):
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **_: Any) -> bool:
-        """Does onnxplan have all of the model's operators, and are its inputs and outputs all tensors?"""
+        """Does onnxplan have all of the model's operators, and the types of its inputs and outputs?"""
         values = [*model.graph.input, *model.graph.output]
-        if any(value.type.WhichOneof("value") not in ("tensor_type", None) for value in values):
+        if any(value.type.WhichOneof("value") in ("sparse_tensor_type", "opaque_type") for value in values):
             return False
         try:
             load_model(model)
@@ -63,14 +67,12 @@ class OnnxPlanBackend(Backend):
     @classmethod
     def run_node(
         cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **options: Any
-    ) -> tuple[Array, ...]:
-        """Runs one node on arrays; ``options`` may hold ``opset_version``."""
+    ) -> tuple[Any, ...]:
+        """Runs one node on arrays and lists of arrays; ``options`` may hold ``opset_version``."""
         version = options.pop("opset_version", onnx.defs.onnx_opset_version())
-        values = [np.asarray(value) for value in inputs]
+        values = [list(map(np.asarray, v)) if isinstance(v, list) else np.asarray(v) for v in inputs]
         infos = [
-            onnx.helper.make_tensor_value_info(
-                name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
-            )
+            onnx.helper.make_value_info(name, _type(value))
             for name, value in zip((name for name in node.input if name), values, strict=True)
         ]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
@@ -88,6 +90,22 @@ class OnnxPlanBackend(Backend):
         except (DeviceUnavailableError, AttributeError, ValueError):
             return False
         return True
+
+
+def _plain(value: Any) -> Any:
+    """A result with arrays in place of tensors."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _type(value: Array | list[Array]) -> onnx.TypeProto:
+    """The type of an input that is ``value``; that of a list without arrays is one of float32."""
+    if isinstance(value, list):
+        dtype = value[0].dtype if value else np.dtype(np.float32)
+        element = onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(dtype), None)
+        return onnx.helper.make_sequence_type_proto(element)
+    return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
 
 
 def _device(device: str) -> str:

@@ -10,46 +10,12 @@ from typing import Any
 import numpy as np
 
 from onnxplan.arrays import on_device, to_array
-from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError
-from onnxplan.compiler.ir import Dim, Value
+from onnxplan.compiler.structures import Absent, Structure, name_tensors
+from onnxplan.infos import TensorInfo, ValueInfo, check_dims, may_be_absent
 from onnxplan.runtime.device import AnyArray, Device, DeviceTensor
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """Name, element type and dims of an input or output.
-
-    A dim is an int, the name of a symbolic dimension, or ``None`` where the model says nothing; ``dims`` is
-    ``None`` where it does not even give the rank, ``type`` where it declares no tensor.
-    """
-
-    name: str
-    type: str | None
-    dims: tuple[Dim, ...] | None
-
-    @staticmethod
-    def of(value: Value) -> TensorInfo:
-        if value.type is None:
-            return TensorInfo(value.name, None, None)
-        return TensorInfo(value.name, value.type.dtype.label, value.type.shape)
-
-    def completed(self, planned: tuple[tuple[int, ...], np.dtype[Any]] | None) -> TensorInfo:
-        """With what a plan tells about it, where the model itself leaves something open."""
-        if planned is None:
-            return self
-        shape, dtype = planned
-        return TensorInfo(self.name, DType.from_numpy(dtype).label, shape)
-
-    def __str__(self) -> str:
-        return f"{self.name}: {describe(self.type, self.dims)}"
-
-
-def describe(dtype: str | None, dims: Sequence[Dim] | None) -> str:
-    """``float32[batch, 4]``"""
-    if dims is None:
-        return f"{dtype or '?'}[...]"
-    return f"{dtype or '?'}[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
+from onnxplan.runtime.engine import OutArrays
+from onnxplan.structures import to_structure
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -62,9 +28,17 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"{hint} (known: {', '.join(map(repr, names))})"
 
 
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What a run is fed: ``arrays`` by name, and which of them make up the inputs that are no tensors."""
+
+    arrays: dict[str, AnyArray]
+    structures: tuple[tuple[str, Structure[str]], ...] = ()
+
+
 def check_feeds(
-    feeds: Mapping[str, Any], inputs: Sequence[TensorInfo], optional: Sequence[TensorInfo], device: Device
-) -> dict[str, AnyArray]:
+    feeds: Mapping[str, Any], inputs: Sequence[ValueInfo], optional: Sequence[ValueInfo], device: Device
+) -> Fed:
     """The feeds as aligned, C-contiguous arrays of the inputs' types, in the inputs' order.
 
     They are NumPy arrays or lie in the memory of ``device``, on which the run will be. ``optional`` are
@@ -78,44 +52,31 @@ def check_feeds(
     for name in feeds:
         if name not in known:
             raise InvalidFeedsError(f"the model has no input {name!r}{suggest(str(name), known)}")
-    missing = [str(info) for info in inputs if info.name not in feeds]
+    missing = [str(info) for info in inputs if info.name not in feeds and not may_be_absent(info)]
     if missing:
         what = "these inputs are" if len(missing) > 1 else "this input is"
         raise InvalidFeedsError(f"{what} missing in the feeds: {'; '.join(missing)}")
-    arrays = {name: to_array(feeds[name], info, device) for name, info in known.items() if name in feeds}
-    check_dims({name: array.shape for name, array in arrays.items()}, known)
-    return arrays
-
-
-def check_dims(shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, TensorInfo]) -> None:
-    """Ranks, fixed dimensions, and symbolic dimensions that several inputs share."""
-    sizes: dict[str, tuple[int, str]] = {}
-    for name, shape in shapes.items():
-        info = known[name]
-        if info.dims is None:
+    arrays: dict[str, AnyArray] = {}
+    structures = []
+    infos: dict[str, TensorInfo] = {}
+    for name, info in known.items():
+        if name not in feeds:
             continue
-        if len(shape) != len(info.dims):
-            raise InvalidFeedsError(
-                f"input {info} has rank {len(info.dims)}, but a tensor of shape {list(shape)} "
-                f"(rank {len(shape)}) was given"
-            )
-        for axis, (found, dim) in enumerate(zip(shape, info.dims, strict=True)):
-            if isinstance(dim, int) and found != dim:
-                raise InvalidFeedsError(
-                    f"input {info}: dimension {axis} is {found} in the given shape {list(shape)}, "
-                    f"expected {dim}"
-                )
-            if isinstance(dim, str):
-                size, owner = sizes.setdefault(dim, (found, name))
-                if size != found:
-                    where = "the same input" if owner == name else f"input {owner!r}"
-                    raise InvalidFeedsError(
-                        f"input {info}: {dim!r} is {found} in the given shape {list(shape)}, "
-                        f"but {size} in {where}"
-                    )
+        if isinstance(info, TensorInfo):
+            arrays[name] = to_array(feeds[name], info, device)
+            infos[name] = info
+            continue
+        structure: Structure[str]
+        found: dict[str, AnyArray]
+        structure, found = name_tensors(name, to_structure(feeds[name], info, device), {*known, *arrays})
+        arrays.update(found)
+        if not isinstance(structure, str | Absent):
+            structures.append((name, structure))
+    check_dims({name: arrays[name].shape for name in infos}, infos)
+    return Fed(arrays, tuple(structures))
 
 
-def check_fetches(fetches: Iterable[str] | None, outputs: Sequence[TensorInfo]) -> tuple[str, ...] | None:
+def check_fetches(fetches: Iterable[str] | None, outputs: Sequence[ValueInfo]) -> tuple[str, ...] | None:
     """The wanted outputs' names without repetitions, ``None`` for all. Raises :class:`InvalidFeedsError`."""
     if fetches is None:
         return None
@@ -133,9 +94,11 @@ def check_fetches(fetches: Iterable[str] | None, outputs: Sequence[TensorInfo]) 
 
 
 def check_out(
-    out: Mapping[str, Any], names: Sequence[str], feeds: Mapping[str, AnyArray], device: Device
-) -> dict[str, AnyArray]:
-    """The arrays that outputs are to be written into; ``names`` are the run's outputs.
+    out: Mapping[str, Any], outputs: Sequence[ValueInfo], feeds: Mapping[str, AnyArray], device: Device
+) -> dict[str, OutArrays]:
+    """The arrays that outputs are to be written into, in lists for sequences.
+
+    ``outputs`` are those of the run.
 
     Raises :class:`InvalidFeedsError` where kernels could not write there, or would write over what they
     still have to read.
@@ -145,16 +108,25 @@ def check_out(
             f"out must be a mapping from output names to arrays, not {type(out).__name__}"
         )
     seen = [(f"input {name!r}", array) for name, array in feeds.items()]
-    targets = {}
-    for name, given in out.items():
-        if name not in names:
-            raise InvalidFeedsError(f"out: the run has no output {name!r}{suggest(str(name), names)}")
+    targets: dict[str, OutArrays] = {}
+
+    def target(name: str, given: Any) -> AnyArray:
         array = _target(name, given, device)
         for other, memory in seen:
             if _overlap(array, memory):
                 raise InvalidFeedsError(f"out: {name!r} shares memory with {other}")
         seen.append((f"output {name!r}", array))
-        targets[name] = array
+        return array
+
+    known = {info.name: info for info in outputs}
+    for name, given in out.items():
+        if name not in known:
+            raise InvalidFeedsError(f"out: the run has no output {name!r}{suggest(str(name), known)}")
+        is_tensor = isinstance(known[name], TensorInfo) and known[name].type is not None
+        if isinstance(given, list | tuple) and not is_tensor:
+            targets[name] = [target(f"{name}[{position}]", item) for position, item in enumerate(given)]
+        else:
+            targets[name] = target(name, given)
     return targets
 
 

@@ -9,28 +9,31 @@ from typing import Any
 import numpy as np
 
 from onnxplan.compiler.errors import InvalidFeedsError, InvalidModelError
-from onnxplan.compiler.ir import Model
-from onnxplan.feeds import TensorInfo, check_feeds, check_fetches, describe
+from onnxplan.compiler.ir import MapType, Model, SequenceType
+from onnxplan.compiler.structures import Structure, type_of
+from onnxplan.feeds import check_feeds, check_fetches
+from onnxplan.infos import StructureInfo, TensorInfo, ValueInfo, describe, info_of
 from onnxplan.runtime.device import AnyArray, Device
 from onnxplan.runtime.planner import Request
+from onnxplan.structures import describe_fed
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
     """What a model takes and gives; inputs with a default are ``optional_inputs``."""
 
-    inputs: tuple[TensorInfo, ...]
-    optional_inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
+    inputs: tuple[ValueInfo, ...]
+    optional_inputs: tuple[ValueInfo, ...]
+    outputs: tuple[ValueInfo, ...]
     metadata: Mapping[str, str]
 
     @staticmethod
     def of(model: Model) -> Signature:
         inputs = model.graph.inputs
         return Signature(
-            tuple(TensorInfo.of(value) for value in inputs if value.default is None),
-            tuple(TensorInfo.of(value) for value in inputs if value.default is not None),
-            tuple(TensorInfo.of(value) for value in model.graph.outputs),
+            tuple(info_of(value.name, value.type) for value in inputs if value.default is None),
+            tuple(info_of(value.name, value.type) for value in inputs if value.default is not None),
+            tuple(info_of(value.name, value.type) for value in model.graph.outputs),
             model.metadata,
         )
 
@@ -45,9 +48,20 @@ class ModelInterface:
         self._names = tuple(info.name for info in self._inputs)
         self._metadata = dict(signature.metadata)
 
-    def _complete(self, planned: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
+    def _complete(
+        self,
+        planned: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+        structures: Mapping[str, Structure[str]],
+    ) -> None:
         """Adds what a plan tells about outputs, where the model itself leaves something open."""
-        self._outputs = tuple(info.completed(planned.get(info.name)) for info in self._outputs)
+        outputs: list[ValueInfo] = []
+        for info in self._outputs:
+            found = type_of(structures[info.name]) if info.name in structures else None
+            if isinstance(found, SequenceType | MapType):
+                outputs.append(StructureInfo(info.name, found) if info.type is None else info)
+            else:
+                outputs.append(info.completed(planned.get(info.name)))
+        self._outputs = tuple(outputs)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -58,17 +72,17 @@ class ModelInterface:
         return tuple(info.name for info in self._outputs)
 
     @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        """The inputs that must be fed."""
+    def inputs(self) -> tuple[ValueInfo, ...]:
+        """The inputs without a default: they must be fed, but for those of optional types."""
         return self._inputs
 
     @property
-    def optional_inputs(self) -> tuple[TensorInfo, ...]:
+    def optional_inputs(self) -> tuple[ValueInfo, ...]:
         """The inputs that have a default and may be fed."""
         return self._optional
 
     @property
-    def outputs(self) -> tuple[TensorInfo, ...]:
+    def outputs(self) -> tuple[ValueInfo, ...]:
         return self._outputs
 
     @property
@@ -80,19 +94,27 @@ class ModelInterface:
         self, feeds: Mapping[str, Any], fetches: Iterable[str] | None, device: Device
     ) -> tuple[Request, tuple[AnyArray, ...]]:
         """What is asked for, and the arrays that are fed; raises :class:`InvalidFeedsError`."""
-        arrays = check_feeds(feeds, self._inputs, self._optional, device)
+        fed = check_feeds(feeds, self._inputs, self._optional, device)
         wanted = check_fetches(fetches, self._outputs)
-        shapes = tuple(array.shape for array in arrays.values())
+        arrays = tuple(fed.arrays.values())
         texts = tuple(
             (name, tuple(array.flat))
-            for name, array in arrays.items()
+            for name, array in fed.arrays.items()
             if isinstance(array, np.ndarray) and array.dtype == object
         )
-        return Request(tuple(arrays), shapes, wanted, texts), tuple(arrays.values())
+        shapes = tuple(array.shape for array in arrays)
+        return Request(tuple(fed.arrays), shapes, wanted, texts, fed.structures), arrays
 
     def _refused(self, request: Request, error: InvalidModelError) -> InvalidFeedsError:
         """The error of a model that is valid for other inputs than these."""
-        types = {info.name: info.type for info in (*self._inputs, *self._optional)}
-        given = zip(request.names, request.shapes, strict=True)
-        inputs = ", ".join(f"{name} {describe(types[name], shape)}" for name, shape in given)
-        return InvalidFeedsError(f"{error}; the inputs are {inputs or 'none'}")
+        shapes = dict(zip(request.names, request.shapes, strict=True))
+        structures = dict(request.structures)
+        given = []
+        for info in (*self._inputs, *self._optional):
+            if isinstance(info, TensorInfo):
+                if info.name in shapes:
+                    given.append(f"{info.name} {describe(info.type, shapes[info.name])}")
+            else:
+                structure = structures.get(info.name, info.name if info.name in shapes else None)
+                given.append(f"{info.name} {info.type} {describe_fed(structure, shapes)}")
+        return InvalidFeedsError(f"{error}; the inputs are {', '.join(given) or 'none'}")

@@ -22,10 +22,11 @@ from onnxplan.runtime.budget import SessionMemory
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.devices import open_device
-from onnxplan.runtime.engine import BoundStage, Engine
+from onnxplan.runtime.engine import BoundStage, Engine, OutArrays
 from onnxplan.runtime.places import Places
 from onnxplan.runtime.planner import Request
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
+from onnxplan.structures import result
 from onnxplan.tensor import Tensor, unwrap, wrap
 
 if TYPE_CHECKING:
@@ -125,7 +126,9 @@ class InferenceSession(ModelInterface):
         if shapes is not None and all(info.type != DType.STRING.label for info in self._inputs):
             stage = self._engine.first_stage(Request(self._names, shapes))
             if stage.final:
-                self._complete(dict(zip(stage.output_names, stage.allocations, strict=True)))
+                self._complete(
+                    dict(zip(stage.output_names, stage.allocations, strict=True)), stage.structures
+                )
         _sessions.add(self)
 
     def _reset_runs(self) -> None:
@@ -167,15 +170,17 @@ class InferenceSession(ModelInterface):
 
     async def run(
         self, feeds: Mapping[str, Any], fetches: Iterable[str] | None = None, outputs: str = "cpu"
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """One forward pass; the event loop stays free while it computes.
 
         ``feeds`` maps input names to NumPy arrays, :class:`Tensor`, DLPack objects, nested lists or
         scalars; arrays of the right type and layout are read in place and must not change until the run
         is over. Sessions on a CUDA device also take arrays in its memory (CuPy, PyTorch, anything with
-        ``__dlpack__`` or ``__cuda_array_interface__``), without a copy to the host. ``fetches`` names the
-        outputs wanted (default: all). The results belong to the caller; they are on the host, or with
-        ``outputs="device"`` in the memory of the session's device (strings always on the host).
+        ``__dlpack__`` or ``__cuda_array_interface__``), without a copy to the host. Sequences are lists of
+        such values, maps are dicts, and optionals may be ``None`` or left out. ``fetches`` names the outputs
+        wanted (default: all). The results belong to the caller: each a :class:`Tensor`, on the host, or with
+        ``outputs="device"`` in the memory of the session's device (strings always on the host), a list of
+        them for a sequence, a dict for a map, or ``None``.
 
         Cancelling the task stops the run at its next step. Raises :class:`~onnxplan.InvalidFeedsError`,
         :class:`~onnxplan.OutOfMemoryError`, and ``ValueError`` for another value of ``outputs``.
@@ -197,7 +202,7 @@ class InferenceSession(ModelInterface):
                 await let_others_run()
             return results
 
-        def work(cancel: CancelFlag) -> dict[str, Tensor]:
+        def work(cancel: CancelFlag) -> dict[str, Any]:
             return self._run_request(request, arrays, cancel, on_device=on_device)
 
         places = self._places
@@ -215,12 +220,13 @@ class InferenceSession(ModelInterface):
         fetches: Iterable[str] | None = None,
         out: Mapping[str, Any] | None = None,
         outputs: str = "cpu",
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """The same, blocking. ``out`` maps output names to arrays that the results are written into.
 
         The arrays of ``out`` must be writable, C-contiguous, of the output's type and shape, and overlap
         neither each other nor the feeds. They are NumPy arrays or lie in the memory of the session's device,
-        whatever ``outputs`` says about the other results.
+        whatever ``outputs`` says about the other results. A sequence takes a list of them, as many as it
+        has elements; those for an optional without a value stay as they are.
         """
         recent = self._recent
         if recent is not None and fetches is None and out is None:
@@ -230,15 +236,14 @@ class InferenceSession(ModelInterface):
         on_device = check_outputs(outputs)
         self._require_open()
         request, arrays = self._check(feeds, fetches, self._device)
-        targets = {}
+        targets: dict[str, OutArrays] = {}
         if out is not None:
             names = request.fetches or self.output_names
-            targets = check_out(out, names, dict(zip(request.names, arrays, strict=True)), self._device)
+            infos = [info for info in self._outputs if info.name in names]
+            targets = check_out(out, infos, dict(zip(request.names, arrays, strict=True)), self._device)
         return self._run_request(request, arrays, None, targets, on_device=on_device)
 
-    def _try_recent(
-        self, stage: BoundStage, feeds: Mapping[str, Any], outputs: str
-    ) -> dict[str, Tensor] | None:
+    def _try_recent(self, stage: BoundStage, feeds: Mapping[str, Any], outputs: str) -> dict[str, Any] | None:
         """A run of the latest plan if the feeds are just what it expects: the hot path, so no messages."""
         if type(feeds) is not dict or len(feeds) != len(self._names) or stage.pick is None:
             return None
@@ -275,10 +280,10 @@ class InferenceSession(ModelInterface):
         request: Request,
         arrays: tuple[AnyArray, ...],
         cancel: CancelFlag | None,
-        out: Mapping[str, AnyArray] | None = None,
+        out: Mapping[str, OutArrays] | None = None,
         *,
         on_device: bool = False,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         self._running.append(None)
         try:
             if self._closed:
@@ -290,7 +295,7 @@ class InferenceSession(ModelInterface):
                 results = self._engine.run(stage, arrays, cancel, out, on_device=on_device)
             except InvalidModelError as error:
                 raise self._refused(request, error) from error
-            return {name: wrap(results[name]) for name in request.fetches or self.output_names}
+            return {name: result(results[name]) for name in request.fetches or self.output_names}
         finally:
             self._leave()
 
@@ -312,7 +317,7 @@ class InferenceSession(ModelInterface):
     def plans(self, shapes: Shapes | None = None) -> tuple[ExecutionPlan, ...]:
         """The plans of all stages known for inputs of these shapes, the first one first."""
         self._require_open()
-        request = Request(*check_shapes(shapes, self._inputs, self._optional))
+        request = check_shapes(shapes, self._inputs, self._optional)
         try:
             return self._engine.plans(request)
         except InvalidModelError as error:

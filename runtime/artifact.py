@@ -32,8 +32,10 @@ from onnxplan.compiler.checked_json import (
 )
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidArtifactError
+from onnxplan.compiler.ir import ValueType
 from onnxplan.compiler.plan_json import read_target
 from onnxplan.compiler.target import Target
+from onnxplan.compiler.type_json import read_dtype, read_type
 
 MAGIC = b"onnxplan plan\0\1\n"
 """Begins every artifact; the byte before the last is the version of the format."""
@@ -60,13 +62,12 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """An input or output of the model: :class:`onnxplan.feeds.TensorInfo` and whether it may be left out."""
+class ValueEntry:
+    """An input or output of the model; ``has_default`` tells an input that may be left out."""
 
     name: str
-    type: str | None
-    dims: tuple[int | str | None, ...] | None
-    optional: bool
+    type: ValueType | None
+    has_default: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,8 @@ class Header:
 
     producer: Mapping[str, str]
     options: Mapping[str, Any]
-    inputs: tuple[TensorEntry, ...]
-    outputs: tuple[TensorEntry, ...]
+    inputs: tuple[ValueEntry, ...]
+    outputs: tuple[ValueEntry, ...]
     metadata: Mapping[str, str]
     sections: tuple[Section, ...]
     targets: tuple[TargetEntry, ...]
@@ -237,8 +238,8 @@ def read_header(document: Any, size: int) -> Header:
     return Header(
         producer=_texts(fields["producer"], "producer"),
         options=mapping(fields["options"], "options", ("math", "optimize")),
-        inputs=each(fields["inputs"], "inputs", _tensor),
-        outputs=each(fields["outputs"], "outputs", _tensor),
+        inputs=each(fields["inputs"], "inputs", _value),
+        outputs=each(fields["outputs"], "outputs", _value),
         metadata=_texts(fields["metadata"], "metadata"),
         sections=sections,
         targets=targets,
@@ -268,16 +269,9 @@ def _section(value: Any, where: str, size: int) -> Section:
     return section
 
 
-def _tensor(value: Any, where: str) -> TensorEntry:
-    name, dtype, dims, optional = items(value, where, 4)
-    if dtype is not None:
-        text(dtype, where)
-    shape = None if dims is None else each(dims, where, _dim)
-    return TensorEntry(text(name, where), dtype, shape, truth(optional, where))
-
-
-def _dim(value: Any, where: str) -> int | str | None:
-    return value if value is None or isinstance(value, str) else count(value, where)
+def _value(value: Any, where: str) -> ValueEntry:
+    name, kind, has_default = items(value, where, 3)
+    return ValueEntry(text(name, where), read_type(kind, where), truth(has_default, where))
 
 
 def _target(value: Any, where: str, sections: tuple[Section, ...]) -> TargetEntry:
@@ -326,10 +320,7 @@ def _kernel(value: Any, where: str, size: int) -> tuple[int, int, str]:
 
 def _constant(value: Any, where: str, sections: tuple[Section, ...]) -> ConstantEntry:
     label, size, section, offset = items(value, where, 4)
-    try:
-        dtype = DType.from_label(text(label, where))
-    except KeyError:
-        raise MalformedError(f"{where}: {label!r} is no element type") from None
+    dtype = read_dtype(label, where)
     demand(dtype is not DType.STRING, f"{where}: strings are no constants")
     index(section, where, len(sections))
     end = count(offset, where) + count(size, where) * dtype.itemsize

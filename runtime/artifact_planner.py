@@ -105,7 +105,7 @@ class ArtifactPlanner:
         return tuple(Request(*key) for key in self._entries)
 
     def plan(self, request: Request, answers: tuple[Array, ...]) -> PlannedStage:
-        if not answers and request.fetches is None and not request.texts:
+        if not answers and request.fetches is None and not request.texts and not request.structures:
             entry = self._entries.get((request.names, request.shapes))
             if entry is not None:
                 return self._read(entry)

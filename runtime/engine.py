@@ -6,20 +6,23 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
 from onnxplan.compiler.plan import DEMAND, CompiledPlan, ExecutionPlan
+from onnxplan.compiler.structures import Absent, SequenceValue, Structure, map_tensors
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray, Array, Device, Executor
 from onnxplan.runtime.planner import Planner, Request, Shape
 from onnxplan.runtime.stage_cache import StageCache
+
+OutArrays: TypeAlias = "AnyArray | list[AnyArray]"
 
 
 @dataclass(eq=False)
@@ -30,6 +33,7 @@ class BoundStage:
     them. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
     ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
     constants by their identities. ``run_key`` names the input that each run draws at random, if there is one.
+    ``structures`` are the model's outputs that are no tensors, by the names of the tensors in them.
     """
 
     executor: Executor
@@ -44,6 +48,7 @@ class BoundStage:
     texts: Mapping[str, Array]
     constants: Mapping[int, int]
     run_key: str = ""
+    structures: Mapping[str, Structure[str]] = field(default_factory=dict)
     used: bool = False
 
     def __post_init__(self) -> None:
@@ -64,7 +69,7 @@ class BoundStage:
     def pick(self) -> Callable[[Mapping[str, Array]], tuple[Array, ...]] | None:
         """Takes the plan's inputs out of feeds; ``None`` where the plan does not read all that are fed."""
         names = self.input_names
-        if self.run_key or not self.final or self.answers or self.texts:
+        if self.run_key or not self.final or self.answers or self.texts or self.structures:
             return None
         if not names or len(names) < len(self.request.names):
             return None
@@ -193,15 +198,16 @@ class Engine:
         stage: BoundStage,
         inputs: Sequence[AnyArray],
         cancel: CancelFlag | None = None,
-        out: Mapping[str, AnyArray] | None = None,
+        out: Mapping[str, OutArrays] | None = None,
         *,
         on_device: bool = False,
-    ) -> dict[str, AnyArray]:
+    ) -> Mapping[str, Structure[AnyArray]]:
         """Runs a first stage and all that follow; ``inputs`` in the order of the request's names.
 
         Returns the outputs by name, freshly allocated on the host or, if ``on_device``, in the device's
-        memory, or written into the C-contiguous arrays of ``out``. Strings stay on the host. Raises
-        ``InvalidFeedsError`` where arrays of ``out`` have another type or shape, ``OutOfMemoryError``.
+        memory, or written into the C-contiguous arrays of ``out``: one, or for a sequence one for each
+        element. Strings stay on the host. Raises ``InvalidFeedsError`` where arrays of ``out`` have another
+        type or shape, or are not as many as there are elements, ``OutOfMemoryError``.
         """
         tensors: dict[str, AnyArray] = dict(zip(stage.request.names, inputs, strict=True))
         while True:
@@ -218,7 +224,11 @@ class Engine:
             produced = dict(zip(stage.output_names, outputs, strict=True))
             if stage.final:
                 produced.update((name, array.copy()) for name, array in stage.texts.items())
-                return produced
+                if not stage.structures:
+                    return produced
+                structures = stage.structures.items()
+                found = {name: map_tensors(produced.__getitem__, structure) for name, structure in structures}
+                return {**produced, **found}
             answer = produced.pop(DEMAND)
             assert isinstance(answer, np.ndarray)
             tensors.update(produced)
@@ -255,6 +265,7 @@ class Engine:
             planned.texts,
             constants,
             planned.run_key,
+            planned.structures,
         )
 
     def _bind_plan(self, compiled: CompiledPlan, least: int) -> Executor:
@@ -309,10 +320,32 @@ class Engine:
 
 
 def _allocate(
-    stage: BoundStage, out: Mapping[str, AnyArray] | None, *, on_device: bool
+    stage: BoundStage, out: Mapping[str, OutArrays] | None, *, on_device: bool
 ) -> tuple[AnyArray, ...]:
     if not stage.final:
         return stage.allocate_on_device()
     if out:
-        return stage.allocate_beside(out, on_device=on_device)
+        return stage.allocate_beside(_out_tensors(out, stage.structures), on_device=on_device)
     return stage.allocate_on_device() if on_device else stage.allocate()
+
+
+def _out_tensors(
+    out: Mapping[str, OutArrays], structures: Mapping[str, Structure[str]]
+) -> dict[str, AnyArray]:
+    """The arrays of ``out`` by the names of the tensors that are written into them."""
+    found: dict[str, AnyArray] = {}
+    for name, given in out.items():
+        structure = structures.get(name, name)
+        if isinstance(structure, Absent):
+            continue
+        expected = structure.elements if isinstance(structure, SequenceValue) else (structure,)
+        names = [item for item in expected if isinstance(item, str)]
+        if len(names) < len(expected):
+            raise InvalidFeedsError(f"out: {name!r} is made of maps, which are not written into arrays")
+        arrays = given if isinstance(given, list) else [given]
+        if isinstance(given, list) is not isinstance(structure, SequenceValue) or len(names) != len(arrays):
+            what = f"{len(arrays)} arrays" if isinstance(given, list) else "an array"
+            output = f"a sequence of {len(names)}" if isinstance(structure, SequenceValue) else "a tensor"
+            raise InvalidFeedsError(f"out: {name!r} is {what}, the output is {output}")
+        found.update(zip(names, arrays, strict=True))
+    return found

@@ -7,7 +7,7 @@ import numpy as np
 from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import UnsupportedOperatorError
-from onnxplan.compiler.ir import Model, Value
+from onnxplan.compiler.ir import Model, TensorType, Value
 from onnxplan.compiler.lowering import lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.program import Program
@@ -37,6 +37,7 @@ class ModelPlanner:
             fetches=request.fetches,
             pool=self.pool,
             texts=dict(request.texts),
+            structures=dict(request.structures),
         )
         texts = _take_texts(stage.program)
         compiled = compile_program(stage.program, self._selector, self.pool, optimize=self._optimize)
@@ -46,15 +47,15 @@ class ModelPlanner:
             self.pool.keep_only(compiled.constants)
         if self.pool.take_made_bytes() >= RELEASE_BYTES:
             release_heap()
-        return PlannedStage(compiled, stage.final, texts, stage.run_key)
+        return PlannedStage(compiled, stage.final, texts, stage.run_key, stage.structures)
 
     def close(self) -> None:
         self.pool = ConstantPool(self.model.release_pages)
 
 
 def _is_fixed(value: Value) -> bool:
-    """Does a graph input have the same shape in every run?"""
-    shape = None if value.type is None else value.type.shape
+    """Is a graph input a tensor of the same shape in every run?"""
+    shape = value.type.shape if isinstance(value.type, TensorType) else None
     return value.default is None and shape is not None and all(isinstance(extent, int) for extent in shape)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from onnxplan.compiler.plan import CompiledPlan
+from onnxplan.compiler.structures import Structure
 from onnxplan.runtime.device import Array
 
 Shape = tuple[int, ...]
@@ -16,27 +17,31 @@ Shape = tuple[int, ...]
 class Request:
     """What decides which plan serves a run: the inputs fed, their shapes, and the outputs wanted.
 
-    ``texts`` holds the elements of string inputs, in row-major order: no kernel works on strings, so what
-    depends on them alone is evaluated when a run is planned.
+    ``names`` are those of tensors: ``structures`` says which of them make up the inputs that are sequences
+    or maps. ``texts`` holds the elements of tensors of strings, in row-major order: no kernel works on
+    strings, so what depends on them alone is evaluated when a run is planned.
     """
 
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
     fetches: tuple[str, ...] | None = None
     texts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    structures: tuple[tuple[str, Structure[str]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedStage:
     """The plan of one stage of a model (:class:`onnxplan.compiler.lowering.Stage`).
 
-    ``texts`` are outputs of strings, known since planning.
+    ``texts`` are outputs of strings, known since planning, ``structures`` the model's outputs that are no
+    tensors, by the names of the tensors in them.
     """
 
     compiled: CompiledPlan
     final: bool
     texts: Mapping[str, Array]
     run_key: str = ""
+    structures: Mapping[str, Structure[str]] = field(default_factory=dict)
 
 
 class Planner(Protocol):

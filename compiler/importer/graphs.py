@@ -13,7 +13,18 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.importer.schemas import attribute_type, check_node
 from onnxplan.compiler.importer.tensors import TensorReader
-from onnxplan.compiler.ir import Attribute, Dim, Graph, Node, TensorType, Value
+from onnxplan.compiler.ir import (
+    Attribute,
+    Dim,
+    Graph,
+    MapType,
+    Node,
+    OptionalType,
+    SequenceType,
+    TensorType,
+    Value,
+    ValueType,
+)
 
 _PLAIN: dict[int, Callable[[AttributeProto], Attribute]] = {
     AttributeProto.FLOAT: lambda proto: proto.f,
@@ -67,11 +78,11 @@ class GraphImporter:
         scope = _Scope(parent)
         graph = Graph(text(proto.name, "the graph's name"))
         for info in proto.input:
-            value = Value(info.name, tensor_type(info.type))
+            value = Value(info.name, value_type(info.type))
             scope.define(value, "graph input")
             graph.inputs.append(value)
         self._initializers(proto, scope)
-        types = {info.name: tensor_type(info.type) for info in [*proto.value_info, *proto.output]}
+        types = {info.name: value_type(info.type) for info in [*proto.value_info, *proto.output]}
         for node_proto in _sorted_nodes(proto, scope):
             graph.nodes.append(self._node(node_proto, scope, types))
         for info in proto.output:
@@ -108,7 +119,7 @@ class GraphImporter:
                 raise InvalidModelError(f"initializer {name!r} is {found}, its graph input {declared.type}")
             declared.default = array
 
-    def _node(self, proto: NodeProto, scope: _Scope, types: Mapping[str, TensorType | None]) -> Node:
+    def _node(self, proto: NodeProto, scope: _Scope, types: Mapping[str, ValueType | None]) -> Node:
         op_type = text(proto.op_type, "the operator of a node")
         domain = text(proto.domain, f"the domain of a node ({op_type})")
         domain = "" if domain == "ai.onnx" else domain
@@ -155,9 +166,9 @@ class GraphImporter:
         if kind == AttributeProto.GRAPHS:
             return [self.run(graph, scope) for graph in proto.graphs]
         if kind == AttributeProto.TYPE_PROTO:
-            return tensor_type(proto.tp)
+            return value_type(proto.tp)
         if kind == AttributeProto.TYPE_PROTOS:
-            return [tensor_type(item) for item in proto.type_protos]
+            return [value_type(item) for item in proto.type_protos]
         raise InvalidModelError(f"{what} has the unknown type {kind}")
 
 
@@ -168,15 +179,35 @@ def text(value: str | bytes, what: str) -> str:
     raise InvalidModelError(f"{what} is not UTF-8: {value!r}")
 
 
-def tensor_type(proto: TypeProto) -> TensorType | None:
-    """The declared type of a tensor, or ``None`` where none or another kind is declared."""
+def value_type(proto: TypeProto) -> ValueType | None:
+    """The declared type, or ``None`` where none is declared, or one that there is no support for."""
     kind = proto.WhichOneof("value")
+    if kind == "sequence_type":
+        element = value_type(proto.sequence_type.elem_type)
+        return None if element is None else SequenceType(element)
+    if kind == "optional_type":
+        element = value_type(proto.optional_type.elem_type)
+        return None if element is None else OptionalType(element)
+    if kind == "map_type":
+        return _map_type(proto.map_type)
     if kind == "tensor_type":
-        tensor = proto.tensor_type
-    elif kind == "sparse_tensor_type":
-        tensor = proto.sparse_tensor_type
-    else:
+        return _tensor_type(proto.tensor_type)
+    return _tensor_type(proto.sparse_tensor_type) if kind == "sparse_tensor_type" else None
+
+
+def _map_type(proto: TypeProto.Map) -> MapType | None:
+    """Maps to scalars by integers or strings, which are all that operators know."""
+    value = value_type(proto.value_type)
+    try:
+        key = DType.from_code(proto.key_type)
+    except KeyError:
         return None
+    if not isinstance(value, TensorType) or value.shape or not (key.is_integer or key is DType.STRING):
+        return None
+    return MapType(key, value.dtype)
+
+
+def _tensor_type(tensor: TypeProto.Tensor | TypeProto.SparseTensor) -> TensorType | None:
     try:
         dtype = DType.from_code(tensor.elem_type)
     except KeyError:
@@ -192,8 +223,8 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     return text(dim.dim_param, "the name of a dimension") or None
 
 
-def _agrees(declared: TensorType, found: TensorType) -> bool:
-    if declared.dtype is not found.dtype:
+def _agrees(declared: ValueType, found: TensorType) -> bool:
+    if not isinstance(declared, TensorType) or declared.dtype is not found.dtype:
         return False
     if declared.shape is None or found.shape is None:
         return True

@@ -62,7 +62,9 @@ FAMILIES = (
     "ml_linear",
     "ml_svm",
     "ml_trees",
+    "ml_maps",
     "control",
+    "sequences",
 )
 
 

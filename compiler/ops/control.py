@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxplan.compiler.ir import Graph, Node, Value
+from onnxplan.compiler.ir import Graph, Node, TensorType, Value
 from onnxplan.compiler.lowering import Lowering
 from onnxplan.compiler.ops.common import integer, integers, normal_axis
 from onnxplan.compiler.registry import operator
+from onnxplan.compiler.structures import Lowered, tensor
 from onnxplan.compiler.view import View
 
 ITERATION_LIMIT = 100_000
@@ -21,20 +22,23 @@ ITERATION_LIMIT = 100_000
 
 
 @operator("If")
-def branch(b: Lowering, node: Node, condition: View) -> list[View]:
+def branch(b: Lowering, node: Node, condition: View) -> list[Lowered]:
     """https://onnx.ai/onnx/operators/onnx__If.html"""
     return b.inline(node.graph("then_branch" if _truth(b, condition) else "else_branch"), ())
 
 
 @operator("Loop")
 def loop(
-    b: Lowering, node: Node, trip_count: View | None = None, condition: View | None = None, *initial: View
-) -> list[View]:
-    """https://onnx.ai/onnx/operators/onnx__Loop.html"""
+    b: Lowering, node: Node, trip_count: View | None = None, condition: View | None = None, *initial: Lowered
+) -> list[Lowered]:
+    """https://onnx.ai/onnx/operators/onnx__Loop.html
+
+    What is carried may change its shape or length, and be present in one iteration and absent in another.
+    """
     body = node.graph("body")
     limit = None if trip_count is None else integer(b, trip_count)
     carried = list(initial)
-    collected: list[list[View]] = [[] for _ in body.outputs[1 + len(carried) :]]
+    collected: list[list[Lowered]] = [[] for _ in body.outputs[1 + len(carried) :]]
     for iteration in itertools.count():
         if limit is not None and iteration >= limit:
             break
@@ -44,7 +48,7 @@ def loop(
             raise ValueError(f"more than {ITERATION_LIMIT} iterations are not supported")
         first = [b.constant(np.int64(iteration)), b.constant(np.bool_(True))]
         results = b.inline(body, [*first, *carried])
-        condition = results[0]
+        condition = tensor(results[0], "the condition")
         carried = results[1 : 1 + len(carried)]
         for elements, element in zip(collected, results[1 + len(carried) :], strict=True):
             elements.append(element)
@@ -72,9 +76,9 @@ def scan_8(b: Lowering, node: Node, lengths: View | None, *operands: View) -> li
     for row, limit in zip(range(batch), limits, strict=True):
         if not 0 <= limit <= steps:
             raise ValueError(f"sequence length {limit} is not within 0 and {steps}")
-        carried = [_element(view, 0, row) for view in states]
+        initial = [_element(view, 0, row) for view in states]
         parts = [_element(view, 0, row).slice(0, 0, limit) for view in sequences]
-        carried, collected = _scan(b, body, carried, parts, (0,) * count, reverse)
+        carried, collected = _scan(b, body, initial, parts, (0,) * count, reverse)
         stacked = [
             _stack(b, elements, value, 0)
             for elements, value in zip(collected, body.outputs[len(carried) :], strict=True)
@@ -87,10 +91,14 @@ def scan_8(b: Lowering, node: Node, lengths: View | None, *operands: View) -> li
 
 
 @operator("Scan", since=9)
-def scan(b: Lowering, node: Node, *operands: View) -> list[View]:
-    """https://onnx.ai/onnx/operators/onnx__Scan.html"""
+def scan(b: Lowering, node: Node, *operands: Lowered) -> list[Lowered]:
+    """https://onnx.ai/onnx/operators/onnx__Scan.html
+
+    States may be sequences and optionals too, as those of Loop may, which the standard leaves out here.
+    """
     count = node.integer("num_scan_inputs")
-    states, sequences = operands[: len(operands) - count], operands[len(operands) - count :]
+    states = operands[: len(operands) - count]
+    sequences = [tensor(value, "a scan input") for value in operands[len(states) :]]
     if not sequences:
         raise ValueError("a scan input is needed")
     body = node.graph("body")
@@ -113,16 +121,17 @@ def scan(b: Lowering, node: Node, *operands: View) -> list[View]:
 def _scan(
     b: Lowering,
     body: Graph,
-    carried: list[View],
+    carried: Sequence[Lowered],
     sequences: Sequence[View],
     axes: Sequence[int],
     reverse: Sequence[int],
-) -> tuple[list[View], list[list[View]]]:
+) -> tuple[list[Lowered], list[list[Lowered]]]:
     """Runs ``body`` over the elements of ``sequences``: the final states, and each scan output's elements."""
     steps = sequences[0].shape[axes[0]]
     if any(view.shape[axis] != steps for view, axis in zip(sequences, axes, strict=True)):
         raise ValueError("scan inputs differ in length")
-    collected: list[list[View]] = [[] for _ in body.outputs[len(carried) :]]
+    carried = list(carried)
+    collected: list[list[Lowered]] = [[] for _ in body.outputs[len(carried) :]]
     for step in range(steps):
         elements = [
             _element(view, axis, steps - 1 - step if backwards else step)
@@ -145,15 +154,16 @@ def _element(view: View, axis: int, position: int) -> View:
     return view.slice(axis, position, 1).squeeze((axis,))
 
 
-def _stack(b: Lowering, elements: Sequence[View], value: Value, axis: int) -> View:
+def _stack(b: Lowering, elements: Sequence[Lowered], value: Value, axis: int) -> View:
     """The elements along a new ``axis``. Without any, the shape is that which ``value`` declares, and 0 for
     what it leaves open."""
-    if elements:
-        if any(view.shape != elements[0].shape for view in elements):
+    views = [tensor(element, f"output {value.name!r} of the body") for element in elements]
+    if views:
+        if any(view.shape != views[0].shape for view in views):
             raise ValueError(f"output {value.name!r} of the body changes its shape between iterations")
-        axis = normal_axis(axis, elements[0].rank + 1)
-        return b.concat([view.unsqueeze((axis,)) for view in elements], axis)
-    if value.type is None or value.type.shape is None:
+        axis = normal_axis(axis, views[0].rank + 1)
+        return b.concat([view.unsqueeze((axis,)) for view in views], axis)
+    if not isinstance(value.type, TensorType) or value.type.shape is None:
         raise ValueError(
             f"there are no iterations, and output {value.name!r} of the body has no declared shape"
         )

@@ -7,6 +7,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import element_type, float_map
 from onnxplan.compiler.registry import operator
+from onnxplan.compiler.structures import Lowered
 from onnxplan.compiler.trace import Scalar, cast, select
 from onnxplan.compiler.view import View
 
@@ -59,6 +60,6 @@ def _power_of_two(x: Scalar, rounding: str, saturate: bool) -> Scalar:
 
 
 @operator("Identity")
-def identity(b: Builder, node: Node, x: View) -> View:
+def identity(b: Builder, node: Node, x: Lowered) -> Lowered:
     """https://onnx.ai/onnx/operators/onnx__Identity.html"""
     return x

@@ -15,6 +15,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import float_map, scalar_map, single
 from onnxplan.compiler.registry import Rule, operator
+from onnxplan.compiler.structures import Lowered
 from onnxplan.compiler.trace import Scalar, apply, cast, select
 from onnxplan.compiler.view import View
 
@@ -87,7 +88,7 @@ def _binary(op: str) -> Rule:
 def _legacy(rule: Rule) -> Rule:
     """``rule`` for a second operand that is broadcast by the attributes of opset 1 to 6."""
 
-    def legacy(b: Builder, node: Node, x: View, y: View) -> View | Sequence[View]:
+    def legacy(b: Builder, node: Node, x: View, y: View) -> Lowered | Sequence[Lowered]:
         return rule(b, node, x, _legacy_operand(node, x, y))
 
     return legacy

@@ -175,25 +175,31 @@ def _is_depth_first(node: Node) -> bool:
 @operator("Concat")
 def concat_channels(b: Builder, node: Node, *parts: View) -> View:
     """https://onnx.ai/onnx/operators/onnx__Concat.html, version 1: the axis defaults to 1."""
-    return _concat(b, parts, node.integer("axis", 1))
+    return concat_views(b, parts, node.integer("axis", 1))
 
 
 @operator("Concat", since=4)
 def concat(b: Builder, node: Node, *parts: View) -> View:
     """https://onnx.ai/onnx/operators/onnx__Concat.html"""
-    return _concat(b, parts, node.integer("axis"))
+    return concat_views(b, parts, node.integer("axis"))
 
 
-def _concat(b: Builder, parts: Sequence[View], axis: int) -> View:
+def concat_views(b: Builder, parts: Sequence[View], axis: int) -> View:
+    """The views one after the other, checked.
+
+    As in onnxruntime, those without elements may have other extents if there are any with.
+    """
     if not parts:
         raise ValueError("there is nothing to concatenate")
+    if any(part.dtype is not parts[0].dtype for part in parts):
+        raise TypeError("the element types differ")
     position = normal_axis(axis, parts[0].rank)
+    if all(part.rank == parts[0].rank for part in parts):
+        parts = [part for part in parts if part.size] or parts
     frames = {part.shape[:position] + part.shape[position + 1 :] for part in parts}
     if len(frames) > 1 or any(part.rank != parts[0].rank for part in parts):
         shapes = ", ".join(str(list(part.shape)) for part in parts)
         raise ValueError(f"the shapes {shapes} differ not only along axis {position}")
-    if any(part.dtype is not parts[0].dtype for part in parts):
-        raise TypeError("the element types differ")
     return b.concat(parts, position)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.ir import Node, Value
+from onnxplan.compiler.ir import Node, TensorType, Value
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 BYTES = (DType.INT8, DType.UINT8)
@@ -89,7 +89,7 @@ class Knowledge:
         if node.integer("output_dtype", 0) not in _UNSPECIFIED_OR_FLOAT32:
             return
         constant = self.constant(numbers)
-        dtype = None if numbers.type is None else numbers.type.dtype
+        dtype = numbers.type.dtype if isinstance(numbers.type, TensorType) else None
         found = self.parameters(node, dtype if constant is None else DType.from_numpy(constant.dtype))
         if found is not None:
             self.real[result] = Quantized(numbers, found)

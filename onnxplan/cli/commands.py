@@ -9,19 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy.typing as npt
 import typer
 from rich.text import Text
 
 import onnxplan
 from onnxplan.cli.compile import parse_dim_lists, parse_shapes, shape_sets, size_text
 from onnxplan.cli.doctor import MISSING, diagnose
-from onnxplan.cli.inputs import parse_dims, read_inputs, resolve_shapes
-from onnxplan.cli.outputs import first_elements, statistics, write_arrays
+from onnxplan.cli.inputs import Sizes, read_inputs, resolve_shapes
+from onnxplan.cli.outputs import output_rows, write_results
 from onnxplan.cli.terminal import add_row, compilation_bar, console, table
 from onnxplan.cli.timing import compare_latency
 from onnxplan.compiler.errors import OnnxPlanError, UnsupportedOperatorError
-from onnxplan.feeds import describe
 from onnxplan.interface import Signature
 from onnxplan.runtime.devices import open_device
 
@@ -43,9 +41,18 @@ Dims = Annotated[
     list[str] | None,
     typer.Option("--dim", metavar="NAME=SIZE", help="size of a symbolic dimension; 1 where left out"),
 ]
+Lengths = Annotated[
+    list[str] | None,
+    typer.Option("--length", metavar="NAME=SIZE", help="elements of a sequence; 1 where left out"),
+]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--input", metavar="NAME=FILE", help=".npy file of an input; random where left out"),
+    typer.Option(
+        "--input",
+        metavar="NAME=FILE",
+        help=".npy file of an input, several for the elements of a sequence, .json for a map; "
+        "random where left out",
+    ),
 ]
 
 
@@ -86,29 +93,27 @@ def run(
     inputs: Inputs = None,
     output: Annotated[Path | None, typer.Option(help="folder for the outputs, as NAME.npy")] = None,
     dim: Dims = None,
+    length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
     seed: Seed = 0,
 ) -> None:
     """Run a model once and show (or save) its outputs."""
-    sizes = parse_dims(dim or [])
+    sizes = Sizes.parse(dim or [], length or [])
     with open_session(model, device, threads) as session:
         feeds = read_inputs(session, inputs or [], sizes, seed)
         results = asyncio.run(_run_once(session, feeds))
     found = table("output", "type", "min", "max", "mean", "first elements")
-    for name, tensor in results.items():
-        kind = describe(tensor.type, tensor.dims)
-        add_row(found, name, kind, *statistics(tensor), first_elements(tensor))
+    for row in output_rows(results):
+        add_row(found, *row)
     screen = console()
     screen.print(found)
     if output is not None:
-        write_arrays(output, results)
+        write_results(output, results)
         screen.print(f"{_count(len(results), 'output')} written to {output}")
 
 
-async def _run_once(
-    session: onnxplan.InferenceSession, feeds: dict[str, npt.NDArray[Any]]
-) -> dict[str, onnxplan.Tensor]:
+async def _run_once(session: onnxplan.InferenceSession, feeds: dict[str, Any]) -> dict[str, Any]:
     return await session.run(feeds)
 
 
@@ -116,12 +121,13 @@ async def _run_once(
 def plan(
     model: Model,
     dim: Dims = None,
+    length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="the plan as JSON")] = False,
 ) -> None:
     """Show the execution plan of a model."""
-    sizes = parse_dims(dim or [])
+    sizes = Sizes.parse(dim or [], length or [])
     with open_session(model, device, threads) as session:
         found = session.plan(resolve_shapes(session, sizes))
     print(found.to_json() if as_json else found)
@@ -132,6 +138,7 @@ def bench(
     model: Model,
     inputs: Inputs = None,
     dim: Dims = None,
+    length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="time for each engine")] = 5.0,
@@ -139,7 +146,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="the latencies as JSON")] = False,
 ) -> None:
     """Time a model, beside onnxruntime where that is installed."""
-    sizes = parse_dims(dim or [])
+    sizes = Sizes.parse(dim or [], length or [])
     with open_session(model, device, threads) as session:
         feeds = read_inputs(session, inputs or [], sizes, seed)
         latencies = compare_latency(model, session, feeds, threads, seconds)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from onnxplan.cli.inputs import check_dim_names, resolve_shape
-from onnxplan.feeds import TensorInfo
+from onnxplan.cli.inputs import Sizes, check_names, resolved_shapes
 from onnxplan.interface import Signature
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = dict[str, Any]
 
 
 def parse_dim_lists(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -55,20 +55,16 @@ def shape_sets(
 
     Symbolic dimensions without a size are 1. Raises ``typer.BadParameter`` for names that the model has not.
     """
-    check_dim_names((*signature.inputs, *signature.optional_inputs), sizes)
+    check_names((*signature.inputs, *signature.optional_inputs), Sizes(dict.fromkeys(sizes, 1)))
     found: list[Shapes] = []
     for given in shapes or [{}]:
         for combination in itertools.product(*sizes.values()):
             chosen = dict(zip(sizes, combination, strict=True))
             left = [info for info in signature.inputs if info.name not in given]
-            complete = {**given, **_resolved(left, chosen)}
+            complete = {**given, **resolved_shapes(left, Sizes(chosen))}
             if complete not in found:
                 found.append(complete)
     return found
-
-
-def _resolved(infos: Iterable[TensorInfo], sizes: Mapping[str, int]) -> Shapes:
-    return {info.name: resolve_shape(info, sizes) for info in infos}
 
 
 def size_text(path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,89 +13,178 @@ import numpy.typing as npt
 import typer
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.feeds import TensorInfo, suggest
+from onnxplan.compiler.ir import MapType, OptionalType, SequenceType, TensorType, ValueType
+from onnxplan.feeds import suggest
+from onnxplan.infos import TensorInfo, ValueInfo, may_be_absent
 from onnxplan.session import InferenceSession
 
 Array = npt.NDArray[Any]
 
 
-def parse_dims(texts: Sequence[str]) -> dict[str, int]:
-    """``["batch=4"]`` to ``{"batch": 4}``; raises ``typer.BadParameter``."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Extents of symbolic dimensions and lengths of sequences, each 1 where it is not given."""
+
+    dims: Mapping[str, int] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
+
+    @staticmethod
+    def parse(dims: Sequence[str], lengths: Sequence[str]) -> Sizes:
+        """Of ``["batch=4"]`` and ``["frames=10"]``; raises ``typer.BadParameter``."""
+        return Sizes(_parse("--dim", dims), _parse("--length", lengths))
+
+
+def _parse(option: str, texts: Sequence[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for text in texts:
         name, _, size = text.rpartition("=")
         if not name or not (size.isascii() and size.isdecimal()):
-            raise typer.BadParameter(f"--dim {text}: expected NAME=SIZE, such as batch=4")
+            raise typer.BadParameter(f"{option} {text}: expected NAME=SIZE, such as batch=4")
         if sizes.setdefault(name, int(size)) != int(size):
-            raise typer.BadParameter(f"--dim {text}: {name!r} is {sizes[name]} already")
+            raise typer.BadParameter(f"{option} {text}: {name!r} is {sizes[name]} already")
     return sizes
 
 
-def check_dim_names(infos: Sequence[TensorInfo], names: Iterable[str]) -> None:
-    """Raises ``typer.BadParameter`` for a dimension that none of the inputs has."""
-    known = sorted({dim for info in infos for dim in info.dims or () if isinstance(dim, str)})
-    for name in names:
+def check_names(infos: Sequence[ValueInfo], sizes: Sizes) -> None:
+    """Raises ``typer.BadParameter`` for a dimension that no input has, and for what is no sequence."""
+    known = sorted({dim for info in infos for dim in _tensor_of(info).dims or () if isinstance(dim, str)})
+    for name in sizes.dims:
         if not known:
             raise typer.BadParameter(f"--dim {name}: the inputs of the model have no symbolic dimensions")
         if name not in known:
             raise typer.BadParameter(f"no input has a dimension called {name!r}{suggest(name, known)}")
+    sequences = [info.name for info in infos if _is_sequence(info)]
+    for name in sizes.lengths:
+        if not sequences:
+            raise typer.BadParameter(f"--length {name}: no input of the model is a sequence")
+        if name not in sequences:
+            raise typer.BadParameter(f"no input called {name!r} is a sequence{suggest(name, sequences)}")
 
 
-def resolve_shapes(session: InferenceSession, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """A shape for each input that must be fed; symbolic dimensions that ``sizes`` lacks are 1."""
-    check_dim_names([*session.inputs, *session.optional_inputs], sizes)
-    return {info.name: resolve_shape(info, sizes) for info in session.inputs}
+def resolve_shapes(session: InferenceSession, sizes: Sizes) -> dict[str, Any]:
+    """What to plan for: a shape for each tensor that must be fed, a list of shapes for each sequence."""
+    check_names([*session.inputs, *session.optional_inputs], sizes)
+    return resolved_shapes(session.inputs, sizes)
 
 
-def resolve_shape(info: TensorInfo, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of an input with its symbolic dimensions replaced; those not in ``sizes`` are 1."""
+def resolved_shapes(infos: Iterable[ValueInfo], sizes: Sizes) -> dict[str, Any]:
+    """Shapes of the inputs that must be fed, of which :func:`check_names` knows that ``sizes`` fits them."""
+    return {
+        info.name: _each(info, sizes, resolve_shape(_tensor_of(info), sizes.dims))
+        for info in infos
+        if not may_be_absent(info)
+    }
+
+
+def _each(info: ValueInfo, sizes: Sizes, item: Any) -> Any:
+    """``item``, or for a sequence a list of so many."""
+    return [item] * sizes.lengths.get(info.name, 1) if _is_sequence(info) else item
+
+
+def _content(info: ValueInfo) -> ValueType | None:
+    """The type of an input that is no tensor, without the optional around it."""
+    if isinstance(info, TensorInfo):
+        return None
+    return info.kind.element if isinstance(info.kind, OptionalType) else info.kind
+
+
+def _is_sequence(info: ValueInfo) -> bool:
+    return isinstance(_content(info), SequenceType)
+
+
+def _tensor_of(info: ValueInfo) -> TensorInfo:
+    """An input that is a tensor, or the tensors in one that is a sequence or an optional of them."""
+    if isinstance(info, TensorInfo):
+        return info
+    content = _content(info)
+    kind = content.element if isinstance(content, SequenceType) else content
+    if not isinstance(kind, TensorType):
+        return TensorInfo(info.name, None, None)
+    return TensorInfo.declared(info.name, kind)
+
+
+def resolve_shape(info: TensorInfo, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of an input with its symbolic dimensions replaced; those not in ``dims`` are 1."""
     if info.dims is None:
         raise typer.BadParameter(
             f"the model does not tell the rank of input {info.name!r}; run it with --input"
         )
-    return tuple(dim if isinstance(dim, int) else sizes.get(dim or "", 1) for dim in info.dims)
+    return tuple(dim if isinstance(dim, int) else dims.get(dim or "", 1) for dim in info.dims)
 
 
 def read_inputs(
-    session: InferenceSession,
-    files: Sequence[str] = (),
-    sizes: Mapping[str, int] | None = None,
-    seed: int = 0,
-) -> dict[str, Array]:
-    """Feeds for the session: ``NAME=FILE.npy`` where given, random elsewhere.
+    session: InferenceSession, files: Sequence[str] = (), sizes: Sizes | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Feeds for the session: ``NAME=FILE`` where given, random elsewhere.
 
-    Inputs with a default are fed only from files. Symbolic dimensions have the sizes of ``sizes``, else those
-    of the files, else 1. Raises ``typer.BadParameter``.
+    A sequence takes one file for each of its elements, a map a JSON object. Inputs with a default and
+    optional ones are fed only from files. Symbolic dimensions have the extents of ``sizes``, else those of
+    the files, else 1. Raises ``typer.BadParameter``.
     """
-    sizes = sizes or {}
-    check_dim_names([*session.inputs, *session.optional_inputs], sizes)
+    sizes = sizes or Sizes()
+    check_names([*session.inputs, *session.optional_inputs], sizes)
     infos = {info.name: info for info in [*session.inputs, *session.optional_inputs]}
     given = _read_files(infos, files)
-    known = dict(sizes)
-    for name, array in given.items():
-        _learn_sizes(known, infos[name], array, sizes)
+    known = dict(sizes.dims)
+    for name, value in given.items():
+        info = infos[name]
+        if isinstance(info, TensorInfo):
+            _learn_sizes(known, info, value, sizes.dims)
     generator = np.random.default_rng(seed)
     random = {
-        info.name: random_input(generator, info, resolve_shape(info, known))
+        info.name: _random(generator, info, Sizes(known, sizes.lengths))
         for info in session.inputs
-        if info.name not in given
+        if info.name not in given and not may_be_absent(info)
     }
     return {
         name: given[name] if name in given else random[name] for name in infos if name in {**given, **random}
     }
 
 
-def _read_files(infos: Mapping[str, TensorInfo], texts: Sequence[str]) -> dict[str, Array]:
-    given: dict[str, Array] = {}
+def _random(generator: np.random.Generator, info: ValueInfo, sizes: Sizes) -> Any:
+    if _tensor_of(info).type is None:
+        what = "--input NAME=FILE.json" if isinstance(_content(info), MapType) else "--input"
+        raise typer.BadParameter(f"input {info} cannot be drawn at random; give it with {what}")
+    tensor = _tensor_of(info)
+    shape = resolve_shape(tensor, sizes.dims)
+    if _is_sequence(info):
+        count = sizes.lengths.get(info.name, 1)
+        return [random_input(generator, tensor, shape) for _ in range(count)]
+    return random_input(generator, tensor, shape)
+
+
+def _read_files(infos: Mapping[str, ValueInfo], texts: Sequence[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
     for text in texts:
         name, file = _split_input(text, infos)
+        info = infos[name]
+        if _is_sequence(info):
+            given.setdefault(name, []).append(read_array(file, _tensor_of(info), f"--input {text}"))
+            continue
         if name in given:
             raise typer.BadParameter(f"--input {text}: {name!r} is given twice")
-        given[name] = read_array(file, infos[name], f"--input {text}")
+        kind = _content(info)
+        if isinstance(kind, MapType):
+            given[name] = read_map(file, kind, f"--input {text}")
+        else:
+            given[name] = read_array(file, _tensor_of(info), f"--input {text}")
     return given
 
 
-def _split_input(text: str, known: Mapping[str, TensorInfo]) -> tuple[str, Path]:
+def read_map(file: Path, kind: MapType, option: str) -> dict[Any, Any]:
+    """The map that a JSON object holds, whose keys are always texts. Raises ``typer.BadParameter``."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+        return found if kind.key is DType.STRING else {int(key): value for key, value in found.items()}
+    except OSError as error:
+        raise typer.BadParameter(f"{option}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: expected a JSON object by {kind.key} keys: {error}") from error
+
+
+def _split_input(text: str, known: Mapping[str, ValueInfo]) -> tuple[str, Path]:
     """Name and file of ``NAME=FILE``, where both may hold equals signs: the longest name that exists."""
     head, equals, _ = text.partition("=")
     if not equals or text.endswith("="):
@@ -143,8 +234,7 @@ def _learn_sizes(known: dict[str, int], info: TensorInfo, array: Array, asked: M
 
 def random_input(generator: np.random.Generator, info: TensorInfo, shape: tuple[int, ...]) -> Array:
     """Random elements for an input; raises ``typer.BadParameter`` where there can be none."""
-    if info.type is None:
-        raise typer.BadParameter(f"input {info.name!r} is not a tensor; such inputs are not supported")
+    assert info.type is not None
     try:
         return random_array(generator, DType.from_label(info.type), shape)
     except (MemoryError, ValueError) as error:

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxplan.infos import describe
 from onnxplan.tensor import Tensor
 
 SHOWN_ELEMENTS = 4
+SHOWN_ITEMS = 16
+"""Of a sequence."""
 NAME_CHARACTERS = 60
 """Of a file name: up to four bytes each, and file systems take 255 bytes."""
+
+
+def output_rows(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """Name, type, least, largest, mean and first elements of each output; of sequences the elements."""
+    for name, value in results.items():
+        if isinstance(value, list):
+            shown = {f"{name}[{position}]": item for position, item in enumerate(value[:SHOWN_ITEMS])}
+            yield from output_rows(shown)
+            if len(value) > SHOWN_ITEMS or not value:
+                yield name, f"sequence of {len(value)}", "", "", "", "..." if value else ""
+        elif isinstance(value, dict):
+            items = [f"{key}: {_element(item)}" for key, item in list(value.items())[:SHOWN_ELEMENTS]]
+            yield name, f"map of {len(value)}", "", "", "", _shortened(items, len(value), ", ")
+        elif value is None:
+            yield name, "absent", "", "", "", ""
+        else:
+            kind = describe(value.type, value.dims)
+            yield name, kind, *statistics(value), first_elements(value)
 
 
 def statistics(tensor: Tensor) -> tuple[str, str, str]:
@@ -30,7 +52,11 @@ def statistics(tensor: Tensor) -> tuple[str, str, str]:
 def first_elements(tensor: Tensor) -> str:
     """The first elements in row-major order."""
     shown = [_element(value) for value in tensor.data[:SHOWN_ELEMENTS]]
-    return " ".join([*shown, "..."] if tensor.size > SHOWN_ELEMENTS else shown)
+    return _shortened(shown, tensor.size, " ")
+
+
+def _shortened(shown: list[str], count: int, separator: str) -> str:
+    return separator.join([*shown, "..."] if count > len(shown) else shown)
 
 
 def _element(value: Any) -> str:
@@ -39,15 +65,29 @@ def _element(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def write_arrays(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes each tensor to ``folder``, which is made; raises ``OSError``.
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Writes each output to ``folder``, which is made; raises ``OSError``.
 
+    Of a sequence each element gets a file; maps are written as JSON, and absent optionals not at all.
     Strings become NumPy's fixed-width texts; types that NumPy lacks (bfloat16) are stored as raw bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = file_names(tensors)
-    for name, tensor in tensors.items():
-        np.save(folder / names[name], _storable(tensor), allow_pickle=False)
+    values = dict(_files(results))
+    for name, file in file_names(values).items():
+        value = values[name]
+        if isinstance(value, Tensor):
+            np.save(folder / file, _storable(value), allow_pickle=False)
+        else:
+            (folder / file).with_suffix(".json").write_text(json.dumps(value), encoding="utf-8")
+
+
+def _files(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What goes to a file of its own."""
+    for name, value in results.items():
+        if isinstance(value, list) and not (value and isinstance(value[0], dict)):
+            yield from _files({f"{name}-{position}": item for position, item in enumerate(value)})
+        elif value is not None:
+            yield name, value
 
 
 def _storable(tensor: Tensor) -> npt.NDArray[Any]:

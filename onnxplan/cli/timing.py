@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.progress import Progress
 from rich.table import Table
 
 from onnxplan.cli.terminal import add_row, console, table
 from onnxplan.session import InferenceSession
 
-Array = npt.NDArray[Any]
 BLOCK_SECONDS = 0.2
 PERCENTILES = {"min": 0, "p50": 50, "p90": 90, "p99": 99, "max": 100}
 
@@ -51,7 +49,7 @@ class Latencies:
 
 
 def compare_latency(
-    model: Path, session: InferenceSession, feeds: dict[str, Array], threads: int | None, seconds: float
+    model: Path, session: InferenceSession, feeds: dict[str, Any], threads: int | None, seconds: float
 ) -> Latencies:
     """Times ``session`` and, where it is installed and runs the model, onnxruntime with as many threads."""
     engines: dict[str, Callable[[], Any]] = {"onnxplan": lambda: session.run_sync(feeds)}
@@ -93,7 +91,7 @@ def _time_block(call: Callable[[], Any]) -> list[float]:
 
 
 def _onnxruntime(
-    model: Path, feeds: dict[str, Array], threads: int | None
+    model: Path, feeds: dict[str, Any], threads: int | None
 ) -> tuple[Callable[[], Any] | None, str]:
     """A run of onnxruntime, or why there is none."""
     try:

@@ -13,6 +13,7 @@ from importer_models import constants, graph, linear_model, model, node, value
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from onnxplan.compiler.importer import load_model, sources
+from onnxplan.compiler.ir import standard_name
 
 # Sources
 
@@ -148,6 +149,32 @@ def test_dimensions():
     assert loaded.graph.inputs[0].type.shape is None
     negative = model([node("Identity", "x", "y")], inputs=[value("x", [-1, 3])])
     assert load_model(negative).graph.inputs[0].type.shape == (None, 3)
+
+
+def test_types_that_are_no_tensors():
+    tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, ["n", 2])
+    scalar = helper.make_tensor_type_proto(TensorProto.DOUBLE, [])
+    sequence = helper.make_sequence_type_proto(tensor)
+    optional = helper.make_optional_type_proto
+    mapping = helper.make_map_type_proto(TensorProto.STRING, scalar)
+    for proto, text, name in [
+        (sequence, "seq(float32[n, 2])", "seq(tensor(float))"),
+        (optional(tensor), "optional(float32[n, 2])", "optional(tensor(float))"),
+        (optional(sequence), "optional(seq(float32[n, 2]))", "optional(seq(tensor(float)))"),
+        (mapping, "map(string, float64)", "map(string,tensor(double))"),
+        (
+            helper.make_sequence_type_proto(mapping),
+            "seq(map(string, float64))",
+            "seq(map(string,tensor(double)))",
+        ),
+        (helper.make_map_type_proto(TensorProto.INT64, tensor), "None", None),
+        (helper.make_map_type_proto(TensorProto.FLOAT, scalar), "None", None),
+        (helper.make_sequence_type_proto(helper.make_map_type_proto(99, scalar)), "None", None),
+    ]:
+        loaded = load_model(model([node("Identity", "x", "y")], inputs=[helper.make_value_info("x", proto)]))
+        kind = loaded.graph.inputs[0].type
+        assert str(kind) == text
+        assert name is None or standard_name(kind) == name
 
 
 def test_nodes_are_sorted():

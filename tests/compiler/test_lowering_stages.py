@@ -210,6 +210,44 @@ def test_an_if_in_each_iteration_of_a_loop():
     assert all(kept(stage) <= 4 for stage in stages[:-1])
 
 
+def test_only_elements_that_are_read_later_are_handed_on():
+    """What was taken out of a sequence does not outlive the node that did it."""
+    text = """(float[3] x, int64 i, int64 j) => (float[3] y, int64 length) {
+        a = Neg(x)
+        b = Exp(x)
+        c = Abs(x)
+        s = SequenceConstruct(a, b, c)
+        t = SequenceErase(s, i)
+        y = SequenceAt(t, j)
+        length = SequenceLength(t)
+    }"""
+    results, stages = run(text, {"x": X, "i": np.int64(0), "j": np.int64(1)})
+    # The answers are inputs: the first two stages only compute what the third one may read.
+    assert [len(stage.program.operations) for stage in stages] == [3, 0, 0]
+    assert kept(stages[0]) == 3
+    assert len(stages[2].program.inputs) == 1
+    np.testing.assert_array_equal(results["y"], np.abs(X))
+    assert results["length"] == 2
+
+
+def test_an_answer_is_known_in_sequences_too():
+    """The shape asked for is an element: what hangs on that is folded, and not asked for."""
+    text = """(float[6] x, float[2] f) => (float[A, B] y, float[A, B] z) {
+        shape = Cast <to = 7> (f)
+        s = SequenceConstruct(shape)
+        y = Reshape(x, shape)
+        zero = Constant <value_int = 0> ()
+        again = SequenceAt(s, zero)
+        two = Constant <value_ints = [1, 0]> ()
+        flipped = Gather(again, two)
+        z = Reshape(x, flipped)
+    }"""
+    x = np.arange(6, dtype=np.float32)
+    results, stages = run(text, {"x": x, "f": np.array([2, 3], np.float32)})
+    assert len(stages) == 2
+    np.testing.assert_array_equal(results["z"], x.reshape(3, 2))
+
+
 def test_what_hangs_on_an_answer_is_not_asked_for():
     """One cut, though two shapes are computed from the same run-time value."""
     text = """(float[6] x, float[2] f) => (float[A, B] y, float[A, B] z) {

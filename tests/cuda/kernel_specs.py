@@ -38,12 +38,16 @@ def target_of(architecture: str) -> Target:
 def kernels_of(model: Any, feeds: Mapping[str, Any], *, optimize: int = 1) -> tuple[KernelSpec, ...]:
     """The generated kernels of a model's first stage.
 
-    ``feeds`` are arrays or ``TensorProto``. Raises ``UnsupportedOperatorError`` as a session does.
+    ``feeds`` are arrays, lists of them, or ``TensorProto``. Raises ``UnsupportedOperatorError`` as a session
+    does.
     """
+    from cases import flatten
+
     pool = ConstantPool()
+    feeds, structures = flatten(feeds)
     shapes = {name: _shape(value) for name, value in feeds.items()}
     texts = {name: _texts(value) for name, value in feeds.items() if _is_text(value)}
-    program = lower(load_model(model), shapes, texts=texts, pool=pool).program
+    program = lower(load_model(model), shapes, texts=texts, structures=structures, pool=pool).program
     for name in [name for name, view in program.outputs.items() if view.dtype is DType.STRING]:
         del program.outputs[name]
     plan = compile_program(program, CudaKernels(TARGET), pool, optimize=optimize).plan

@@ -11,7 +11,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxplan
 from onnxplan.compiler.dtypes import DType
-from onnxplan.feeds import TensorInfo, check_feeds
+from onnxplan.feeds import check_feeds
+from onnxplan.infos import TensorInfo
 from onnxplan.runtime.devices import open_device
 
 FLOAT = TensorProto.FLOAT
@@ -97,7 +98,7 @@ CPU = open_device("cpu")
 
 def taken(given, kind: str = "float32", dims=None) -> np.ndarray:
     """What a kernel would be handed."""
-    (found,) = check_feeds({"x": given}, [info(kind, dims)], [], CPU).values()
+    (found,) = check_feeds({"x": given}, [info(kind, dims)], [], CPU).arrays.values()
     assert found.flags.c_contiguous
     assert found.flags.aligned
     assert found.dtype == DType.from_label(kind).numpy

@@ -9,6 +9,7 @@ import random
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxplan
 from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactError
 from onnxplan.runtime.artifact import DIGEST_BYTES, MAGIC, PREFIX_BYTES, Artifact, digest, is_artifact
+from onnxplan.runtime.cpu.target import detect_target
 
 ROWS, DEPTH, COLUMNS = 3, 40, 21
 random_state = np.random.default_rng(3)
@@ -182,8 +184,25 @@ def test_models_whose_shapes_depend_on_data_are_planned_from_the_model(tmp_path:
     with onnxplan.InferenceSession(path) as session:
         y = session.run_sync({"x": np.array([0, 1, 0, 2, 0, 3], np.float32)})["y"].numpy()
     assert y.tolist() == [[1, 3, 5]]
-    with pytest.raises(ValueError, match="depend on data"):
+    with pytest.raises(ValueError, match="planned while it runs"):
         onnxplan.compile(model, path, include_model=False)
+
+
+def test_sequences_are_planned_from_the_model(tmp_path: Path) -> None:
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    graph = helper.make_graph(
+        [helper.make_node("ConcatFromSequence", ["parts"], ["y"], axis=0)],
+        "parts",
+        [helper.make_value_info("parts", kind)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "parts.plan"
+    onnxplan.compile(model, path, shapes={"parts": [(2,), (1,)]})
+    with onnxplan.InferenceSession(path) as session, onnxplan.InferenceSession(model) as plain:
+        assert session.inputs == plain.inputs
+        y = session.run_sync({"parts": [np.float32([1, 2]), np.float32([3])]})["y"].numpy()
+    assert y.tolist() == [1, 2, 3]
 
 
 def test_options_of_another_kind_are_refused(plan_path: Path, tmp_path: Path) -> None:
@@ -288,15 +307,12 @@ def test_headers_that_lie_are_refused() -> None:
 
     document = {
         "producer": {"onnxplan": "1"}, "options": {"math": "strict", "optimize": 1},
-        "inputs": [["x", "float32", ["rows", 4], False]], "outputs": [["y", "float32", None, False]],
+        "inputs": [["x", ["tensor", "float32", ["rows", 4]], False]],
+        "outputs": [["y", ["sequence", ["optional", ["map", "int64", "float32"]]], False]],
         "metadata": {"a": "b"},
         "sections": [[4096, 640, "00"], [8192, 300, "00"], [12288, 90, "00"]],
         "targets": [{
-            "target": {
-                "device": "cpu", "isa": "avx512", "vector_bytes": 64, "vector_registers": 32,
-                "cache_bytes": [32768, 1048576], "threads": 2, "math": "strict", "alignment": 64, "flops":
-                1e11, "bandwidth": 1e10, "launch": 0.0,
-            },
+            "target": replace(detect_target(2), isa="avx512").to_json(),
             "requires": ["avx512f"], "form": "image", "code": 1, "kernels": {"k": [0, 10, ""]},
             "imports": [["memcpy", 8]], "rebases": [16], "executor": {"run": 64}, "executor_digest": "aa",
         }],

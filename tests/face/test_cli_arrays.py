@@ -8,10 +8,10 @@ import pytest
 import typer
 
 import onnxplan
-from onnxplan.cli.inputs import parse_dims, random_array, read_array
-from onnxplan.cli.outputs import file_names, first_elements, statistics, write_arrays
+from onnxplan.cli.inputs import Sizes, random_array, read_array
+from onnxplan.cli.outputs import file_names, first_elements, statistics, write_results
 from onnxplan.compiler.dtypes import DType
-from onnxplan.feeds import TensorInfo
+from onnxplan.infos import TensorInfo
 
 
 def test_file_names_are_safe_and_different():
@@ -31,7 +31,7 @@ def test_arrays_of_all_types_survive_files(tmp_path):
         array = random_array(generator, dtype, (3, 2))
         assert array.dtype == dtype.numpy
         wrapped = onnxplan.Tensor.from_numpy(array)
-        write_arrays(tmp_path, {dtype.label: wrapped})
+        write_results(tmp_path, {dtype.label: wrapped})
         found = read_array(tmp_path / f"{dtype.label}.npy", TensorInfo("x", dtype.label, (3, 2)), "--input x")
         assert found.dtype == array.dtype
         assert found.tobytes() == array.tobytes() or found.tolist() == array.tolist()
@@ -49,6 +49,6 @@ def test_statistics():
 
 
 def test_dimension_names_may_hold_equals_signs():
-    assert parse_dims(["a=b=3", "c + 1=0"]) == {"a=b": 3, "c + 1": 0}
+    assert Sizes.parse(["a=b=3", "c + 1=0"], []).dims == {"a=b": 3, "c + 1": 0}
     with pytest.raises(typer.BadParameter):
-        parse_dims(["a=b"])
+        Sizes.parse(["a=b"], [])

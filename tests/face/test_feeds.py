@@ -111,16 +111,6 @@ def test_dimensions_of_which_nothing_is_known():
             session.run_sync({"x": np.ones((5, 4), np.float32)})
 
 
-def test_inputs_that_are_no_tensors():
-    from onnx import helper
-
-    sequence = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
-    nodes = [node("Neg", "t", "y"), node("SequenceAt", "x i", "t")]
-    proto = model(nodes, [sequence, value("i", [], TensorProto.INT64)], ["y"])
-    with pytest.raises(onnxplan.OnnxPlanError):
-        onnxplan.InferenceSession(proto).run_sync({"x": [A], "i": 0})
-
-
 # Layouts
 
 

@@ -15,6 +15,10 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.ir import TensorType
+from onnxplan.compiler.structures import SequenceValue, name_tensors
+
 Array = Any
 Feeds = dict[str, Array]
 Maker = Callable[[np.random.Generator], Array]
@@ -47,10 +51,11 @@ class Case:
     """Nodes with feeds and the results that are expected of them.
 
     ``inputs`` maps names to arrays or to functions of a random generator; those named in ``constants`` become
-    initializers. ``reference`` takes the inputs in order (floats widened to float64, ``None`` for missing
-    ones) and returns the outputs, whose types are ``dtypes`` (default: the first input's); without it ONNX's
-    reference evaluator says what is right. ``tolerance`` is the relative and absolute error of float
-    outputs. ``folds`` tells that with all inputs constant nothing is left to run.
+    initializers. Lists of arrays are sequences, which cannot be constants. ``reference`` takes the inputs in
+    order (floats widened to float64, ``None`` for missing ones) and returns the outputs, whose types are
+    ``dtypes`` (default: the first input's); without it ONNX's reference evaluator says what is right.
+    ``tolerance`` is the relative and absolute error of float outputs. ``folds`` tells that with all inputs
+    constant nothing is left to run.
     """
 
     id: str
@@ -81,11 +86,12 @@ class Case:
     def model(self, seed: int = 0, *, constant: bool = False) -> onnx.ModelProto:
         """The model; all of its inputs are initializers if ``constant``."""
         values = {name: array for name, array in self.values(seed).items() if array is not None}
-        fed = {} if constant else {name: a for name, a in values.items() if name not in self.constants}
+        known = values if constant else self.constants
+        fed = {name: item for name, item in values.items() if name not in known or isinstance(item, list)}
         graph = helper.make_graph(
             list(self.nodes),
             "case",
-            [helper.make_tensor_value_info(name, tensor_code(a.dtype), a.shape) for name, a in fed.items()],
+            [helper.make_value_info(name, type_of(item)) for name, item in fed.items()],
             [helper.make_empty_tensor_value_info(name) for name in self.outputs],
             [make_tensor(name, array) for name, array in values.items() if name not in fed],
         )
@@ -100,16 +106,18 @@ class Case:
             if self.reference is None:
                 evaluator = ReferenceEvaluator(self.model(seed))
                 results = evaluator.run(None, self.feeds(seed))
-                return dict(zip(self.outputs, map(np.asarray, results), strict=True))
+                return dict(zip(self.outputs, map(_arrays, results), strict=True))
             results = self.reference(*(_widened(array) for array in values.values()))
             if not isinstance(results, tuple | list):
                 results = [results]
             dtypes = self.dtypes
             if dtypes is None:
-                first = next(array.dtype for array in values.values() if array is not None)
+                first = next(_flat(item)[0].dtype for item in values.values() if item is not None)
                 dtypes = (first,) * len(results)
             return {
-                name: np.asarray(result).astype(dtype)
+                name: [np.asarray(item).astype(dtype) for item in result]
+                if isinstance(result, list)
+                else np.asarray(result).astype(dtype)
                 for name, result, dtype in zip(self.outputs, results, dtypes, strict=True)
             }
 
@@ -118,7 +126,28 @@ class Case:
         expected = self.expected(seed)
         assert results.keys() == expected.keys()
         for name, right in expected.items():
-            compare(np.asarray(results[name]), right, self.tolerance, name)
+            if isinstance(right, list):
+                assert len(results[name]) == len(right), name
+                for position, pair in enumerate(zip(results[name], right, strict=True)):
+                    compare(np.asarray(pair[0]), pair[1], self.tolerance, f"{name}[{position}]")
+            else:
+                compare(np.asarray(results[name]), right, self.tolerance, name)
+
+
+def flatten(feeds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors in ``feeds`` by names of their own, and the structures that lowering makes of sequences."""
+    values: dict[str, Any] = {}
+    structures: dict[str, Any] = {}
+    for name, fed in feeds.items():
+        if isinstance(fed, list):
+            element = TensorType(DType.from_numpy(fed[0].dtype), None)
+            structures[name], items = name_tensors(
+                name, SequenceValue(element, tuple(fed)), {*feeds, *values}
+            )
+            values |= items
+        else:
+            values[name] = fed
+    return values, structures
 
 
 def compare(found: Array, right: Array, tolerance: tuple[float, float] | None, name: str) -> None:
@@ -134,7 +163,26 @@ def compare(found: Array, right: Array, tolerance: tuple[float, float] | None, n
         np.testing.assert_array_equal(found, right, err_msg=name)
 
 
-def _widened(array: Array | None) -> Array | None:
+def _flat(value: Array | list[Array]) -> list[Array]:
+    return value if isinstance(value, list) else [value]
+
+
+def _arrays(result: Any) -> Any:
+    return [np.asarray(item) for item in result] if isinstance(result, list) else np.asarray(result)
+
+
+def type_of(value: Array | list[Array]) -> onnx.TypeProto:
+    """The type of an input: of a sequence that of its first element, without a shape."""
+    if isinstance(value, list):
+        return helper.make_sequence_type_proto(
+            helper.make_tensor_type_proto(tensor_code(value[0].dtype), None)
+        )
+    return helper.make_tensor_type_proto(tensor_code(value.dtype), value.shape)
+
+
+def _widened(array: Array | list[Array] | None) -> Array | list[Array] | None:
+    if isinstance(array, list):
+        return [_widened(item) for item in array]
     return array.astype(np.float64) if array is not None and is_float(array.dtype) else array
 
 

@@ -15,7 +15,7 @@ def check(case, optimize, emulated_cuda):
         # The first run launches kernels one by one, the second one captures and launches a graph.
         for _ in range(2):
             results = session.run_sync(case.feeds())
-            case.check({name: tensor.numpy() for name, tensor in results.items()})
+            case.check(results)
     emulated_cuda.check()
 
 

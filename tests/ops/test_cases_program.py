@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import Case, discover
+from cases import Case, discover, flatten
 
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.evaluate import evaluate_program
@@ -17,19 +17,21 @@ CASES = discover()
 def run(case: Case, *, constant: bool) -> tuple[dict[str, np.ndarray], int]:
     """The results, and how many operations the programs of all stages hold."""
     model = load_model(case.model(constant=constant))
-    values = {} if constant else case.feeds()
+    values, structures = flatten({} if constant else case.feeds())
     shapes = {name: array.shape for name, array in values.items()}
     pool = ConstantPool()
     answers: list[np.ndarray] = []
     count = 0
     while True:
-        stage = lower(model, shapes, answers, pool=pool)
+        stage = lower(model, shapes, answers, pool=pool, structures=structures)
         verify_program(stage.program, "lowering")
         count += len(stage.program.operations)
         if stage.run_key:
             values[stage.run_key] = np.array([2**63 + 5], np.uint64)
         results = evaluate_program(stage.program, {name: values[name] for name in stage.program.inputs})
         if stage.final:
+            for name, structure in stage.structures.items():
+                results[name] = [results.pop(item) for item in structure.elements]
             return results, count
         answers.append(results.pop(DEMAND))
         values |= results
