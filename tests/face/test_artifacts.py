@@ -320,7 +320,7 @@ def test_headers_that_lie_are_refused() -> None:
         "plans": [[0, ["x"], [[3, 4]], "", {"labels": [[2], ["a", "b"]]}, 2, [0]]],
         "model": 0, "external": {"w": 1},
     }  # fmt: skip
-    size = 12288 + 90
+    size, document = 12288 + 90, json.loads(json.dumps(document))
     read_header(document, size)
     generator = random.Random(11)
     values = [None, True, -1, 0, 1, 3, 1 << 62, 1 << 64, 0.5, "", "x", "objects", [], {}, [1], {"x": 1}, [[]]]
