@@ -308,5 +308,7 @@ PRELUDE = _GENERIC + "".join(
         ("float8e4m3fnuz", 4, 3, 8, 0x7F, 0x80, 0x80, "z"),
         ("float8e5m2fnuz", 5, 2, 16, 0x7F, 0x80, 0x80, "z"),
         ("float4e2m1", 2, 1, 1, 0x7, 0x7, 0x8, ""),
+        ("float6e2m3", 2, 3, 1, 0x1F, 0x1F, 0x20, ""),
+        ("float6e3m2", 3, 2, 3, 0x1F, 0x1F, 0x20, ""),
     )
 )
