@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from catalogue.specimen import Array, Draw, Given, Specimen, Types, code, of
+from catalogue.specimen import Array, Draw, Specimen, Types, code, of
 from onnxplan.compiler.dtypes import DType
 
 _SHAPE = (2, 3)
@@ -14,7 +14,7 @@ _POSITIVE = Draw(_SHAPE, 1, 8)
 
 _PLAIN = """
 Abs Asinh Atan BitwiseNot Celu Ceil Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsNaN LeakyRelu
-Mish Neg Not Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Swish Tan Tanh ThresholdedRelu
+Mish Neg Not Relu Round Shrink Sigmoid Sign Sin Sinh Softplus Softsign Swish Tan Tanh ThresholdedRelu
 """.split()
 
 
@@ -26,6 +26,11 @@ def _broadcasting(function: Any, left: Draw, right: Draw) -> list[Specimen]:
 
     aligned = Draw((*left.shape, 2), left.low, left.high)
     return [of(aligned, right, broadcast=1, axis=1, reference=reference), of(left, right, since=7)]
+
+
+def _old_selu(x: Array) -> Array:
+    """By the constants of version 1, which has fewer digits."""
+    return np.where(x > 0, 1.0507 * x, 1.0507 * 1.6732 * np.expm1(x))
 
 
 _BINARY = {
@@ -80,6 +85,7 @@ SPECIMENS: dict[str, list[Specimen]] = {
     ],
     "Where": [of((2, 1), _SHAPE, (3,))],
     "IsInf": [of([[0.5, np.inf], [0, -np.inf]], detect_negative=0)],
+    "Selu": [of(_SHAPE, reference=_old_selu), of(_SHAPE, since=6)],
     "SwiGLU": [of(_SHAPE, _SHAPE)],
     "Clip": [of(_SHAPE, min=-1.0, max=1.0), of(_SHAPE, 0, 1, since=11)],
     "Cast": [
@@ -91,13 +97,13 @@ SPECIMENS: dict[str, list[Specimen]] = {
         of(_NUMERALS, since=6, to=code("T2"), allows=_no_text_as_truth),
     ],
     "CastLike": [of(_NUMERALS, Draw((1,), texts=("x",)), allows=_no_text_as_truth)],
-    "BitCast": [of(_SHAPE, to=code("T2"), allows=_same_bits)],
+    "BitCast": [of(_SHAPE, to=code("T2"), pairs=True, allows=_same_bits)],
     "Dropout": [
         of(_SHAPE, is_test=1),
         of(_SHAPE, since=7),
         of(_SHAPE, 0.25, False, outputs=2, since=12),
     ],
-    "Bernoulli": [of([[0, 1], [1, 0]], dtype=code("T2"))],
+    "Bernoulli": [of([[0, 1], [1, 0]], dtype=code("T2"), reference=lambda p: p)],
     "RandomNormal": [of(shape=[2, 3], dtype=code("T"), random=True)],
     "RandomUniform": [of(shape=[2, 3], dtype=code("T"), random=True)],
     "RandomNormalLike": [of(_SHAPE, dtype=code("T2"), random=True)],

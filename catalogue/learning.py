@@ -36,8 +36,17 @@ _TREE = {
     "nodes_falsenodeids": [2, 0, 0],
 }
 _VOTES = {"class_treeids": [0, 0], "class_nodeids": [1, 2], "class_ids": [0, 1], "class_weights": [1.0, 0.5]}
-_TARGETS = {"target_treeids": [0, 0], "target_nodeids": [1, 2], "target_ids": [0, 0], "target_weights": [1.0, 0.5]}
-_VECTORS = {"support_vectors": [1.0, 0.0, 1.0, 0.0, 1.0, 1.0], "kernel_type": "LINEAR", "kernel_params": [0.5, 0.0, 3.0]}
+_TARGETS = {
+    "target_treeids": [0, 0],
+    "target_nodeids": [1, 2],
+    "target_ids": [0, 0],
+    "target_weights": [1.0, 0.5],
+}
+_VECTORS = {
+    "support_vectors": [1.0, 0.0, 1.0, 0.0, 1.0, 1.0],
+    "kernel_type": "LINEAR",
+    "kernel_params": [0.5, 0.0, 3.0],
+}
 _INT64_OR_STRING = {"T1": DType.FLOAT32, "T2": DType.INT64}
 
 
@@ -112,8 +121,13 @@ SPECIMENS: dict[str, list[Specimen]] = {
     ],
     "LinearRegressor": [of(_X, **_LINEAR, targets=2)],
     "Normalizer": [of(Draw(_X, 1, 4), norm="L2")],
-    "OneHotEncoder": [of(Draw(_X, 0, 2), cats_int64s=lambda t: None if t["T"].kind == "s" else [0, 1, 2],
-                         cats_strings=lambda t: ["a", "b"] if t["T"].kind == "s" else None)],
+    "OneHotEncoder": [
+        of(
+            Draw(_X, 0, 2),
+            cats_int64s=lambda t: None if t["T"].kind == "s" else [0, 1, 2],
+            cats_strings=lambda t: ["a", "b"] if t["T"].kind == "s" else None,
+        )
+    ],
     "SVMClassifier": [
         of(
             _X,

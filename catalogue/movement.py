@@ -6,13 +6,13 @@ import numpy as np
 from onnx import helper
 
 from catalogue.nodes import body, tensor
-from catalogue.specimen import Draw, Many, Specimen, Types, code, draw, generator, of
+from catalogue.specimen import Draw, Given, Many, Specimen, Types, code, draw, generator, of
 from onnxplan.compiler.dtypes import DType
 
 
-def _stored(parameter: str, shape: tuple[int, ...]) -> object:
+def _stored(parameter: str, elements: object) -> object:
     """A tensor as an attribute, of the type of ``parameter``."""
-    return lambda types: tensor(draw(Draw(shape), types[parameter], generator("Constant")))
+    return lambda types: tensor(draw(Given(elements), types[parameter], generator("Constant")))
 
 
 def _doubled(types: Types) -> object:
@@ -27,10 +27,10 @@ _CHOICES = [[0, 2], [1, -1]]
 
 SPECIMENS: dict[str, list[Specimen]] = {
     "Constant": [
-        of(value=_stored("T", (2, 3)), reference=lambda: draw(Draw((2, 3)), DType.FLOAT32, generator("Constant"))),
-        of(value=_stored("T", (2, 3)), since=7),
+        of(value=_stored("T", [[1, 2], [2, 1]]), reference=lambda: np.array([[1.0, 2.0], [2.0, 1.0]])),
+        of(value=_stored("T", [[1, 2], [2, 1]]), since=7),
     ],
-    "ConstantOfShape": [of([2, 3], value=_stored("T2", (1,)))],
+    "ConstantOfShape": [of([2, 3], value=_stored("T2", [1]))],
     "Shape": [of((2, 3)), of((2, 3, 4), since=15, start=1)],
     "Size": [of((2, 3))],
     "EyeLike": [of((2, 3), dtype=code("T2"), k=1)],
@@ -60,7 +60,12 @@ SPECIMENS: dict[str, list[Specimen]] = {
         of((3, 4), [-1], [0], [1], [-2], since=10),
     ],
     "Pad": [
-        of((2, 3), paddings=[1, 0, 0, 2], value=1.5, reference=lambda x: np.pad(x, ((1, 0), (0, 2)), constant_values=1.5)),
+        of(
+            (2, 3),
+            paddings=[1, 0, 0, 2],
+            value=1.5,
+            reference=lambda x: np.pad(x, ((1, 0), (0, 2)), constant_values=1.5),
+        ),
         of((2, 3), pads=[1, 0, 0, 2], value=1.5, since=2),
         of((2, 3), [1, 0, 0, 2], Draw((), 1, 1), since=11),
         of((2, 3), [1, 2], Draw((), 1, 1), [1], since=18),
@@ -73,7 +78,9 @@ SPECIMENS: dict[str, list[Specimen]] = {
     "ScatterND": [of((3, 2), [[2], [0]], (2, 2))],
     "Compress": [of((3, 2), [True, False, True], axis=0)],
     "NonZero": [of((2, 3))],
-    "OneHot": [of([0, 2, 1], 3, [0, 1]), of([0, 2, 1], 3, [0, 1], since=11)],
+    "OneHot": [
+        of([0, 2, 1], 3, [0, 1], reference=lambda _, __, values: values[np.eye(3, dtype=int)[[0, 2, 1]]])
+    ],
     "TopK": [of((2, 4), k=2, outputs=2), of((2, 4), [2], since=10, outputs=2)],
     "Unique": [of((6,), outputs=4)],
     "Trilu": [of((3, 3), 1)],

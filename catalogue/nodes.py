@@ -70,7 +70,9 @@ def bind(schema: Any, specimen: Specimen, types: Types, feeds: Mapping[str, Arra
         formal = schema.inputs[min(position, len(schema.inputs) - 1)]
         dtype = type_of(formal, types)
         name = f"x{position}"
-        pieces = [(f"{name}_{i}", each) for i, each in enumerate(item.items)] if isinstance(item, Many) else []
+        pieces = (
+            [(f"{name}_{i}", each) for i, each in enumerate(item.items)] if isinstance(item, Many) else []
+        )
         for piece, each in pieces or [(name, item)]:
             assert isinstance(each, Draw | Given)
             drawn = draw(each, dtype, random)
@@ -104,9 +106,7 @@ def bind(schema: Any, specimen: Specimen, types: Types, feeds: Mapping[str, Arra
             outputs[f"{name}_element"] = dtype
         else:
             outputs[name] = dtype
-    return Bound(
-        schema.name, schema.domain, schema.since_version, tuple(nodes), arrays, dtypes, outputs
-    )
+    return Bound(schema.name, schema.domain, schema.since_version, tuple(nodes), arrays, dtypes, outputs)
 
 
 def _element(sequence: str, number: int) -> list[NodeProto]:

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, helper
 
 from catalogue.nodes import body, tensor
-from catalogue.specimen import Array, Draw, Specimen, Types, code, draw, generator, of
+from catalogue.specimen import Array, Draw, Given, Specimen, Types, code, draw, generator, of
 from onnxplan.compiler.dtypes import DType
 
 
@@ -55,7 +55,7 @@ def _by_rows(function: Any) -> list[Specimen]:
 
 
 def _drawn(dtype: DType, shape: tuple[int, ...], name: str) -> NodeProto:
-    array = draw(Draw(shape), dtype, generator(name))
+    array = draw(Given(np.ones(shape)), dtype, generator(name))
     return helper.make_node("Constant", [], [name], value=tensor(array))
 
 
@@ -104,7 +104,10 @@ def _recurrent(gates: int) -> list[Specimen]:
 _CACHE = ((2, 2), (2, 2))
 
 SPECIMENS: dict[str, list[Specimen]] = {
-    **{f"Reduce{name}": _reduce(name) for name in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()},
+    **{
+        f"Reduce{name}": _reduce(name)
+        for name in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+    },
     "Softmax": _by_rows(_softmax),
     "LogSoftmax": _by_rows(lambda rows: np.log(_softmax(rows))),
     "Hardmax": _by_rows(_hardmax),
@@ -120,7 +123,7 @@ SPECIMENS: dict[str, list[Specimen]] = {
         of((2, 4, 3), (2,), (2,), num_groups=2),
         of((2, 4, 3), (4,), (4,), since=21, num_groups=2),
     ],
-    "LayerNormalization": [of((2, 4), (4,), (4,), outputs=3)],
+    "LayerNormalization": [of((2, 4), (4,), (4,), outputs=3, stash_type=code("U"))],
     "RMSNormalization": [of((2, 4), (4,))],
     "LpNormalization": [of(Draw((2, 3), 1, 4))],
     "MeanVarianceNormalization": [of((2, 2, 2, 3))],
@@ -136,7 +139,16 @@ SPECIMENS: dict[str, list[Specimen]] = {
     "Attention": [of((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4), linked={"U": "T1"})],
     "FlexAttention": [of((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4))],
     "LinearAttention": [
-        of((1, 2, 4), (1, 2, 4), (1, 2, 4), update_rule="linear", q_num_heads=2, kv_num_heads=2, outputs=2)
+        of(
+            (1, 2, 4),
+            (1, 2, 4),
+            (1, 2, 4),
+            (1, 2, 2, 2),
+            update_rule="linear",
+            q_num_heads=2,
+            kv_num_heads=2,
+            outputs=2,
+        )
     ],
     "CausalConvWithState": [of((1, 2, 4), (2, 1, 3), (2,), (1, 2, 2), outputs=2)],
     "RotaryEmbedding": [of((1, 2, 2, 4), *_CACHE, [[0, 1]])],
@@ -145,7 +157,9 @@ SPECIMENS: dict[str, list[Specimen]] = {
     "GRU": _recurrent(3),
     "LSTM": _recurrent(4),
     # Control flow
-    "If": [of(True, then_branch=functools.partial(_branch, "a"), else_branch=functools.partial(_branch, "b"))],
+    "If": [
+        of(True, then_branch=functools.partial(_branch, "a"), else_branch=functools.partial(_branch, "b"))
+    ],
     "Loop": [of(2, True, (2,), body=_loop, outputs=2)],
     "Scan": [
         of(None, (1, 2), (1, 3, 2), since=8, body=_scan, num_scan_inputs=1, outputs=2, reference=_scanned),

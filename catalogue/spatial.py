@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 
 from catalogue.specimen import Array, Draw, Specimen, Types, code, of
 from onnxplan.compiler.dtypes import DType
@@ -14,6 +17,28 @@ _BYTES = {"T1": _UINT8, "T2": _UINT8, "T3": _UINT8, "T4": DType.INT32}
 def _cropped(x: Array) -> Array:
     """Nearest neighbours of an image enlarged twice in both directions."""
     return x.repeat(2, 2).repeat(2, 3)
+
+
+def _mode(parameter: str, floating: str) -> Callable[[Types], str]:
+    """Interpolation of floats; of integers the standard does not say how it rounds."""
+    return lambda types: floating if types[parameter].is_float else "nearest"
+
+
+def _quantized_product(
+    a: Array,
+    a_scale: Array,
+    a_zero: Array,
+    w: Array,
+    w_scale: Array,
+    w_zero: Array,
+    scale: Array,
+    zero: Array,
+) -> Array:
+    left, right = (
+        (x.astype(float) - zero) * scale for x, scale, zero in ((a, a_scale, a_zero), (w, w_scale, w_zero))
+    )
+    quotient = left @ right / scale
+    return (np.rint(quotient) if zero.dtype.kind in "iu" else quotient) + zero
 
 
 def _saturating(types: Types) -> bool:
@@ -42,7 +67,10 @@ SPECIMENS: dict[str, list[Specimen]] = {
         of(_IMAGE, [[0, 0, 2, 2]], [0], output_height=2, output_width=2, sampling_ratio=2),
         of(_IMAGE, [[0, 0, 2, 2]], [0], since=16, output_height=2, output_width=2, sampling_ratio=2),
     ],
-    "GridSample": [of(_IMAGE, Draw((1, 2, 2, 2), -2, 2)), of(_IMAGE, Draw((1, 2, 2, 2), -2, 2), since=20)],
+    "GridSample": [
+        of(_IMAGE, Draw((1, 2, 2, 2), -2, 2), mode=_mode("T1", "bilinear")),
+        of(_IMAGE, Draw((1, 2, 2, 2), -2, 2), since=20, mode=_mode("T1", "linear")),
+    ],
     "AffineGrid": [of(Draw((1, 2, 3), -2, 2), [1, 1, 2, 3])],
     "Col2Im": [of((1, 4, 4), [3, 3], [2, 2])],
     "Upsample": [
@@ -53,7 +81,7 @@ SPECIMENS: dict[str, list[Specimen]] = {
     "Resize": [
         of(_IMAGE, [1, 1, 2, 2]),
         of(_IMAGE, [], [1, 1, 2, 2], since=11, mode="nearest"),
-        of(_IMAGE, None, None, [1, 2, 6, 3], since=13, mode="linear"),
+        of(_IMAGE, None, None, [1, 2, 6, 3], since=13, mode=_mode("T1", "linear")),
     ],
     "NonMaxSuppression": [
         of([[[0, 0, 1, 1], [0, 0, 1, 0.9], [2, 2, 3, 3]]], [[[0.5, 0.9, 0.25]]], [3], [0.5], [0.0])
@@ -65,8 +93,22 @@ SPECIMENS: dict[str, list[Specimen]] = {
     "QLinearConv": [
         of(_IMAGE, 0.5, 1, (3, 2, 2, 2), 0.5, 1, 0.5, 2, [1, 2, 3], defaults=_BYTES),
     ],
-    "QLinearMatMul": [of((2, 3), 0.5, 1, (3, 2), 0.5, 1, 0.5, 2, defaults=_BYTES, linked={"T2": "T1", "T3": "T1"})],
-    "DynamicQuantizeLinear": [of((2, 3))],
+    "QLinearMatMul": [
+        of(
+            (2, 3),
+            0.5,
+            1,
+            (3, 2),
+            0.5,
+            1,
+            0.5,
+            2,
+            defaults=_BYTES,
+            linked={"T2": "T1", "T3": "T1"},
+            reference=_quantized_product,
+        )
+    ],
+    "DynamicQuantizeLinear": [of((2, 3), outputs=3)],
     "QuantizeLinear": [
         of((2, 3), 0.5, 1, defaults=_LINEAR),
         of((2, 3), 0.5, 0, since=19, defaults=_LINEAR),
@@ -85,4 +127,3 @@ SPECIMENS: dict[str, list[Specimen]] = {
         ),
     ],
 }
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,7 @@ class Specimen:
     of types the text of the standard leaves. ``reference`` gives the results in terms of the inputs,
     floats as float64; without it they are compared with another implementation's, or for versions before 7
     with those of the next version's specimen. Of ``random`` operators only types and shapes are compared.
+    With ``pairs`` all combinations of types are meant, and the results depend on the types themselves.
     ``elements`` is the number of tensors in outputs that are sequences.
     """
 
@@ -77,6 +79,7 @@ class Specimen:
     allows: Callable[[Types], bool] | None = None
     reference: Callable[..., Any] | None = None
     random: bool = False
+    pairs: bool = False
     elements: int = 2
     tolerance: tuple[float, float] | None = None
 
@@ -152,6 +155,16 @@ def default_types(schema: Any, specimen: Specimen) -> dict[str, DType]:
 def all_types(schema: Any, specimen: Specimen) -> list[tuple[str, dict[str, DType]]]:
     """Each type of each parameter once, the others being the default: parameter and types."""
     default = default_types(schema, specimen)
+    if specimen.pairs:
+        allowed = constraints(schema)
+        products = [
+            dict(zip(allowed, choice, strict=True)) for choice in itertools.product(*allowed.values())
+        ]
+        return [
+            (" ".join(allowed), types)
+            for types in products
+            if specimen.allows is None or specimen.allows(types)
+        ]
     found: list[tuple[str, dict[str, DType]]] = []
     for parameter, allowed in constraints(schema).items():
         if parameter in specimen.linked:
@@ -168,11 +181,13 @@ def draw(item: Draw | Given, dtype: DType, random: np.random.Generator) -> Array
     """The tensor that ``item`` describes, in the type ``dtype``."""
     if isinstance(item, Given):
         if dtype is DType.STRING:
-            return np.array(item.elements, object)
+            return np.array(item.elements).astype(str).astype(object)
         return np.asarray(item.elements).astype(dtype.numpy)
     whole = random.integers(item.low, item.high, item.shape, endpoint=True)
     if dtype is DType.STRING:
-        return np.array([item.texts[n % len(item.texts)] for n in whole.reshape(-1)], object).reshape(item.shape)
+        return np.array([item.texts[n % len(item.texts)] for n in whole.reshape(-1)], object).reshape(
+            item.shape
+        )
     if dtype is DType.BOOL:
         return whole % 2 == 1
     if dtype is DType.FLOAT8E8M0:

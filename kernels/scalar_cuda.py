@@ -258,7 +258,7 @@ ONNXPLAN_INLINE float onnxplan_round_bfloat16(float a) {
 }
 ONNXPLAN_INLINE unsigned onnxplan_convert_float8e8m0(float a, unsigned largest) {
     unsigned size = __float_as_uint(a) & 0x7fffffffu, code = (size >> 23) + ((size & 0x7fffffu) != 0u);
-    return size >= 0x7f800000u ? 255u : (code > largest ? largest : code);
+    return size > 0x7f800000u ? 255u : (code > largest ? largest : code);
 }
 ONNXPLAN_INLINE unsigned onnxplan_encode_float8e8m0(float a) {
     return __float_as_uint(a) == 0x400000u ? 0u : onnxplan_convert_float8e8m0(a, 255u);

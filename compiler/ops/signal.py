@@ -38,7 +38,9 @@ def _window_rule(terms: tuple[float, ...]) -> Rule:
         window = sum(factor * np.cos(order * angles) for order, factor in enumerate(terms))
         if count == 1:
             window = np.ones(1)
-        return b.constant(np.asarray(window), element_type(node.integer("output_datatype", 1)))
+        dtype = element_type(node.integer("output_datatype", 1))
+        # In float64 what should be 1 is a little less, which integers would be truncated to 0 of.
+        return b.constant(window if dtype.is_float else np.asarray(window, np.float32), dtype)
 
     return rule
 

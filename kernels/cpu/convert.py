@@ -274,7 +274,7 @@ def _decode_e8m0(emitter: Core, stored: ir.Value) -> ir.Value:
 
 
 def _encode_e8m0(emitter: Core, value: ir.Value, *, saturate: bool = False) -> ir.Value:
-    """The absolute value's next power of two; NaN for infinities and, unless ``saturate``, beyond."""
+    """The absolute value's next power of two; beyond the largest NaN, or with ``saturate`` the largest."""
     builder = emitter.builder
     bits = builder.bitcast(value, emitter.vector(I32))
     size = builder.and_(bits, emitter.like(bits, 0x7FFFFFFF))
@@ -284,8 +284,8 @@ def _encode_e8m0(emitter: Core, value: ir.Value, *, saturate: bool = False) -> i
     code = builder.add(exponent, builder.zext(inexact, bits.type))
     largest = emitter.like(bits, 0xFE if saturate else 0xFF)
     code = builder.select(builder.icmp_unsigned(">", code, largest), largest, code)
-    infinite = builder.icmp_unsigned("==", exponent, emitter.like(bits, 0xFF))
-    code = builder.select(infinite, emitter.like(bits, 0xFF), code)
+    unordered = builder.icmp_unsigned(">", size, emitter.like(bits, 0x7F800000))
+    code = builder.select(unordered, emitter.like(bits, 0xFF), code)
     return builder.trunc(code, emitter.vector(I8))
 
 
