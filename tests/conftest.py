@@ -13,7 +13,9 @@ os.environ.setdefault("ONNXPLAN_CACHE_DIR", str(Path(__file__).parent.parent / "
 
 
 def pytest_addoption(parser):
-    parser.addoption("--sweep", action="store_true", help="run every element type of every operator on devices")
+    parser.addoption(
+        "--sweep", action="store_true", help="run every element type of every operator on devices"
+    )
 
 
 @pytest.fixture(scope="session")
