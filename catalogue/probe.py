@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 import onnxplan
@@ -19,8 +21,16 @@ KEY = 2**63 + 5
 """What random numbers are drawn from."""
 
 
-def planned(bound: Bound, selector: KernelSelector, *, constant: bool = False) -> dict[str, Array]:
-    """Plans ``bound`` for a device, stage by stage; its outputs by the NumPy meaning of the primitives.
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Outputs by name; ``reads_data`` tells whether the last plan computes with anything but constants."""
+
+    results: dict[str, Array]
+    reads_data: bool
+
+
+def planned(bound: Bound, selector: KernelSelector, *, constant: bool = False) -> Planned:
+    """Plans ``bound`` for a device, stage by stage; its outputs are by the NumPy meaning of the primitives.
 
     Kernels are selected but not compiled, which costs most. Raises what lowering and selection raise:
     :class:`~onnxplan.compiler.errors.InvalidModelError`, ``UnsupportedOperatorError``.
@@ -35,9 +45,9 @@ def planned(bound: Bound, selector: KernelSelector, *, constant: bool = False) -
         if stage.run_key:
             values[stage.run_key] = np.array([KEY], np.uint64)
         results = evaluate_program(stage.program, {name: values[name] for name in stage.program.inputs})
-        compile_program(stage.program, selector, pool)
+        plan = compile_program(stage.program, selector, pool).plan
         if stage.final:
-            return results
+            return Planned(results, bool(plan.inputs))
         answers.append(results.pop(DEMAND))
         values |= results
 

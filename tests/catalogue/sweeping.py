@@ -84,7 +84,7 @@ def one_of(choices, name):
 
 def plan(bound):
     """What the plan for the CPU means; what strings are evaluated to."""
-    return run(bound) if has_strings(bound) else planned(bound, selector())
+    return run(bound) if has_strings(bound) else planned(bound, selector()).results
 
 
 def failures(choices, compute):
