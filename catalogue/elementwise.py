@@ -13,8 +13,9 @@ _SHAPE = (2, 3)
 _POSITIVE = Draw(_SHAPE, 1, 8)
 
 _PLAIN = """
-Abs Asinh Atan BitwiseNot Celu Ceil Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsNaN LeakyRelu
-Mish Neg Not Relu Round Shrink Sigmoid Sign Sin Sinh Softplus Softsign Swish Tan Tanh ThresholdedRelu
+Abs Asinh Atan BitwiseNot Celu Ceil Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsNaN
+LeakyRelu Mish Neg Not Relu Round Shrink Sigmoid Sign Sin Sinh Softplus Softsign Swish Tan Tanh
+ThresholdedRelu
 """.split()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from catalogue.specimen import Array, Draw, Given, Many, Specimen, Types, draw, element_types, generator
+from catalogue.specimen import Array, Many, Specimen, Types, draw, element_types, generator
 from onnxplan.compiler.dtypes import DType
 
 # Sequences are taken apart and put together by operators of this version.
@@ -20,7 +20,8 @@ SEQUENCES_SINCE = 11
 class Bound:
     """A specimen for one version of its operator and one choice of types.
 
-    ``nodes`` read ``feeds`` by name (tensors of element types ``dtypes``) and yield ``outputs``, names and types.
+    ``nodes`` read ``feeds`` by name (tensors of element types ``dtypes``) and yield ``outputs``, names and
+    types.
     """
 
     op_type: str
@@ -70,15 +71,15 @@ def bind(schema: Any, specimen: Specimen, types: Types, feeds: Mapping[str, Arra
         formal = schema.inputs[min(position, len(schema.inputs) - 1)]
         dtype = type_of(formal, types)
         name = f"x{position}"
-        pieces = (
-            [(f"{name}_{i}", each) for i, each in enumerate(item.items)] if isinstance(item, Many) else []
-        )
-        for piece, each in pieces or [(name, item)]:
-            assert isinstance(each, Draw | Given)
+        if isinstance(item, Many):
+            pieces = [(f"{name}_{number}", each) for number, each in enumerate(item.items)]
+        else:
+            pieces = [(name, item)]
+        for piece, each in pieces:
             drawn = draw(each, dtype, random)
             arrays[piece] = drawn if feeds is None else feeds[piece].astype(dtype.numpy)
             dtypes[piece] = dtype
-        if pieces:
+        if isinstance(item, Many):
             nodes.append(helper.make_node("SequenceConstruct", [piece for piece, _ in pieces], [name]))
         elif kind_of(formal, types) == "optional":
             nodes.append(helper.make_node("Optional", [name], [f"{name}_optional"]))

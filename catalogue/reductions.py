@@ -46,7 +46,7 @@ def _softmax(rows: Array) -> Array:
 
 
 def _hardmax(rows: Array) -> Array:
-    return np.eye(rows.shape[1])[rows.argmax(1)]
+    return np.asarray(np.eye(rows.shape[1])[rows.argmax(1)])
 
 
 def _by_rows(function: Any) -> list[Specimen]:

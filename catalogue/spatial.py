@@ -16,7 +16,7 @@ _BYTES = {"T1": _UINT8, "T2": _UINT8, "T3": _UINT8, "T4": DType.INT32}
 
 def _cropped(x: Array) -> Array:
     """Nearest neighbours of an image enlarged twice in both directions."""
-    return x.repeat(2, 2).repeat(2, 3)
+    return np.asarray(x.repeat(2, 2).repeat(2, 3))
 
 
 def _mode(parameter: str, floating: str) -> Callable[[Types], str]:
@@ -38,7 +38,7 @@ def _quantized_product(
         (x.astype(float) - zero) * scale for x, scale, zero in ((a, a_scale, a_zero), (w, w_scale, w_zero))
     )
     quotient = left @ right / scale
-    return (np.rint(quotient) if zero.dtype.kind in "iu" else quotient) + zero
+    return np.asarray((np.rint(quotient) if zero.dtype.kind in "iu" else quotient) + zero)
 
 
 def _saturating(types: Types) -> bool:

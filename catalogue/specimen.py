@@ -1,4 +1,4 @@
-"""Specimens: what a minimal valid node of an operator is made of, for any of the types that its schema allows."""
+"""Specimens: what a minimal node of an operator is made of, for any of the types that its schema allows."""
 
 from __future__ import annotations
 
@@ -59,15 +59,16 @@ Item = Draw | Given | Many | None
 class Specimen:
     """A node for the versions from ``since`` up to the next specimen's.
 
-    ``inputs`` are in the order of the schema, ``None`` where an optional one is missing. ``attributes`` are values,
-    or functions of the :data:`Types`. ``outputs`` tells how many outputs the node has. ``defaults`` are
-    the types of parameters that are not varied, where the first of float32, int64 and the schema's own does not
-    do; ``linked`` names parameters that must have the type of another. ``allows`` says which combinations
-    of types the text of the standard leaves. ``reference`` gives the results in terms of the inputs,
+    ``inputs`` are in the order of the schema, ``None`` where an optional one is missing. ``attributes`` are
+    values, or functions of the :data:`Types`. ``outputs`` tells how many outputs the node has. ``defaults``
+    are the types of parameters that are not varied, where the first of float32, int64 and the schema's own
+    does not do; ``linked`` names parameters that must have the type of another. ``allows`` says which
+    combinations of types the text of the standard leaves. ``reference`` gives the results in terms of the inputs,
     floats as float64; without it they are compared with another implementation's, or for versions before 7
     with those of the next version's specimen. Of ``random`` operators only types and shapes are compared.
     With ``pairs`` all combinations of types are meant, and the results depend on the types themselves.
-    ``elements`` is the number of tensors in outputs that are sequences.
+    ``elements`` is the number of tensors in outputs that are sequences, ``tolerance`` the relative and absolute
+    error of floats where that of their type does not do.
     """
 
     inputs: tuple[Item, ...]
@@ -113,7 +114,7 @@ _STANDARD_NAMES = {"float": "float32", "double": "float64"}
 
 
 def element_types(texts: Sequence[str]) -> list[DType]:
-    """The element types among type strings of a schema, ``tensor(float)`` and sequences and optionals of it."""
+    """The element types in type strings of a schema: ``tensor(float)``, sequences and optionals of it."""
     found: dict[DType, None] = {}
     for text in texts:
         inner = re.search(r"tensor\((\w+)\)", text)
@@ -156,12 +157,10 @@ def all_types(schema: Any, specimen: Specimen) -> list[tuple[str, dict[str, DTyp
     """Each type of each parameter once, the others being the default: parameter and types."""
     default = default_types(schema, specimen)
     if specimen.pairs:
-        allowed = constraints(schema)
-        products = [
-            dict(zip(allowed, choice, strict=True)) for choice in itertools.product(*allowed.values())
-        ]
+        every = constraints(schema)
+        products = [dict(zip(every, choice, strict=True)) for choice in itertools.product(*every.values())]
         return [
-            (" ".join(allowed), types)
+            (" ".join(every), types)
             for types in products
             if specimen.allows is None or specimen.allows(types)
         ]
@@ -189,9 +188,9 @@ def draw(item: Draw | Given, dtype: DType, random: np.random.Generator) -> Array
             item.shape
         )
     if dtype is DType.BOOL:
-        return whole % 2 == 1
+        return np.asarray(whole % 2 == 1)
     if dtype is DType.FLOAT8E8M0:
-        return np.exp2(np.abs(whole) % 3).astype(dtype.numpy)
+        return np.asarray(np.exp2(np.abs(whole) % 3).astype(dtype.numpy))
     if dtype.kind == "c":
         return np.asarray(whole / 2 + 0.5j * random.integers(-4, 4, item.shape), dtype.numpy)
     if dtype.is_float:

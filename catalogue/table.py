@@ -21,11 +21,11 @@ DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "com
 
 # Written by ONNX Runtime's optimiser and quantiser into the files that people deploy.
 CONTRIBUTED = """
-Attention BiasGelu DequantizeLinear DynamicQuantizeLSTM DynamicQuantizeMatMul EmbedLayerNormalization FastGelu FusedConv
-FusedGemm FusedMatMul GatherBlockQuantized Gelu GroupQueryAttention MatMulIntegerToFloat MatMulNBits MultiHeadAttention
-QAttention QGemm QLinearAdd QLinearAveragePool QLinearConcat QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul
-QLinearSigmoid QLinearSoftmax QuantizeLinear QuickGelu RotaryEmbedding SimplifiedLayerNormalization
-SkipLayerNormalization SkipSimplifiedLayerNormalization
+Attention BiasGelu DequantizeLinear DynamicQuantizeLSTM DynamicQuantizeMatMul EmbedLayerNormalization FastGelu
+FusedConv FusedGemm FusedMatMul GatherBlockQuantized Gelu GroupQueryAttention MatMulIntegerToFloat MatMulNBits
+MultiHeadAttention QAttention QGemm QLinearAdd QLinearAveragePool QLinearConcat QLinearGlobalAveragePool
+QLinearLeakyRelu QLinearMul QLinearSigmoid QLinearSoftmax QuantizeLinear QuickGelu RotaryEmbedding
+SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization
 """.split()
 
 _SHORT = {
@@ -77,7 +77,7 @@ class Row:
 
 
 def rows(domain: str, *, execute: bool) -> Iterator[Row]:
-    """The operators of a domain in order; ``execute`` runs every node on the CPU, instead of planning it only."""
+    """The operators of a domain in order; ``execute`` runs every node on the CPU, else it is only planned."""
     ops.load()
     described = {name: versions for (own, name), versions in schemas().items() if own == domain}
     rules: dict[str, list[int]] = {}
@@ -168,9 +168,9 @@ def document(*, execute: bool = True) -> str:
     lines = [
         "# Operators",
         "",
-        f"Written by `make docs/operators.md` from the rules and from the schemas of onnx {onnx.__version__}. Types are those",
-        "for which a minimal node was planned and run on the CPU; `tests/catalogue` compares the results of the same nodes",
-        "in all versions with those of others, and with `--sweep` on both devices.",
+        f"Written by `make docs/operators.md` from the rules and the schemas of onnx {onnx.__version__}.",
+        "Types are those for which a minimal node was planned and run on the CPU; `tests/catalogue` compares",
+        "the results of these nodes in all versions with those of others, with `--sweep` on both devices.",
         "",
         "| column | |",
         "|---|---|",
@@ -179,7 +179,7 @@ def document(*, execute: bool = True) -> str:
         "| types | for each type parameter of the newest schema: "
         + "; ".join(f"*{name}* {' '.join(_SHORT[d] for d in members)}" for name, members in _GROUPS.items())
         + " |",
-        "| planning | what is evaluated while a run is planned; all else is steps of a plan, each with a kernel |",
+        "| planning | what is evaluated while a run is planned; all else is steps of a plan, with kernels |",
         "",
     ]
     for domain in DOMAINS:

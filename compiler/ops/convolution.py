@@ -60,7 +60,7 @@ def convolve(b: Builder, x: View, w: View, window: Window, groups: int, dtype: D
 def _convolve(b: Builder, x: View, weights: View, window: Window, groups: int, dtype: DType) -> View:
     """``x (N, *spatial, C)`` by ``weights (*kernel, C/groups, M)``: ``(N, *out, M)``."""
     shape = (x.shape[0], *window.outputs, weights.shape[-1])
-    if len(window.kernel) > MOST_AXES and math.prod(shape) and weights.size:
+    if len(window.kernel) > MOST_AXES and 0 not in shape:
         x, weights, window = unfold(b, x, weights, window, groups)
     primitive = Conv(
         window.strides, window.dilations, window.pads, groups, accumulator=WIDE_FLOATS.get(dtype, dtype)

@@ -137,8 +137,8 @@ def triangle(b: Builder, node: Node, x: View, k: View | None = None) -> View:
     upper = bool(node.integer("upper", 1))
     if x.dtype.kind == "c":
         everywhere = b.constant(True).expand(x.shape)
-        diagonal = b.constant(0, DType.INT64) if k is None else single(b, k)
-        kept = scalar_map(b, _triangle, everywhere, diagonal, parameters=(x.rank, upper))
+        offset = b.constant(0, DType.INT64) if k is None else single(b, k)
+        kept = scalar_map(b, _triangle, everywhere, offset, parameters=(x.rank, upper))
         return choose(b, kept, x, b.constant(0, x.dtype))
     if k is None or k.is_constant:
         diagonal = 0 if k is None else integer(b, k)
@@ -148,7 +148,7 @@ def triangle(b: Builder, node: Node, x: View, k: View | None = None) -> View:
 
 def _triangle(x: Scalar, k: Scalar, rank: int, upper: bool) -> Scalar:
     distance = index(x, rank - 1) - index(x, rank - 2)
-    return select(distance >= k if upper else distance <= k, x, False if x.dtype is DType.BOOL else 0)
+    return select(distance >= k if upper else distance <= k, x, 0)
 
 
 def _triangle_at(x: Scalar, rank: int, upper: bool, k: int) -> Scalar:

@@ -25,7 +25,7 @@ def max_pool(b: Builder, node: Node, x: View) -> list[View]:
     outputs = [b.new(x.dtype, shape)]
     positions = len(node.outputs) > 1 and node.outputs[1] is not None
     column_major = bool(node.integer("storage_order", 0))
-    if len(window.kernel) > MOST_AXES and math.prod(shape):
+    if len(window.kernel) > MOST_AXES and 0 not in shape:
         source = channels_last(x)
         found = pool_maxima(b, source, window, positions=positions, column_major=column_major)
         return [channels_first(view) for view in found]
@@ -93,7 +93,7 @@ def _pooling_window(node: Node, x: View) -> Window:
 def average(b: Builder, x: View, window: Window, counted: tuple[int, ...] | None) -> View:
     """The averages of the windows on ``x (N, *spatial, C)``; ``counted`` is ``Pool.count_padding``."""
     shape = (x.shape[0], *window.outputs, x.shape[-1])
-    if len(window.kernel) > MOST_AXES and math.prod(shape):
+    if len(window.kernel) > MOST_AXES and 0 not in shape:
         return pool_averages(b, x, window, counted)
     primitive = Pool("average", window.kernel, window.strides, window.dilations, window.pads, counted)
     return b.emit(primitive, [x], [b.new(x.dtype, shape)])[0]

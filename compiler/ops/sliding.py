@@ -120,7 +120,7 @@ def _first_equal(
 
 
 def pool_averages(b: Builder, x: View, window: Window, counted: Sequence[int] | None) -> View:
-    """As the primitive ``Pool`` of kind ``average``, on any number of axes; ``counted`` is ``count_padding``."""
+    """As ``Pool`` of kind ``average``, on any number of axes; ``counted`` is its ``count_padding``."""
     axes = len(window.kernel)
     windows = slide(b, x, window, axes, 0)
     reduced = tuple(range(1 + axes, 1 + 2 * axes))

@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc):
 
 
 def every(stride):
-    """Kernels cost most: a test of one choice of types for each ``stride``-th operator, or, with ``--sweep``, of all."""
+    """Kernels cost most: one choice of types of each ``stride``-th operator, or all with ``--sweep``."""
 
     def mark(test):
         test.stride = stride

@@ -139,6 +139,18 @@ def test_powers_of_two_round_up_and_drop_the_sign():
     np.testing.assert_array_equal(convert(x, DType.FLOAT8E8M0).view(np.uint8)[[4, 6]], 255)
 
 
+@pytest.mark.parametrize("dtype", [DType.FLOAT4E2M1, DType.FLOAT6E2M3, DType.FLOAT6E3M2])
+def test_floats_without_infinities_round_to_the_nearest_even_and_saturate(dtype):
+    values = np.arange(2 ** (dtype.bits - 1), dtype=np.uint8).view(dtype.numpy).astype(np.float64)
+    between = (values[1:] + values[:-1]) / 2
+    x = np.concatenate([values, between, [2 * values[-1], np.inf]])
+    codes = np.arange(len(between))
+    even = np.concatenate([np.arange(len(values)), codes + codes % 2, [len(values) - 1] * 2])
+    for sign in (1, -1):
+        found = convert(sign * x, dtype)
+        np.testing.assert_array_equal(found.astype(np.float64), sign * values[even])
+
+
 def test_float_to_integer():
     x = np.array([1.9, -1.9, np.nan, np.inf, -np.inf, 300.7, -300.7, 3e9, 1e19, 1.8e19, -5])
     smallest = np.iinfo(np.int64).min

@@ -53,7 +53,9 @@ TRANSPOSED = {
     "groups": ((2, 4, 3, 4), (4, 3, 3, 2), {"group": 2, "strides": [2, 2]}),
     "depthwise": ((1, 5, 4, 4), (5, 1, 3, 3), {"group": 5, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
     "pads above kernel": ((1, 2, 5), (2, 2, 2), {"strides": [2], "pads": [2, 3]}),
-    "4d": ((2, 2, 2, 1, 3, 2), (2, 3, 2, 2, 1, 2), {"strides": [2, 1, 1, 2], "pads": [1, 0, 0, 0, 0, 0, 0, 1]}),
+    "4d": (
+        (2, 2, 2, 1, 3, 2), (2, 3, 2, 2, 1, 2), {"strides": [2, 1, 1, 2], "pads": [1, 0, 0, 0, 0, 0, 0, 1]},
+    ),
     "4d groups": ((1, 4, 2, 2, 1, 2), (4, 2, 2, 1, 2, 2), {"strides": [1, 2, 1, 1], "group": 2}),
 }  # fmt: skip
 
@@ -72,9 +74,12 @@ POOLS = {
     "whole": ((2, 3, 4, 5), {"kernel_shape": [4, 5]}),
     "empty batch": ((0, 3, 4, 5), {"kernel_shape": [2, 2]}),
     "4d": (
-        (2, 2, 3, 4, 2, 3), {"kernel_shape": [2, 3, 2, 2], "strides": [1, 2, 1, 2], "pads": [1, 1, 0, 0, 0, 2, 1, 1]},
+        (2, 2, 3, 4, 2, 3),
+        {"kernel_shape": [2, 3, 2, 2], "strides": [1, 2, 1, 2], "pads": [1, 1, 0, 0, 0, 2, 1, 1]},
     ),
-    "5d": ((1, 2, 2, 3, 2, 2, 3), {"kernel_shape": [2, 2, 1, 2, 2], "ceil_mode": 1, "strides": [1, 2, 1, 1, 2]}),
+    "5d": (
+        (1, 2, 2, 3, 2, 2, 3), {"kernel_shape": [2, 2, 1, 2, 2], "ceil_mode": 1, "strides": [1, 2, 1, 1, 2]},
+    ),
 }  # fmt: skip
 
 
@@ -189,7 +194,7 @@ def max_pool_cases() -> list[Case]:
             case(
                 f"4d {dtype}",
                 "MaxPool",
-                # Few different elements, so that windows have several maxima, and infinities beside the padding.
+                # Several maxima in a window, and infinities beside the padding.
                 {"x": uniform(dtype, *x, low=-1, high=1) if dtype.kind == "i" else special(dtype, *x)},
                 outputs=2,
                 attributes=attributes,
