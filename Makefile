@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-models test-cuda lint types format bench bench-cuda clean
+.PHONY: demo test test-models test-cuda lint types format bench bench-cuda clean docs/operators.md
 .NOTPARALLEL:
 
 $(BIN)/python:
@@ -39,8 +39,11 @@ types: $(VENV)/.installed-test
 	@mkdir -p build/types/onnxplan
 	@for path in onnxplan/*; do ln -sfn "../../../$$path" "build/types/$$path"; done
 	@for room in compiler kernels runtime; do ln -sfn "../../../$$room" "build/types/onnxplan/$$room"; done
-	@for folder in bench examples; do ln -sfn "../../$$folder" "build/types/$$folder"; done
-	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml -p onnxplan -p bench -p examples
+	@for folder in bench catalogue examples; do ln -sfn "../../$$folder" "build/types/$$folder"; done
+	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml -p onnxplan -p bench -p catalogue -p examples
+
+docs/operators.md: $(VENV)/.installed-test
+	$(BIN)/python -m catalogue
 
 # On a machine with a GPU, with the packages that $(PYTHON) has: nothing is installed, no network is needed.
 test-cuda:

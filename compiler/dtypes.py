@@ -47,6 +47,8 @@ class DType(enum.Enum):
     FLOAT8E8M0 = ("float8e8m0", 24, "f", 1)
     UINT2 = ("uint2", 25, "u", 1)
     INT2 = ("int2", 26, "i", 1)
+    FLOAT6E2M3 = ("float6e2m3", 27, "f", 1)
+    FLOAT6E3M2 = ("float6e3m2", 28, "f", 1)
 
     label: str
     code: int
@@ -72,6 +74,11 @@ class DType(enum.Enum):
     @property
     def is_integer(self) -> bool:
         return self.kind in "iu"
+
+    @property
+    def bits(self) -> int:
+        """Bits of an element that mean something; as many as it has in packed tensors of a model."""
+        return _NARROW_BITS.get(self.label, 8 * self.itemsize)
 
     @functools.cached_property
     def numpy(self) -> np.dtype[Any]:
@@ -102,6 +109,15 @@ class DType(enum.Enum):
         return _BY_CODE[code]
 
 
+_NARROW_BITS = {
+    "uint4": 4,
+    "int4": 4,
+    "float4e2m1": 4,
+    "uint2": 2,
+    "int2": 2,
+    "float6e2m3": 6,
+    "float6e3m2": 6,
+}
 _ML_DTYPES = {
     "bfloat16": "bfloat16",
     "float8e4m3fn": "float8_e4m3fn",
@@ -110,6 +126,8 @@ _ML_DTYPES = {
     "float8e5m2fnuz": "float8_e5m2fnuz",
     "float8e8m0": "float8_e8m0fnu",
     "float4e2m1": "float4_e2m1fn",
+    "float6e2m3": "float6_e2m3fn",
+    "float6e3m2": "float6_e3m2fn",
     "uint4": "uint4",
     "int4": "int4",
     "uint2": "uint2",

@@ -275,8 +275,8 @@ def convert(array: Array, dtype: DType, *, saturate: bool = False) -> Array:
     Floats to integers truncate, by way of int64, whose bits are then cut to the width; NaN and what int64
     does not hold give its smallest value (uint64 holds its own range). Anything but zero is true.
     Conversions to floats round to nearest, ties to even, integers to bfloat16 and smaller by way of float32;
-    float8e8m0 drops the sign and rounds up, infinities are NaN there. ``saturate`` clamps to the range of a
-    float8; without it, out of range is NaN or, in float8e5m2, infinite.
+    float8e8m0 drops the sign and rounds up. ``saturate`` clamps to the range of a float8, infinities too;
+    without it, out of range is NaN or, in float8e5m2, infinite.
     """
     source = DType.from_numpy(array.dtype)
     if source is dtype:
@@ -327,7 +327,7 @@ def _power_of_two_above(array: Array, saturate: bool) -> Array:
     exponent = (bits >> 23) & 0xFF
     largest = 0xFE if saturate else 0xFF
     rounded = np.minimum(exponent + ((bits & 0x7FFFFF) != 0), largest)
-    return np.where(exponent == 0xFF, 0xFF, rounded).astype(np.uint8).view(DType.FLOAT8E8M0.numpy)
+    return np.where(array != array, 0xFF, rounded).astype(np.uint8).view(DType.FLOAT8E8M0.numpy)
 
 
 @functools.cache

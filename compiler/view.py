@@ -122,6 +122,8 @@ class View:
     def expand(self, shape: Shape) -> View:
         """Broadcast to ``shape`` by NumPy's rules; raises ``ValueError`` where they do not allow it."""
         lead = len(shape) - self.rank
+        if lead < 0:
+            raise ValueError(f"cannot broadcast {self.shape} to {shape}")
         strides = [0] * lead
         for own, wanted, stride in zip(self.shape, shape[lead:], self.strides, strict=True):
             if own == wanted:

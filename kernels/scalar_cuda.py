@@ -258,7 +258,7 @@ ONNXPLAN_INLINE float onnxplan_round_bfloat16(float a) {
 }
 ONNXPLAN_INLINE unsigned onnxplan_convert_float8e8m0(float a, unsigned largest) {
     unsigned size = __float_as_uint(a) & 0x7fffffffu, code = (size >> 23) + ((size & 0x7fffffu) != 0u);
-    return size >= 0x7f800000u ? 255u : (code > largest ? largest : code);
+    return size > 0x7f800000u ? 255u : (code > largest ? largest : code);
 }
 ONNXPLAN_INLINE unsigned onnxplan_encode_float8e8m0(float a) {
     return __float_as_uint(a) == 0x400000u ? 0u : onnxplan_convert_float8e8m0(a, 255u);
@@ -308,5 +308,7 @@ PRELUDE = _GENERIC + "".join(
         ("float8e4m3fnuz", 4, 3, 8, 0x7F, 0x80, 0x80, "z"),
         ("float8e5m2fnuz", 5, 2, 16, 0x7F, 0x80, 0x80, "z"),
         ("float4e2m1", 2, 1, 1, 0x7, 0x7, 0x8, ""),
+        ("float6e2m3", 2, 3, 1, 0x1F, 0x1F, 0x20, ""),
+        ("float6e3m2", 3, 2, 3, 0x1F, 0x1F, 0x20, ""),
     )
 )

@@ -12,6 +12,12 @@ os.environ.setdefault("ONNXPLAN_VERIFY", "1")
 os.environ.setdefault("ONNXPLAN_CACHE_DIR", str(Path(__file__).parent.parent / "build" / "test-kernels"))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--sweep", action="store_true", help="run every element type of every operator on devices"
+    )
+
+
 @pytest.fixture(scope="session")
 def emulated_device():
     """One stand-in for all tests, whose kernels run on the CPU."""

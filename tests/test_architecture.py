@@ -91,7 +91,7 @@ def test_only_the_importer_reads_protobuf():
             assert not heads & {"onnx", "onnx_ir", "google"}, f"{path.relative_to(ROOT)} reads protobuf"
 
 
-@pytest.mark.parametrize("room", [*ROOMS, "tests", "bench", "examples"])
+@pytest.mark.parametrize("room", [*ROOMS, "tests", "bench", "catalogue", "examples"])
 def test_files_hold_one_idea(room):
     long = {
         str(p.relative_to(ROOT)): n for p in sources(room) if (n := len(p.read_text().splitlines())) > 420

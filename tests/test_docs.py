@@ -14,7 +14,14 @@ import onnxplan
 from examples.demo import reference_model
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/design.md", "docs/status.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/api.md",
+    "docs/design.md",
+    "docs/operators.md",
+    "docs/status.md",
+]
 
 
 def words(document: str) -> set[str]:
@@ -55,7 +62,7 @@ def test_links_and_paths_lead_somewhere(document):
         if not target.startswith("https://"):
             assert (path.parent / target).exists(), target
     for name in re.findall(
-        r"`((?:compiler|kernels|runtime|onnxplan|bench|tests|docs|examples)/[\w/.]*)`", text
+        r"`((?:compiler|kernels|runtime|onnxplan|bench|catalogue|tests|docs|examples)/[\w/.]*)`", text
     ):
         # Folders that benchmarks make exist once they ran.
         assert (ROOT / name).exists() or name.startswith("bench/results"), name

@@ -21,15 +21,6 @@ from onnxplan.compiler.importer.wire import SELF
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
-_PACKED = {
-    DType.INT4: 4,
-    DType.UINT4: 4,
-    DType.FLOAT4E2M1: 4,
-    DType.INT2: 2,
-    DType.UINT2: 2,
-}
-"""Bits of the types that lie several to a byte."""
-
 _FIELDS: dict[DType, tuple[str, np.dtype[Any]]] = {
     DType.FLOAT32: ("float_data", np.dtype(np.float32)),
     DType.COMPLEX64: ("float_data", np.dtype(np.float32)),
@@ -155,7 +146,7 @@ def _typed(tensor: TensorProto, dtype: DType, shape: tuple[int, ...], what: str)
         return np.array(texts, object).reshape(shape)
     field, kind = _FIELDS.get(dtype, ("int32_data", np.dtype(np.int32)))
     values: Array = np.array(getattr(tensor, field), kind)
-    if dtype in _PACKED:
+    if dtype.bits < 8 and 8 % dtype.bits == 0:
         return _decode(values.astype(np.uint8), dtype, shape, what)
     expected = math.prod(shape) * (2 if dtype.kind == "c" else 1)
     _check_size(values.size, expected, "elements", dtype, shape, what)
@@ -163,7 +154,8 @@ def _typed(tensor: TensorProto, dtype: DType, shape: tuple[int, ...], what: str)
         return values.view(dtype.numpy).reshape(shape)
     if field == "int32_data" and dtype.is_float:
         # The bit patterns stand in the lowest bits.
-        patterns = values.astype(np.uint16 if dtype.itemsize == 2 else np.uint8)
+        meant = values & ((1 << dtype.bits) - 1)
+        patterns = meant.astype(np.uint16 if dtype.itemsize == 2 else np.uint8)
         return patterns.view(dtype.numpy).reshape(shape)
     return values.astype(dtype.numpy, copy=False).reshape(shape)
 
@@ -172,10 +164,10 @@ def _decode(data: Bytes, dtype: DType, shape: tuple[int, ...], what: str) -> Arr
     """Elements from bytes, little-endian, those of less than eight bits packed."""
     if dtype is DType.STRING:
         raise InvalidModelError(f"{what}: strings cannot be stored as raw data")
-    bits = _PACKED.get(dtype)
+    bits = dtype.bits
     count = math.prod(shape)
     _check_size(data.size, _byte_count(dtype, shape), "bytes", dtype, shape, what)
-    if bits is not None:
+    if bits < 8:
         return _signed(_unpack(data, bits, count), bits, dtype).reshape(shape)
     if dtype is DType.BOOL:
         # A bool of any other pattern than 0 and 1 is undefined to NumPy and to kernels.
@@ -187,7 +179,7 @@ def _decode(data: Bytes, dtype: DType, shape: tuple[int, ...], what: str) -> Arr
 
 
 def _byte_count(dtype: DType, shape: tuple[int, ...]) -> int:
-    return -(-math.prod(shape) * _PACKED.get(dtype, 8 * dtype.itemsize) // 8)
+    return -(-math.prod(shape) * dtype.bits // 8)
 
 
 def _check_size(
@@ -199,6 +191,10 @@ def _check_size(
 
 def _unpack(data: Bytes, bits: int, count: int) -> Bytes:
     """Elements of ``bits`` bits, the first in the lowest bits of each byte."""
+    if 8 % bits:
+        # They cross the borders of bytes.
+        stream = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
+        return np.packbits(stream, axis=1, bitorder="little").reshape(count)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     mask = np.uint8((1 << bits) - 1)
     return ((data[:, None] >> shifts) & mask).reshape(-1)[:count]

@@ -21,12 +21,17 @@ from onnxplan.compiler.view import View
 @operator("BatchNormalization")
 def batch_normalization(
     b: Builder, node: Node, x: View, scale: View, bias: View, average: View, variance: View
-) -> View:
-    """https://onnx.ai/onnx/operators/onnx__BatchNormalization.html before version 14: only inference.
+) -> Sequence[View]:
+    """https://onnx.ai/onnx/operators/onnx__BatchNormalization.html before version 14.
 
-    With ``spatial`` 0 (before version 9) the parameters have one element for each element of a sample.
+    Who wants more than one output trains. With ``spatial`` 0 (before version 9) the parameters have one
+    element for each element of a sample.
     """
-    return _inference(b, node, x, (scale, bias, average, variance))
+    parameters = (scale, bias, average, variance)
+    if all(output is None for output in node.outputs[1:]):
+        return [_inference(b, node, x, parameters)]
+    axes = (0, *range(2, x.rank)) if node.integer("spatial", 1) else (0,)
+    return _training(b, node, x, parameters, axes)
 
 
 @operator("BatchNormalization", since=14)
@@ -34,23 +39,38 @@ def batch_normalization_in_training(
     b: Builder, node: Node, x: View, scale: View, bias: View, average: View, variance: View
 ) -> Sequence[View]:
     """https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
+    parameters = (scale, bias, average, variance)
     if not node.integer("training_mode", 0):
-        return [_inference(b, node, x, (scale, bias, average, variance))]
-    axes = (0, *range(2, x.rank))
+        return [_inference(b, node, x, parameters)]
+    return _training(b, node, x, parameters, (0, *range(2, x.rank)))
+
+
+def _training(
+    b: Builder, node: Node, x: View, parameters: Sequence[View], axes: tuple[int, ...]
+) -> Sequence[View]:
+    """The result by the statistics of the batch over ``axes``, the running ones, and those of the batch."""
+    scale, bias, average, variance = parameters
     current = b.compute(expression(_statistics, (x.dtype,), axes, extent_of(x.shape, axes)), (x,), axes)
-    parameters = (per_channel(scale, x.rank), per_channel(bias, x.rank), *current)
-    result = _affine(b, x, parameters, node.float("epsilon", 1e-5))
+    affine = [_per_sample(view, x.rank) for view in (scale, bias)]
+    result = _affine(b, x, (*affine, *current), node.float("epsilon", 1e-5))
     momentum = node.float("momentum", 0.9)
+    found = [new.squeeze(axes) for new in current]
     running = [
-        b.map(expression(_update, (old.dtype, new.dtype), momentum), old, new.squeeze(axes))
-        for old, new in zip((average, variance), current, strict=True)
+        b.map(expression(_update, (old.dtype, new.dtype), momentum), old, new)
+        for old, new in zip((average, variance), found, strict=True)
     ]
-    return [result, *running]
+    saved = [b.cast(new, old.dtype) for old, new in zip((average, variance), found, strict=True)]
+    return [result, *running, *saved]
 
 
 def _inference(b: Builder, node: Node, x: View, views: Sequence[View]) -> View:
-    parameters = [view if view.rank > 1 else per_channel(view, x.rank) for view in views]
+    parameters = [_per_sample(view, x.rank) for view in views]
     return _affine(b, x, parameters, node.float("epsilon", 1e-5))
+
+
+def _per_sample(view: View, rank: int) -> View:
+    """Parameters of the channels, or of each element of a sample, made to broadcast to ``rank`` axes."""
+    return view if view.rank > 1 else per_channel(view, rank)
 
 
 def _affine(b: Builder, x: View, parameters: Sequence[View], epsilon: float) -> View:

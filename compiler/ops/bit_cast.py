@@ -10,8 +10,6 @@ from onnxplan.compiler.primitives import Reinterpret
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.view import View
 
-_NARROW = {DType.INT4: 4, DType.UINT4: 4, DType.FLOAT4E2M1: 4, DType.INT2: 2, DType.UINT2: 2}
-
 # Types of which not all bits that an element takes in memory mean something, and those that stand for them.
 _UNSIGNED = {DType.BOOL: DType.UINT8, DType.INT4: DType.UINT4, DType.INT2: DType.UINT2}
 
@@ -26,9 +24,9 @@ def bit_cast(b: Builder, node: Node, x: View) -> View:
     for dtype in (x.dtype, target):
         if dtype is DType.STRING:
             raise TypeError("strings have no bits to reinterpret")
-    if _bits(x.dtype) != _bits(target):
+    if x.dtype.bits != target.bits:
         raise TypeError(
-            f"{x.dtype} has {_bits(x.dtype)} bits, {target} {_bits(target)}; they must be equal in size"
+            f"{x.dtype} has {x.dtype.bits} bits, {target} {target.bits}; they must be equal in size"
         )
     if x.dtype is target:
         return x
@@ -40,7 +38,3 @@ def bit_cast(b: Builder, node: Node, x: View) -> View:
         result = b.new(carrier, source.shape, layout_order(source.shape, [source]))
         source = b.emit(Reinterpret(), [source], [result])[0]
     return b.cast(source, target)
-
-
-def _bits(dtype: DType) -> int:
-    return _NARROW.get(dtype, 8 * dtype.itemsize)

@@ -7,6 +7,7 @@ import numpy as np
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
+from onnxplan.compiler.ops.common import integer, single
 from onnxplan.compiler.primitives import Gather, SuppressNonMaximum
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.view import View
@@ -36,11 +37,11 @@ def non_max_suppression(
         raise ValueError(f"boxes {list(boxes.shape)} and scores {list(scores.shape)} do not belong together")
     most = 0
     if max_output_boxes_per_class is not None:
-        most = max(0, min(int(b.value(max_output_boxes_per_class).reshape(-1)[0]), extent))
+        most = max(0, min(integer(b, max_output_boxes_per_class), extent))
     if most == 0 or images * classes == 0:
         return b.constant(np.empty((0, 3), np.int64))
     thresholds = [
-        b.constant(np.float32(0)) if view is None else b.reshape(view, ())
+        b.constant(np.float32(0)) if view is None else single(b, view)
         for view in (iou_threshold, score_threshold)
     ]
     primitive = SuppressNonMaximum(

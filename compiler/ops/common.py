@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.builder import Builder, broadcast_shapes
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.ir import Node
+from onnxplan.compiler.primitives import Gather
 from onnxplan.compiler.scalar import WIDE_FLOATS
-from onnxplan.compiler.trace import Scalar, cast, trace
+from onnxplan.compiler.trace import Scalar, cast, index, select, trace
 from onnxplan.compiler.view import View
 
 TracedBody = Callable[..., "Scalar | Sequence[Scalar]"]
@@ -136,6 +138,30 @@ def float_map(b: Builder, body: TracedBody, *views: View, parameters: tuple[Any,
 def scalar_map(b: Builder, body: TracedBody, *views: View, parameters: tuple[Any, ...] = ()) -> View:
     """An elementwise function in the type of its operands."""
     return b.map(expression(body, tuple(view.dtype for view in views), *parameters), *views)
+
+
+def choose(b: Builder, condition: View, x: View, y: View) -> View:
+    """The elements of ``x`` where ``condition`` is true, of ``y`` elsewhere, broadcast; of any type.
+
+    No arithmetic takes complex numbers: they are picked from both operands one after the other.
+    """
+    if x.dtype.kind != "c":
+        return b.scalar("select", condition, x, y)
+    if y.dtype is not x.dtype:
+        raise TypeError(f"select of {x.dtype} and {y.dtype}: the types differ")
+    shape = broadcast_shapes([condition.shape, x.shape, y.shape])
+    size = math.prod(shape)
+    if size == 0:
+        return b.constant(np.empty(shape, x.dtype.numpy))
+    table = b.concat([b.reshape(view.expand(shape), (size,)) for view in (x, y)], 0)
+    chosen = b.reshape(condition.expand(shape), (size,))
+    places = scalar_map(b, _place_of_choice, chosen, parameters=(size,))
+    return b.reshape(b.emit(Gather(0), [table, places], [b.new(x.dtype, (size,))])[0], shape)
+
+
+def _place_of_choice(condition: Scalar, size: int) -> Scalar:
+    place = index(condition, 0)
+    return select(condition, place, place + size)
 
 
 def per_channel(view: View, rank: int) -> View:

@@ -8,7 +8,7 @@ from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import element_type, float_map
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.structures import Lowered
-from onnxplan.compiler.trace import Scalar, cast, select
+from onnxplan.compiler.trace import Scalar, apply, cast, select
 from onnxplan.compiler.view import View
 
 # The types of which the standard says what saturation means.
@@ -56,7 +56,12 @@ def _power_of_two(x: Scalar, rounding: str, saturate: bool) -> Scalar:
         below = select(x >= above * 0.75, above, below)
     # The conversion up was clamped to the largest power; what rounds to more than that is out of range.
     limit = float("inf") if rounding == "down" else 1.5 * 2.0**127
-    return below if saturate else select(x >= limit, float("inf"), below)
+    if saturate:
+        return below
+    if rounding == "nearest":
+        # The standard's table of special values has zero and what is below the smallest power as NaN.
+        below = select(apply("abs", x) < 2.0**-127, float("inf"), below)
+    return select(x >= limit, float("inf"), below)
 
 
 @operator("Identity")

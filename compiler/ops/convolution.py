@@ -11,6 +11,7 @@ from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.ir import Node
+from onnxplan.compiler.ops.sliding import MOST_AXES, unfold
 from onnxplan.compiler.ops.windows import (
     Window,
     channels_first,
@@ -52,12 +53,20 @@ def convolve(b: Builder, x: View, w: View, window: Window, groups: int, dtype: D
     check_groups(x.shape[1], w.shape[0], groups)
     if x.shape[1] != w.shape[1] * groups:
         raise ValueError(f"{x.shape[1]} channels, weights for {w.shape[1]} in each of {groups} groups")
+    weights = w.transpose((*range(2, w.rank), 1, 0))
+    return _convolve(b, channels_last(x), weights, window, groups, dtype)
+
+
+def _convolve(b: Builder, x: View, weights: View, window: Window, groups: int, dtype: DType) -> View:
+    """``x (N, *spatial, C)`` by ``weights (*kernel, C/groups, M)``: ``(N, *out, M)``."""
+    shape = (x.shape[0], *window.outputs, weights.shape[-1])
+    if len(window.kernel) > MOST_AXES and 0 not in shape:
+        x, weights, window = unfold(b, x, weights, window, groups)
     primitive = Conv(
         window.strides, window.dilations, window.pads, groups, accumulator=WIDE_FLOATS.get(dtype, dtype)
     )
-    weights = w.transpose((*range(2, w.rank), 1, 0))
-    result = b.new(dtype, (x.shape[0], *window.outputs, w.shape[0]))
-    return b.emit(primitive, [channels_last(x), weights], [result])[0]
+    result = b.new(dtype, (x.shape[0], *window.outputs, weights.shape[-1]))
+    return b.reshape(b.emit(primitive, [x, weights], [result])[0], shape)
 
 
 def check_groups(channels: int, features: int, groups: int) -> None:
@@ -164,6 +173,9 @@ def _convolve_phase(
         b.copy_into(extras[0], target)
     elif weights.size == 0:
         b.fill_into(0, target)
+    elif len(phase) > MOST_AXES:
+        total = _convolve(b, x, weights, _window_of_phase(phase, weights), groups, target.dtype)
+        b.copy_into(b.scalar("add", total, extras[0]) if extras else total, target)
     else:
         accumulator = WIDE_FLOATS.get(target.dtype, target.dtype)
         primitive = Conv(
@@ -175,6 +187,18 @@ def _convolve_phase(
             epilogue=_bias_epilogue(target.dtype, accumulator) if extras else None,
         )
         b.operations.append(Operation(primitive, (x, weights, *extras), (target,), (b.node,)))
+
+
+def _window_of_phase(phase: tuple[_Phase, ...], weights: View) -> Window:
+    ones = (1,) * len(phase)
+    return Window(
+        weights.shape[:-2],
+        ones,
+        tuple(piece.dilation for piece in phase),
+        tuple(piece.pad for piece in phase),
+        ones,
+        tuple(piece.count for piece in phase),
+    )
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
-from onnxplan.compiler.ops.common import float_map, scalar_map, single
+from onnxplan.compiler.ops.common import choose, float_map, scalar_map, single
 from onnxplan.compiler.registry import Rule, operator
 from onnxplan.compiler.structures import Lowered
 from onnxplan.compiler.trace import Scalar, apply, cast, select
@@ -256,7 +256,7 @@ def _signed_shift(x: Scalar, y: Scalar, op: str, unsigned: DType) -> Scalar:
 @operator("Where", since=9)
 def where(b: Builder, node: Node, condition: View, x: View, y: View) -> View:
     """https://onnx.ai/onnx/operators/onnx__Where.html"""
-    return b.scalar("select", condition, x, y)
+    return choose(b, condition, x, y)
 
 
 @operator("IsInf", since=10)

@@ -12,6 +12,7 @@ from onnxplan.compiler.builder import MEMO_BYTES, Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import (
+    choose,
     element_type,
     expression,
     integer,
@@ -134,6 +135,11 @@ def triangle(b: Builder, node: Node, x: View, k: View | None = None) -> View:
     if x.rank < 2:
         raise ValueError(f"an input of rank 2 at least is expected, not {x.rank}")
     upper = bool(node.integer("upper", 1))
+    if x.dtype.kind == "c":
+        everywhere = b.constant(True).expand(x.shape)
+        offset = b.constant(0, DType.INT64) if k is None else single(b, k)
+        kept = scalar_map(b, _triangle, everywhere, offset, parameters=(x.rank, upper))
+        return choose(b, kept, x, b.constant(0, x.dtype))
     if k is None or k.is_constant:
         diagonal = 0 if k is None else integer(b, k)
         return scalar_map(b, _triangle_at, x, parameters=(x.rank, upper, diagonal))
@@ -163,11 +169,19 @@ def one_hot(b: Builder, node: Node, indices: View, depth: View, choices: View) -
         choices.slice(0, 1, 1).squeeze((0,)),
     )
     shape = (*indices.shape[:axis], extent, *indices.shape[axis:])
+    if choices.dtype.kind == "c":
+        position = operands[0]
+        mask = b.compute(expression(_is_hot, (position.dtype,), axis, extent), (position,), shape=shape)[0]
+        return choose(b, mask, operands[2], operands[1])
     body = expression(_hot, tuple(view.dtype for view in operands), axis, extent)
     return b.compute(body, operands, shape=shape)[0]
 
 
 def _hot(position: Scalar, off: Scalar, on: Scalar, axis: int, extent: int) -> Scalar:
+    return select(_is_hot(position, axis, extent), on, off)
+
+
+def _is_hot(position: Scalar, axis: int, extent: int) -> Scalar:
     place = cast(position, DType.INT64)
     wrapped = select(place < 0, place + extent, place)
-    return select(apply("equal", index(position, axis), wrapped), on, off)
+    return apply("equal", index(position, axis), wrapped)

@@ -11,7 +11,8 @@ import numpy as np
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
-from onnxplan.compiler.ops.common import expression, scalar_map, wide
+from onnxplan.compiler.ops.common import choose, expression, scalar_map, wide
+from onnxplan.compiler.ops.interpolation import interpolation_type, to_integer
 from onnxplan.compiler.primitives import Gather, GatherReduce
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, apply, cast, index, select
@@ -34,7 +35,8 @@ CUBIC = -0.75
 def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
     """https://onnx.ai/onnx/operators/onnx__GridSample.html
 
-    Any number of spatial axes in every mode; ``nearest`` takes any type but complex numbers and strings.
+    Any number of spatial axes in every mode; ``nearest`` takes any type but strings, other modes numbers.
+    Integers are rounded to the nearest.
     """
     mode = MODES.get(node.string("mode", "linear"))
     padding = node.string("padding_mode", "zeros")
@@ -43,7 +45,7 @@ def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
     spatial = x.rank - 2
     if spatial < 1 or grid.rank != x.rank or grid.shape[-1] != spatial or grid.shape[0] != x.shape[0]:
         raise ValueError(f"a grid of shape {list(grid.shape)} does not fit an input of {list(x.shape)}")
-    if not x.dtype.is_float and (mode != "nearest" or x.dtype.kind not in "iub"):
+    if x.dtype.kind not in ("fiubc" if mode == "nearest" else "fiu"):
         raise TypeError(f"{mode} interpolation of {x.dtype}")
     batch, channels, extents, places = x.shape[0], x.shape[1], x.shape[2:], grid.shape[1:-1]
     shape = (batch, *places, channels)
@@ -60,15 +62,20 @@ def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
         places_of_rows = b.reshape(positions, (rows,))
         found = b.emit(Gather(0), [table, places_of_rows], [b.new(x.dtype, (rows, channels))])[0]
         if padding == "zeros":
-            found = scalar_map(b, _or_zero, found, places_of_rows.unsqueeze((1,)))
+            inside = scalar_map(b, _is_inside, places_of_rows.unsqueeze((1,)))
+            found = choose(b, inside, found, b.constant(0, x.dtype))
     else:
+        if x.dtype.is_integer:
+            table = b.cast(table, interpolation_type(x.dtype))
         taps = TAPS[mode] ** spatial
         inputs = [
             table,
             b.reshape(positions, (rows, taps)),
-            b.cast(b.reshape(weights, (rows, taps)), wide(x.dtype)),
+            b.cast(b.reshape(weights, (rows, taps)), wide(table.dtype)),
         ]
-        found = b.emit(GatherReduce(), inputs, [b.new(x.dtype, (rows, channels))])[0]
+        found = b.emit(GatherReduce(), inputs, [b.new(table.dtype, (rows, channels))])[0]
+        if x.dtype.is_integer:
+            found = scalar_map(b, to_integer, found, parameters=(x.dtype,))
     return b.reshape(found, shape).transpose(last)
 
 
@@ -158,6 +165,5 @@ def _row(*operands: Any) -> Scalar:
     return select(least < 0, -1, position + start)
 
 
-def _or_zero(*operands: Any) -> Scalar:
-    value, position = operands
-    return select(position < 0, 0, value)
+def _is_inside(position: Scalar) -> Scalar:
+    return position >= 0

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.trace import Scalar, apply, cast
+
 Floats = npt.NDArray[Any]
 """float32 or float64"""
 Integers = npt.NDArray[np.int64]
@@ -127,3 +130,20 @@ def _cubic(distance: Floats, a: float) -> Floats:
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+
+
+def interpolation_type(dtype: DType) -> DType:
+    """The float type that elements of ``dtype`` are weighted in."""
+    exact = dtype is DType.FLOAT64 or (dtype.is_integer and dtype.itemsize >= 4)
+    return DType.FLOAT64 if exact else DType.FLOAT32
+
+
+def to_integer(value: Scalar, dtype: DType) -> Scalar:
+    """``value`` rounded to the nearest integer of type ``dtype``."""
+    bits = int(dtype.label.lstrip("uint"))
+    low, limit = (0.0, 2.0**bits) if dtype.kind == "u" else (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1))
+    # Of 64-bit integers the largest is no float64: the next below the limit is.
+    high = min(limit - 1, float(np.nextafter(limit, 0)))
+    rounded = apply("round", value)
+    inside = apply("min", apply("max", rounded, low), high)
+    return cast(inside, dtype)

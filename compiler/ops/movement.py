@@ -279,6 +279,9 @@ def _slice(
     x: View, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]
 ) -> View:
     positions = normal_axes(axes, x.rank)
+    counts = [len(items) for items in (starts, ends, axes, steps)]
+    if len(set(counts)) > 1:
+        raise ValueError("there are {} starts, {} ends, {} axes and {} steps".format(*counts))
     if 0 in steps:
         raise ValueError("a step is 0")
     for start, end, axis, step in zip(starts, ends, positions, steps, strict=True):

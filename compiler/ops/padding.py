@@ -32,7 +32,8 @@ def pad_by_attributes(b: Builder, node: Node, x: View) -> View:
 
 def _pad_by_attributes(b: Builder, node: Node, x: View, widths: Sequence[int]) -> View:
     value = b.constant(node.float("value", 0.0), x.dtype)
-    return _pad(b, x, _pairs(widths, range(x.rank), x.rank), node.string("mode", "constant"), value)
+    mode = node.string("mode", "constant")
+    return padded(b, x, _pairs(widths, range(x.rank), x.rank), value, mode)
 
 
 @operator("Pad", since=11)
@@ -49,7 +50,7 @@ def pad(
         fill = single(b, value)
         if fill.dtype is not x.dtype:
             raise TypeError(f"the value is {fill.dtype}, the data {x.dtype}")
-    return _pad(b, x, _pairs(pads, chosen, x.rank), node.string("mode", "constant"), fill)
+    return padded(b, x, _pairs(pads, chosen, x.rank), fill, node.string("mode", "constant"))
 
 
 def _pairs(widths: Sequence[int], axes: Sequence[int], rank: int) -> Pads:
@@ -61,7 +62,8 @@ def _pairs(widths: Sequence[int], axes: Sequence[int], rank: int) -> Pads:
     return pads
 
 
-def _pad(b: Builder, x: View, pads: Pads, mode: str, value: View) -> View:
+def padded(b: Builder, x: View, pads: Pads, value: View, mode: str = "constant") -> View:
+    """``x`` with so many elements more before and after each axis, or less where they are negative."""
     for axis, (before, after) in enumerate(pads):
         start, end = max(-before, 0), x.shape[axis] - max(-after, 0)
         if start > end:

@@ -9,6 +9,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import expression, float_expression, wide
+from onnxplan.compiler.ops.sliding import MOST_AXES, pool_averages, pool_maxima
 from onnxplan.compiler.ops.windows import Window, channels_first, channels_last, window_of
 from onnxplan.compiler.primitives import Pool
 from onnxplan.compiler.registry import operator
@@ -22,7 +23,13 @@ def max_pool(b: Builder, node: Node, x: View) -> list[View]:
     window = _pooling_window(node, x)
     shape = (x.shape[0], *window.outputs, x.shape[1])
     outputs = [b.new(x.dtype, shape)]
-    if len(node.outputs) > 1 and node.outputs[1] is not None:
+    positions = len(node.outputs) > 1 and node.outputs[1] is not None
+    column_major = bool(node.integer("storage_order", 0))
+    if len(window.kernel) > MOST_AXES and 0 not in shape:
+        source = channels_last(x)
+        found = pool_maxima(b, source, window, positions=positions, column_major=column_major)
+        return [channels_first(view) for view in found]
+    if positions:
         outputs.append(b.new(DType.INT64, shape))
     primitive = Pool(
         "max",
@@ -30,7 +37,7 @@ def max_pool(b: Builder, node: Node, x: View) -> list[View]:
         window.strides,
         window.dilations,
         window.pads,
-        column_major=bool(node.integer("storage_order", 0)),
+        column_major=column_major,
     )
     return [channels_first(view) for view in b.emit(primitive, [channels_last(x)], outputs)]
 
@@ -85,9 +92,11 @@ def _pooling_window(node: Node, x: View) -> Window:
 
 def average(b: Builder, x: View, window: Window, counted: tuple[int, ...] | None) -> View:
     """The averages of the windows on ``x (N, *spatial, C)``; ``counted`` is ``Pool.count_padding``."""
+    shape = (x.shape[0], *window.outputs, x.shape[-1])
+    if len(window.kernel) > MOST_AXES and 0 not in shape:
+        return pool_averages(b, x, window, counted)
     primitive = Pool("average", window.kernel, window.strides, window.dilations, window.pads, counted)
-    result = b.new(x.dtype, (x.shape[0], *window.outputs, x.shape[-1]))
-    return b.emit(primitive, [x], [result])[0]
+    return b.emit(primitive, [x], [b.new(x.dtype, shape)])[0]
 
 
 @operator("GlobalAveragePool")

@@ -17,12 +17,14 @@ from onnxplan.compiler.ops.interpolation import (
     Integers,
     ResizedAxis,
     coordinates,
+    interpolation_type,
     nearest_positions,
+    to_integer,
     weighted_positions,
 )
 from onnxplan.compiler.primitives import Gather, MapReduce, Resample
 from onnxplan.compiler.registry import operator
-from onnxplan.compiler.trace import Scalar, apply, cast, select
+from onnxplan.compiler.trace import Scalar, select
 from onnxplan.compiler.view import View
 
 Axes = Mapping[int, ResizedAxis]
@@ -186,8 +188,7 @@ def _interpolate(b: Builder, node: Node, x: View, axes: Axes, kernel: str, trans
     """
     if x.dtype.kind not in "fiu":
         raise TypeError(f"cannot interpolate {x.dtype}")
-    exact = x.dtype is DType.FLOAT64 or (x.dtype.is_integer and x.dtype.itemsize >= 4)
-    work = DType.FLOAT64 if exact else DType.FLOAT32
+    work = interpolation_type(x.dtype)
     result = b.cast(x, work)
     for axis, resized in sorted(axes.items(), key=lambda item: item[1].scale):
         if resized.is_unchanged:
@@ -208,19 +209,8 @@ def _interpolate(b: Builder, node: Node, x: View, axes: Axes, kernel: str, trans
         operands = [result, b.constant(positions, DType.INT32), b.constant(weights, work)]
         result = b.emit(Resample(axis), operands, [target])[0]
     if x.dtype.is_integer:
-        return scalar_map(b, _to_integer, result, parameters=(x.dtype,))
+        return scalar_map(b, to_integer, result, parameters=(x.dtype,))
     return b.cast(result, x.dtype)
-
-
-def _to_integer(value: Scalar, dtype: DType) -> Scalar:
-    """``value`` rounded to the nearest integer of type ``dtype``."""
-    bits = int(dtype.label.lstrip("uint"))
-    low, limit = (0.0, 2.0**bits) if dtype.kind == "u" else (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1))
-    # Of 64-bit integers the largest is no float64: the next below the limit is.
-    high = min(limit - 1, float(np.nextafter(limit, 0)))
-    rounded = apply("round", value)
-    inside = apply("min", apply("max", rounded, low), high)
-    return cast(inside, dtype)
 
 
 def _extrapolate(b: Builder, x: View, axes: Axes, value: float) -> View:

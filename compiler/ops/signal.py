@@ -38,7 +38,9 @@ def _window_rule(terms: tuple[float, ...]) -> Rule:
         window = sum(factor * np.cos(order * angles) for order, factor in enumerate(terms))
         if count == 1:
             window = np.ones(1)
-        return b.constant(np.asarray(window), element_type(node.integer("output_datatype", 1)))
+        dtype = element_type(node.integer("output_datatype", 1))
+        # In float64 what should be 1 is a little less, which integers would be truncated to 0 of.
+        return b.constant(window if dtype.is_float else np.asarray(window, np.float32), dtype)
 
     return rule
 
@@ -133,15 +135,15 @@ def _apply(b: Builder, x: View, transform: Transform, window: View | None = None
     count = min(x.shape[-2], transform.inputs)
     x = x.slice(x.rank - 2, 0, count)
     computed = wide(x.dtype)
+    columns = transform.outputs * transform.components
 
     def make() -> Array:
         matrix = transform.matrix(count)
         if window is not None:
             matrix = matrix * window.numpy().astype(np.float64).reshape(-1, 1, 1, 1)
-        return matrix.reshape(count * x.shape[-1], -1).astype(computed.numpy)
+        return matrix.reshape(count * x.shape[-1], columns).astype(computed.numpy)
 
     key = derived_key(f"{transform} of {count} in {computed}", [window] if window is not None else [])
-    columns = transform.outputs * transform.components
     matrix = View.dense(b.pool.get(key, make, "dft"), (count * x.shape[-1], columns))
     lead = x.shape[:-2]
     rows = b.reshape(b.cast(x, computed), (*lead, count * x.shape[-1]))

@@ -84,7 +84,12 @@ def linear_attention(
     shape = (batch, groups, width, values.shape[3])
     kept = query.dtype if past is None else past.dtype
     state = b.constant(np.zeros(shape, computed.numpy)) if past is None else b.cast(past, computed)
-    if heads % groups or state.shape != shape or keys.shape != (batch, groups, tokens, width):
+    if (
+        heads % groups
+        or state.shape != shape
+        or keys.shape != (batch, groups, tokens, width)
+        or values.shape[2] != tokens
+    ):
         raise ValueError("query, key, value and state do not fit each other")
     gates = None if decay is None else _by_head(b, decay, groups, computed)
     rates = None if beta is None else _by_head(b, beta, min(groups, beta.shape[-1]), computed)

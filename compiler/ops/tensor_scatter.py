@@ -9,7 +9,7 @@ import numpy as np
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
-from onnxplan.compiler.ops.common import normal_axis, scalar_map
+from onnxplan.compiler.ops.common import choose, normal_axis, scalar_map
 from onnxplan.compiler.primitives import Gather
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, apply, index, select
@@ -56,6 +56,9 @@ def write_rows(b: Builder, cache: View, update: View, starts: View, axis: int, *
     rows = b.reshape(update, (math.prod(lead) * count, *rest))
     fresh = b.emit(Gather(0), [rows, places], [b.new(update.dtype, cache.shape)])[0]
     first = first.unsqueeze(tuple(range(axis + 1, cache.rank)))
+    if cache.dtype.kind == "c":
+        written = scalar_map(b, _is_written, first.expand(cache.shape), parameters=settings)
+        return choose(b, written, fresh, cache)
     return scalar_map(b, _chosen, cache, fresh, first, parameters=settings)
 
 
@@ -73,5 +76,9 @@ def _source(start: Scalar, base: Scalar, axis: int, count: int, extent: int, cir
 def _chosen(
     old: Scalar, new: Scalar, start: Scalar, axis: int, count: int, extent: int, circular: bool
 ) -> Scalar:
+    return select(_is_written(start, axis, count, extent, circular), new, old)
+
+
+def _is_written(start: Scalar, axis: int, count: int, extent: int, circular: bool) -> Scalar:
     distance = _distance(start, axis, extent, circular)
-    return select(apply("and", distance >= 0, distance < count), new, old)
+    return apply("and", distance >= 0, distance < count)

@@ -41,8 +41,8 @@ def window_of(node: Node, extents: Shape, kernel: Shape) -> Window:
     pads, ends, outputs = [], [], []
     for axis, extent in enumerate(extents):
         stride, reach = strides[axis], (kernel[axis] - 1) * dilations[axis] + 1
-        if stride < 1 or dilations[axis] < 1:
-            raise ValueError("strides and dilations must be positive")
+        if stride < 1 or dilations[axis] < 1 or kernel[axis] < 1:
+            raise ValueError("strides, dilations and extents of the kernel must be positive")
         begin, end = (given[axis], given[rank + axis]) if auto_pad == "NOTSET" else (0, 0)
         if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
             output = -(-extent // stride)

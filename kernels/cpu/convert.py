@@ -51,6 +51,8 @@ SMALL_FLOATS = {
     DType.FLOAT8E4M3FNUZ: SmallFloat(4, 3, 8, 0x7F, 0x80, 0x80, unsigned_zero=True),
     DType.FLOAT8E5M2FNUZ: SmallFloat(5, 2, 16, 0x7F, 0x80, 0x80, unsigned_zero=True),
     DType.FLOAT4E2M1: SmallFloat(2, 1, 1, 0x7, 0x7, 0x8),
+    DType.FLOAT6E2M3: SmallFloat(2, 3, 1, 0x1F, 0x1F, 0x20),
+    DType.FLOAT6E3M2: SmallFloat(3, 2, 3, 0x1F, 0x1F, 0x20),
 }
 
 
@@ -154,7 +156,7 @@ def cast(emitter: Core, source: DType, result: DType, value: ir.Value) -> ir.Val
 
 
 def cast_saturate(emitter: Core, source: DType, result: DType, value: ir.Value) -> ir.Value:
-    """As :func:`cast`; float8 and float4 results are clamped to the finite range, infinities too."""
+    """As :func:`cast`; float8 and smaller results are clamped to the finite range, infinities too."""
     if source is result or not (result.is_float and result.itemsize == 1):
         return cast(emitter, source, result, value)
     if source is DType.FLOAT64:
@@ -279,7 +281,7 @@ def _decode_e8m0(emitter: Core, stored: ir.Value) -> ir.Value:
 
 
 def _encode_e8m0(emitter: Core, value: ir.Value, *, saturate: bool = False) -> ir.Value:
-    """The absolute value's next power of two; NaN for infinities and, unless ``saturate``, beyond."""
+    """The absolute value's next power of two; beyond the largest NaN, or with ``saturate`` the largest."""
     builder = emitter.builder
     bits = builder.bitcast(value, emitter.vector(I32))
     size = builder.and_(bits, emitter.like(bits, 0x7FFFFFFF))
@@ -289,8 +291,8 @@ def _encode_e8m0(emitter: Core, value: ir.Value, *, saturate: bool = False) -> i
     code = builder.add(exponent, builder.zext(inexact, bits.type))
     largest = emitter.like(bits, 0xFE if saturate else 0xFF)
     code = builder.select(builder.icmp_unsigned(">", code, largest), largest, code)
-    infinite = builder.icmp_unsigned("==", exponent, emitter.like(bits, 0xFF))
-    code = builder.select(infinite, emitter.like(bits, 0xFF), code)
+    unordered = builder.icmp_unsigned(">", size, emitter.like(bits, 0x7F800000))
+    code = builder.select(unordered, emitter.like(bits, 0xFF), code)
     return builder.trunc(code, emitter.vector(I8))
 
 

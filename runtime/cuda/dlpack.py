@@ -32,7 +32,7 @@ OWN_CODES = {
     DType.FLOAT8E5M2FNUZ: 13,
     DType.FLOAT8E8M0: 14,
 }
-PACKED = frozenset({DType.INT4, DType.UINT4, DType.INT2, DType.UINT2, DType.FLOAT4E2M1, DType.STRING})
+PACKED = frozenset(dtype for dtype in DType if dtype.bits < 8 or dtype is DType.STRING)
 """Types that take one byte an element here, and less in DLPack; and those that it has not."""
 
 

@@ -131,7 +131,7 @@ def test_raw_data(dtype, shape):
 def test_typed_data(dtype):
     array = codes_of(dtype, 7)
     # onnx packs types of less than eight bits in raw data alone: unpack them to the field by hand.
-    if dtype.label in ("int4", "uint4", "float4e2m1", "int2", "uint2"):
+    if dtype.bits in (2, 4):
         packed = numpy_helper.from_array(array, "w")
         tensor = TensorProto(name="w", data_type=dtype.code, dims=[7], int32_data=list(packed.raw_data))
     elif dtype.is_float and dtype.itemsize < 4:

@@ -12,6 +12,12 @@ CONVOLUTIONS = {
     "2d": ((2, 3, 7, 9), (5, 3, 3, 2), {"strides": [2, 1], "pads": [1, 0, 2, 1]}),
     "3d": ((1, 2, 5, 4, 6), (3, 2, 2, 3, 2), {"strides": [1, 2, 3], "dilations": [2, 1, 2]}),
     "4d": ((1, 2, 3, 3, 2, 3), (2, 2, 2, 1, 2, 2), {}),
+    "4d groups": (
+        (2, 4, 4, 3, 2, 3), (6, 2, 2, 2, 2, 1),
+        {"group": 2, "strides": [2, 1, 1, 2], "dilations": [2, 1, 1, 1], "pads": [1, 0, 0, 1, 2, 1, 1, 0]},
+    ),
+    "5d": ((1, 2, 2, 3, 2, 2, 3), (3, 2, 2, 2, 1, 2, 2), {"pads": [1, 0, 0, 0, 1, 0, 0, 1, 0, 0]}),
+    "4d empty batch": ((0, 2, 3, 3, 2, 3), (2, 2, 2, 1, 2, 2), {}),
     "pointwise": ((2, 6, 5, 4), (7, 6, 1, 1), {}),
     "pointwise stride": ((1, 3, 5, 6), (4, 3, 1, 1), {"strides": [2, 3]}),
     "depthwise": ((1, 6, 8, 7), (6, 1, 3, 3), {"group": 6, "pads": [1, 1, 1, 1]}),
@@ -25,7 +31,7 @@ CONVOLUTIONS = {
     "kernel shape": ((1, 1, 5, 5), (1, 1, 3, 3), {"kernel_shape": [3, 3]}),
     "one position": ((2, 3, 4, 4), (5, 3, 4, 4), {}),
     "empty batch": ((0, 3, 5, 5), (4, 3, 3, 3), {}),
-}
+}  # fmt: skip
 
 TRANSPOSED = {
     "1d": ((2, 3, 6), (3, 4, 3), {"strides": [2]}),
@@ -47,6 +53,10 @@ TRANSPOSED = {
     "groups": ((2, 4, 3, 4), (4, 3, 3, 2), {"group": 2, "strides": [2, 2]}),
     "depthwise": ((1, 5, 4, 4), (5, 1, 3, 3), {"group": 5, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
     "pads above kernel": ((1, 2, 5), (2, 2, 2), {"strides": [2], "pads": [2, 3]}),
+    "4d": (
+        (2, 2, 2, 1, 3, 2), (2, 3, 2, 2, 1, 2), {"strides": [2, 1, 1, 2], "pads": [1, 0, 0, 0, 0, 0, 0, 1]},
+    ),
+    "4d groups": ((1, 4, 2, 2, 1, 2), (4, 2, 2, 1, 2, 2), {"strides": [1, 2, 1, 1], "group": 2}),
 }  # fmt: skip
 
 POOLS = {
@@ -63,6 +73,13 @@ POOLS = {
     "valid": ((1, 3, 7, 6), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "VALID"}),
     "whole": ((2, 3, 4, 5), {"kernel_shape": [4, 5]}),
     "empty batch": ((0, 3, 4, 5), {"kernel_shape": [2, 2]}),
+    "4d": (
+        (2, 2, 3, 4, 2, 3),
+        {"kernel_shape": [2, 3, 2, 2], "strides": [1, 2, 1, 2], "pads": [1, 1, 0, 0, 0, 2, 1, 1]},
+    ),
+    "5d": (
+        (1, 2, 2, 3, 2, 2, 3), {"kernel_shape": [2, 2, 1, 2, 2], "ceil_mode": 1, "strides": [1, 2, 1, 1, 2]},
+    ),
 }  # fmt: skip
 
 
@@ -166,6 +183,23 @@ def max_pool_cases() -> list[Case]:
                 {"x": special(dtype, *x) if dtype.kind not in "iu" else uniform(dtype, *x, low=-99, high=99)},
                 attributes=attributes,
                 reference=lambda x, meaning=meaning: meaning(x)[0],
+            )
+        )
+    x, attributes = POOLS["4d"]
+    meaning = functools.partial(
+        reference.max_pool, kernel=attributes["kernel_shape"], **settings_of(attributes)
+    )
+    for dtype in (FLOAT16, np.dtype(np.int8)):
+        found.append(
+            case(
+                f"4d {dtype}",
+                "MaxPool",
+                # Several maxima in a window, and infinities beside the padding.
+                {"x": uniform(dtype, *x, low=-1, high=1) if dtype.kind == "i" else special(dtype, *x)},
+                outputs=2,
+                attributes=attributes,
+                reference=meaning,
+                dtypes=(dtype, np.dtype(np.int64)),
             )
         )
     return found

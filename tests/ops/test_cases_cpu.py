@@ -7,18 +7,10 @@ import onnxplan
 
 CASES = discover()
 
-# Case id -> what the CPU device lacks.
-LACKING = {
-    "Conv-28-4d": "no convolution kernel has four spatial axes",
-    "Conv-28-4d bias": "no convolution kernel has four spatial axes",
-}
-
 
 @pytest.mark.parametrize("optimize", [1, 0], ids=["optimized", "plain"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_case(case, optimize):
-    if case.id in LACKING:
-        pytest.skip(LACKING[case.id])
     with onnxplan.InferenceSession(case.model(), threads=1, optimize=optimize) as session:
         results = session.run_sync(case.feeds())
     case.check(results)
