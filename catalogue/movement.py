@@ -103,7 +103,7 @@ SPECIMENS: dict[str, list[Specimen]] = {
     "SplitToSequence": [of((4, 3), [1, 3], linked={"S": "T"})],
     "ConcatFromSequence": [of(_PAIR, axis=1, linked={"T": "S"})],
     "SequenceMap": [of(_PAIR, body=_doubled)],
-    "Optional": [of((2, 3), linked={"O": "V"})],
+    "Optional": [of((2, 3), linked={"O": "V"}, reference=lambda x: x)],
     "OptionalGetElement": [of((2, 3), linked={"V": "O"})],
     "OptionalHasElement": [of((2, 3))],
     # Strings

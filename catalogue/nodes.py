@@ -102,6 +102,9 @@ def bind(schema: Any, specimen: Specimen, types: Types, feeds: Mapping[str, Arra
             for number in range(specimen.elements):
                 nodes += _element(name, number)
                 outputs[f"{name}_{number}"] = dtype
+            if not specimen.elements:
+                nodes.append(helper.make_node("SequenceLength", [name], [f"{name}_length"]))
+                outputs[f"{name}_length"] = DType.INT64
         elif kind == "optional":
             nodes.append(helper.make_node("OptionalGetElement", [name], [f"{name}_element"]))
             outputs[f"{name}_element"] = dtype

@@ -13,8 +13,9 @@ from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate_program
 from onnxplan.compiler.importer import load_model
-from onnxplan.compiler.lowering import DEMAND, lower
+from onnxplan.compiler.lowering import lower
 from onnxplan.compiler.pipeline import compile_program
+from onnxplan.compiler.plan import DEMAND
 from onnxplan.compiler.selection import KernelSelector
 
 KEY = 2**63 + 5

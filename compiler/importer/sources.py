@@ -61,7 +61,9 @@ class Source:
             return self.path
         if self.mappings:
             return None
-        return self.proto if self.data is None else bytes(self.data)
+        if self.data is None:
+            return self.proto
+        return self.data.obj if isinstance(self.data.obj, bytes) else bytes(self.data)
 
     @property
     def mappings(self) -> tuple[mmap.mmap, ...]:
