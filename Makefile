@@ -37,9 +37,9 @@ format: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	@rm -rf build/types
 	@mkdir -p build/types/onnxplan
-	@for path in onnxplan/*; do ln -s "../../../$$path" "build/types/$$path"; done
-	@for room in compiler kernels runtime; do ln -s "../../../$$room" "build/types/onnxplan/$$room"; done
-	@for folder in bench examples; do ln -s "../../$$folder" "build/types/$$folder"; done
+	@for path in onnxplan/*; do ln -sfn "../../../$$path" "build/types/$$path"; done
+	@for room in compiler kernels runtime; do ln -sfn "../../../$$room" "build/types/onnxplan/$$room"; done
+	@for folder in bench examples; do ln -sfn "../../$$folder" "build/types/$$folder"; done
 	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml -p onnxplan -p bench -p examples
 
 # On a machine with a GPU, with the packages that $(PYTHON) has: nothing is installed, no network is needed.

@@ -13,7 +13,7 @@ from bench.supervised import Settings
 from onnxplan.compiler.plan import Step
 from onnxplan.compiler.plan_text import kernel_name
 from onnxplan.runtime.cuda.matmul import FAMILY, Product
-from onnxplan.runtime.engine import Request
+from onnxplan.runtime.planner import Request
 
 BATCHES = (1, 32)
 REPEATS = 10

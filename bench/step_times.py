@@ -23,8 +23,8 @@ from onnxplan.runtime.cpu.bound_plan import BoundPlan, Words
 from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.layout import PlanWord, Status, StepMode, StepWord
 from onnxplan.runtime.cpu.slot import Slot
-from onnxplan.runtime.engine import Request
 from onnxplan.runtime.library import load_object
+from onnxplan.runtime.planner import Request
 
 LEAST_ROUNDS = 5
 ROUND_LIMIT = 2000

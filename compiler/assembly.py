@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -12,18 +11,10 @@ import numpy.typing as npt
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.emission import EmittedStep, aligned
 from onnxplan.compiler.memory import lifetimes, place
-from onnxplan.compiler.plan import Binding, Buffer, Constant, ExecutionPlan, Operand, Step
+from onnxplan.compiler.plan import Binding, Buffer, CompiledPlan, Constant, ExecutionPlan, Operand, Step
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CompiledPlan:
-    """A plan and its constants: flat arrays in the order of ``plan.constants``, placed as those demand."""
-
-    plan: ExecutionPlan
-    constants: tuple[npt.NDArray[Any], ...]
 
 
 def assemble(

@@ -11,6 +11,14 @@ class InvalidModelError(OnnxPlanError, ValueError):
     """The model cannot be read, or breaks the ONNX standard."""
 
 
+class InvalidArtifactError(OnnxPlanError, ValueError):
+    """A compiled artifact is damaged, of another version, or not signed as it should be."""
+
+
+class IncompatibleArtifactError(OnnxPlanError, RuntimeError):
+    """A compiled artifact was not made for this machine or these options; the message says what differs."""
+
+
 class UnsupportedOperatorError(OnnxPlanError, NotImplementedError):
     """The model needs operators that onnxplan does not have; ``operators`` lists all of them at once.
 

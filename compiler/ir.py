@@ -202,7 +202,8 @@ class Model:
 
     ``path`` is its file, if it has one. ``source`` is what it can be imported from again: the absolute path,
     the serialised bytes, or the importer's own message where that is too large to be serialised.
-    ``mappings`` are the files mapped into memory that constants may be views of.
+    ``mappings`` are the files mapped into memory that constants may be views of. ``data`` are the bytes of
+    the message and ``external`` those of its external files by location, as far as they are known.
     """
 
     graph: Graph
@@ -214,6 +215,8 @@ class Model:
     path: str | None = None
     source: Any = field(default=None, repr=False)
     mappings: tuple[mmap.mmap, ...] = field(default=(), repr=False)
+    data: memoryview | None = field(default=None, repr=False)
+    external: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
 
     def release_pages(self) -> None:
         """Gives back the memory of mapped pages that were read; what is read again comes from the file."""

@@ -27,6 +27,7 @@ from onnxplan.compiler.errors import (
     UnsupportedOperatorError,
 )
 from onnxplan.compiler.ir import Graph, Model, Node, OptionalType, TensorType, Value, ValueType
+from onnxplan.compiler.plan import DEMAND
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.registry import find
 from onnxplan.compiler.structures import (
@@ -41,9 +42,6 @@ from onnxplan.compiler.structures import (
     tensors,
 )
 from onnxplan.compiler.view import Shape, Storage, View
-
-DEMAND = "?"
-"""Name of the output of a stage that holds the elements asked for."""
 
 KNOWN_BYTES = 4 << 10
 """Answers up to this size (shapes, conditions) become constants of the later stages."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from onnxplan.compiler.assembly import CompiledPlan, assemble
+from onnxplan.compiler.assembly import assemble
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.emission import emit_steps
 from onnxplan.compiler.errors import CompilerError, OnnxPlanError
@@ -23,6 +23,7 @@ from onnxplan.compiler.passes.fuse_norms import fuse_norms
 from onnxplan.compiler.passes.inline_scalars import inline_scalars
 from onnxplan.compiler.passes.merge_common import merge_common
 from onnxplan.compiler.passes.merge_products import merge_products
+from onnxplan.compiler.plan import CompiledPlan
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.schedule import schedule
 from onnxplan.compiler.selection import KernelSelector

@@ -6,12 +6,18 @@ The plan holds no weights: constants are named (name and layout) and their data 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.target import Target
+
+DEMAND = "?"
+"""Name of the output of a stage's plan that holds the elements asked for."""
 
 Variant = tuple["str | int | float | bool | Expression | Variant", ...]
 
@@ -182,6 +188,14 @@ class ExecutionPlan:
         """The distinct kernels, in order of first use."""
         return tuple(dict.fromkeys(step.kernel for step in self.steps))
 
+    def with_threads(self, threads: int) -> ExecutionPlan:
+        """The plan for another number of threads. Tiles stay as they were cut, and results the same."""
+        return (
+            self
+            if threads == self.target.threads
+            else replace(self, target=replace(self.target, threads=threads))
+        )
+
     def to_json(self) -> str:
         """The plan as JSON text; :meth:`from_json` gives an equal plan back."""
         from onnxplan.compiler.plan_json import plan_to_json
@@ -199,3 +213,25 @@ class ExecutionPlan:
         from onnxplan.compiler.plan_text import plan_to_text
 
         return plan_to_text(self)
+
+
+class Kernels(Protocol):
+    """Where a runtime finds the compiled code of kernels."""
+
+    def addresses(
+        self, specs: Sequence[KernelSpec], progress: Callable[[int, int], None] | None = None
+    ) -> tuple[int, ...]:
+        """What calls the kernels, in order; ``progress(done, total)`` follows those that must be compiled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledPlan:
+    """A plan and its constants: flat arrays in the order of ``plan.constants``, placed as those demand.
+
+    ``kernels`` has the plan's kernels, where it came with them.
+    """
+
+    plan: ExecutionPlan
+    constants: tuple[npt.NDArray[Any], ...]
+    kernels: Kernels | None = None

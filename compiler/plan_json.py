@@ -8,9 +8,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
+from onnxplan.compiler.checked_json import (
+    MalformedError,
+    count,
+    demand,
+    each,
+    fail,
+    index,
+    integer,
+    items,
+    mapping,
+    parse,
+    text,
+    truth,
+)
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import (
     Binding,
@@ -26,8 +39,6 @@ from onnxplan.compiler.target import Target
 FORMAT = "onnxplan-plan"
 VERSION = 2
 SPACES = ("input", "output", "constant", "arena")
-
-_T = TypeVar("_T")
 
 
 class _Table:
@@ -91,22 +102,25 @@ def _tensor_to_json(tensor: Binding | Constant) -> list[Any]:
     return [tensor.name, tensor.dtype.label, list(tensor.shape)]
 
 
-def plan_from_json(text: str) -> ExecutionPlan:
+def plan_from_json(document: str) -> ExecutionPlan:
     """The plan that :func:`plan_to_json` wrote; raises ``ValueError`` that says what is wrong with others."""
     try:
-        document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return _plan(parse(document))
+    except MalformedError as error:
         raise ValueError(f"not a plan: {error}") from None
-    fields = _object(document, "the plan", _FIELDS)
-    _demand(fields["format"] == FORMAT, f"format is {fields['format']!r}, not {FORMAT!r}")
-    _demand(fields["version"] == VERSION, f"version is {fields['version']!r}, not {VERSION}")
-    inputs = _each(fields["inputs"], "inputs", lambda item, where: Binding(*_tensor(item, where)))
-    outputs = _each(fields["outputs"], "outputs", lambda item, where: Binding(*_tensor(item, where)))
-    constants = _each(fields["constants"], "constants", _constant)
+
+
+def _plan(document: Any) -> ExecutionPlan:
+    fields = mapping(document, "the plan", _FIELDS)
+    demand(fields["format"] == FORMAT, f"format is {fields['format']!r}, not {FORMAT!r}")
+    demand(fields["version"] == VERSION, f"version is {fields['version']!r}, not {VERSION}")
+    inputs = each(fields["inputs"], "inputs", lambda item, where: Binding(*_tensor(item, where)))
+    outputs = each(fields["outputs"], "outputs", lambda item, where: Binding(*_tensor(item, where)))
+    constants = each(fields["constants"], "constants", _constant)
     counts = {"input": len(inputs), "output": len(outputs), "constant": len(constants), "arena": 1}
-    step_count = len(_list(fields["steps"], "steps"))
-    arena_bytes = _count(fields["arena_bytes"], "arena_bytes")
-    buffers = _each(
+    step_count = len(items(fields["steps"], "steps"))
+    arena_bytes = count(fields["arena_bytes"], "arena_bytes")
+    buffers = each(
         fields["buffers"],
         "buffers",
         lambda item, where: _buffer(item, where, counts, arena_bytes, step_count),
@@ -118,23 +132,23 @@ def plan_from_json(text: str) -> ExecutionPlan:
     }
     for number, buffer in enumerate(buffers):
         if buffer.space != "arena" and buffer.offset + buffer.size > sizes[buffer.space][buffer.index]:
-            _fail(f"buffers[{number}] reaches beyond {buffer.space} {buffer.index}")
-    kernels = _each(fields["kernels"], "kernels", _kernel)
-    layouts = _each(fields["layouts"], "layouts", _layout)
-    names = _each(fields["nodes"], "nodes", _text)
-    steps = _each(
+            fail(f"buffers[{number}] reaches beyond {buffer.space} {buffer.index}")
+    kernels = each(fields["kernels"], "kernels", _kernel)
+    layouts = each(fields["layouts"], "layouts", _layout)
+    names = each(fields["nodes"], "nodes", text)
+    steps = each(
         fields["steps"], "steps", lambda item, where: _step(item, where, kernels, layouts, names, buffers)
     )
     return ExecutionPlan(
-        target=_target(fields["target"]),
+        target=read_target(fields["target"]),
         inputs=inputs,
         outputs=outputs,
         constants=constants,
         buffers=buffers,
         steps=steps,
         arena_bytes=arena_bytes,
-        arena_lower_bound=_count(fields["arena_lower_bound"], "arena_lower_bound"),
-        scratch_bytes=_count(fields["scratch_bytes"], "scratch_bytes"),
+        arena_lower_bound=count(fields["arena_lower_bound"], "arena_lower_bound"),
+        scratch_bytes=count(fields["scratch_bytes"], "scratch_bytes"),
     )
 
 
@@ -142,86 +156,38 @@ _FIELDS = (
     "format", "version", "target", "inputs", "outputs", "constants", "buffers", "kernels", "layouts", "nodes",
     "steps", "arena_bytes", "arena_lower_bound", "scratch_bytes",
 )  # fmt: skip
-_WORD = 1 << 63
-
-
-def _fail(text: str) -> None:
-    raise ValueError(f"not a plan: {text}")
-
-
-def _demand(condition: bool, text: str) -> None:
-    if not condition:
-        _fail(text)
-
-
-def _object(value: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:
-    _demand(isinstance(value, dict), f"{where} is not an object")
-    _demand(set(value) == set(names), f"{where} has other fields than {', '.join(names)}")
-    result: dict[str, Any] = value
-    return result
-
-
-def _list(value: Any, where: str, length: int | None = None) -> list[Any]:
-    _demand(isinstance(value, list), f"{where} is not a list")
-    _demand(length is None or len(value) == length, f"{where} has {len(value)} items, not {length}")
-    result: list[Any] = value
-    return result
-
-
-def _each(value: Any, where: str, read: Callable[[Any, str], _T]) -> tuple[_T, ...]:
-    return tuple(read(item, f"{where}[{number}]") for number, item in enumerate(_list(value, where)))
-
-
-def _text(value: Any, where: str) -> str:
-    _demand(isinstance(value, str), f"{where} is not a text")
-    return str(value)
-
-
-def _integer(value: Any, where: str) -> int:
-    _demand(type(value) is int and -_WORD <= value < _WORD, f"{where} is not a 64-bit integer")
-    return int(value)
-
-
-def _count(value: Any, where: str) -> int:
-    _demand(type(value) is int and 0 <= value < _WORD, f"{where} is not a count")
-    return int(value)
-
-
-def _number(value: Any, where: str, count: int) -> int:
-    _demand(type(value) is int and 0 <= value < count, f"{where} is not a number below {count}")
-    return int(value)
 
 
 def _dtype(value: Any, where: str) -> DType:
     try:
-        return DType.from_label(_text(value, where))
+        return DType.from_label(text(value, where))
     except KeyError:
-        raise ValueError(f"not a plan: {where}: {value!r} is no element type") from None
+        raise MalformedError(f"{where}: {value!r} is no element type") from None
 
 
-def _target(value: Any) -> Target:
-    fields = _object(value, "target", tuple(Target.__dataclass_fields__))
+def read_target(value: Any) -> Target:
+    """The target that :meth:`Target.to_json` gave; raises :class:`MalformedError`."""
+    fields = mapping(value, "target", tuple(Target.__dataclass_fields__))
     for name in ("device", "isa", "math"):
-        _text(fields[name], f"target.{name}")
+        text(fields[name], f"target.{name}")
     for name in ("vector_bytes", "vector_registers", "threads"):
-        _count(fields[name], f"target.{name}")
-    _each(fields["cache_bytes"], "target.cache_bytes", _count)
-    alignment = _count(fields["alignment"], "target.alignment")
-    _demand(alignment > 0 and alignment & (alignment - 1) == 0, "target.alignment is no power of two")
+        count(fields[name], f"target.{name}")
+    each(fields["cache_bytes"], "target.cache_bytes", count)
+    alignment = count(fields["alignment"], "target.alignment")
+    demand(alignment > 0 and alignment & (alignment - 1) == 0, "target.alignment is no power of two")
     for name in ("flops", "bandwidth"):
-        _demand(type(fields[name]) in (int, float), f"target.{name} is not a number")
+        demand(type(fields[name]) in (int, float), f"target.{name} is not a number")
     return Target.from_json(fields)
 
 
 def _tensor(value: Any, where: str) -> tuple[str, DType, tuple[int, ...]]:
-    name, dtype, shape = _list(value, where, 3)
-    return _text(name, where), _dtype(dtype, where), _each(shape, f"{where}.shape", _count)
+    name, dtype, shape = items(value, where, 3)
+    return text(name, where), _dtype(dtype, where), each(shape, f"{where}.shape", count)
 
 
 def _constant(value: Any, where: str) -> Constant:
-    *tensor, anywhere = _list(value, where, 4)
-    _demand(type(anywhere) is bool, f"{where}.anywhere is not true or false")
-    return Constant(*_tensor(tensor, where), anywhere)
+    *tensor, anywhere = items(value, where, 4)
+    return Constant(*_tensor(tensor, where), truth(anywhere, f"{where}.anywhere"))
 
 
 def _bytes_of(tensor: Binding | Constant) -> int:
@@ -229,35 +195,35 @@ def _bytes_of(tensor: Binding | Constant) -> int:
 
 
 def _buffer(value: Any, where: str, counts: dict[str, int], arena_bytes: int, step_count: int) -> Buffer:
-    space, index, offset, size, name, first, last = _list(value, where, 7)
-    _demand(space in SPACES, f"{where}: no space {space!r}")
-    _number(index, f"{where}.index", counts[space])
-    _count(offset, f"{where}.offset")
-    _count(size, f"{where}.size")
-    _demand(space != "arena" or offset + size <= arena_bytes, f"{where} reaches beyond the arena")
-    _number(first, f"{where}.first", max(step_count, 1))
-    _number(last, f"{where}.last", max(step_count, 1))
-    _demand(first <= last, f"{where} ends before it begins")
-    return Buffer(space, index, offset, size, _text(name, f"{where}.name"), first, last)
+    space, owner, offset, size, name, first, last = items(value, where, 7)
+    demand(space in SPACES, f"{where}: no space {space!r}")
+    index(owner, f"{where}.index", counts[space])
+    count(offset, f"{where}.offset")
+    count(size, f"{where}.size")
+    demand(space != "arena" or offset + size <= arena_bytes, f"{where} reaches beyond the arena")
+    index(first, f"{where}.first", max(step_count, 1))
+    index(last, f"{where}.last", max(step_count, 1))
+    demand(first <= last, f"{where} ends before it begins")
+    return Buffer(space, owner, offset, size, text(name, f"{where}.name"), first, last)
 
 
 def _kernel(value: Any, where: str) -> KernelSpec:
-    family, variant = _list(value, where, 2)
-    _text(family, f"{where}.family")
-    _list(variant, f"{where}.variant")
+    family, variant = items(value, where, 2)
+    text(family, f"{where}.family")
+    items(variant, f"{where}.variant")
     try:
         spec = KernelSpec.from_json(value)
-        _demand(spec.to_json() == value, f"{where} is not a kernel")
+        demand(spec.to_json() == value, f"{where} is not a kernel")
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"not a plan: {where}: {error}") from None
+        raise MalformedError(f"{where}: {error}") from None
     return spec
 
 
 def _layout(value: Any, where: str) -> tuple[DType, tuple[int, ...], tuple[int, ...]]:
-    dtype, shape, strides = _list(value, where, 3)
-    extents = _each(shape, f"{where}.shape", _count)
-    steps = _each(strides, f"{where}.strides", _integer)
-    _demand(len(extents) == len(steps), f"{where} has {len(extents)} extents and {len(steps)} strides")
+    dtype, shape, strides = items(value, where, 3)
+    extents = each(shape, f"{where}.shape", count)
+    steps = each(strides, f"{where}.strides", integer)
+    demand(len(extents) == len(steps), f"{where} has {len(extents)} extents and {len(steps)} strides")
     return _dtype(dtype, where), extents, steps
 
 
@@ -269,39 +235,39 @@ def _step(
     names: tuple[str, ...],
     buffers: tuple[Buffer, ...],
 ) -> Step:
-    kernel, operands, outputs, parameters, tiles, scratch, flops, moved, seconds, nodes = _list(
+    kernel, operands, outputs, parameters, tiles, scratch, flops, moved, seconds, nodes = items(
         value, where, 10
     )
 
     def operand(item: Any, place: str) -> Operand:
-        buffer, offset, layout = _list(item, place, 3)
-        _number(buffer, f"{place}.buffer", len(buffers))
-        _number(layout, f"{place}.layout", len(layouts))
-        found = Operand(buffer, _count(offset, f"{place}.offset"), *layouts[layout])
+        buffer, offset, layout = items(item, place, 3)
+        index(buffer, f"{place}.buffer", len(buffers))
+        index(layout, f"{place}.layout", len(layouts))
+        found = Operand(buffer, count(offset, f"{place}.offset"), *layouts[layout])
         _check_inside(found, buffers[buffer].size, place)
         return found
 
-    read = _each(operands, f"{where}.operands", operand)
+    read = each(operands, f"{where}.operands", operand)
     return Step(
-        kernels[_number(kernel, f"{where}.kernel", len(kernels))],
+        kernels[index(kernel, f"{where}.kernel", len(kernels))],
         read,
-        _each(outputs, f"{where}.outputs", lambda item, place: _number(item, place, len(read))),
-        _each(parameters, f"{where}.parameters", _integer),
-        _count(tiles, f"{where}.tiles"),
-        _count(scratch, f"{where}.scratch"),
-        _count(flops, f"{where}.flops"),
-        _count(moved, f"{where}.bytes"),
+        each(outputs, f"{where}.outputs", lambda item, place: index(item, place, len(read))),
+        each(parameters, f"{where}.parameters", integer),
+        count(tiles, f"{where}.tiles"),
+        count(scratch, f"{where}.scratch"),
+        count(flops, f"{where}.flops"),
+        count(moved, f"{where}.bytes"),
         _seconds(seconds, f"{where}.seconds"),
-        _each(nodes, f"{where}.nodes", lambda item, place: names[_number(item, place, len(names))]),
+        each(nodes, f"{where}.nodes", lambda item, place: names[index(item, place, len(names))]),
     )
 
 
 def _seconds(value: Any, where: str) -> float:
     try:
-        seconds = float.fromhex(_text(value, where))
+        seconds = float.fromhex(text(value, where))
     except (ValueError, OverflowError):
-        raise ValueError(f"not a plan: {where}: {value!r} is not a hexadecimal float") from None
-    _demand(math.isfinite(seconds) and seconds >= 0, f"{where}: {value!r} is not a time")
+        raise MalformedError(f"{where}: {value!r} is not a hexadecimal float") from None
+    demand(math.isfinite(seconds) and seconds >= 0, f"{where}: {value!r} is not a time")
     return seconds
 
 
@@ -313,4 +279,4 @@ def _check_inside(operand: Operand, size: int, where: str) -> None:
         reach = (extent - 1) * stride * operand.dtype.itemsize
         low, high = min(low, low + reach), max(high, high + reach)
     if low < 0 or high + operand.dtype.itemsize > size:
-        _fail(f"{where} reaches from byte {low} to {high + operand.dtype.itemsize} of a buffer of {size}")
+        fail(f"{where} reaches from byte {low} to {high + operand.dtype.itemsize} of a buffer of {size}")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from onnxplan.compiler.errors import CompilerError as CompilerError
     from onnxplan.compiler.errors import DeviceError as DeviceError
     from onnxplan.compiler.errors import DeviceUnavailableError as DeviceUnavailableError
+    from onnxplan.compiler.errors import IncompatibleArtifactError as IncompatibleArtifactError
+    from onnxplan.compiler.errors import InvalidArtifactError as InvalidArtifactError
     from onnxplan.compiler.errors import InvalidFeedsError as InvalidFeedsError
     from onnxplan.compiler.errors import InvalidModelError as InvalidModelError
     from onnxplan.compiler.errors import OnnxPlanError as OnnxPlanError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from onnxplan.compiler.errors import SessionClosedError as SessionClosedError
     from onnxplan.compiler.errors import UnsupportedOperatorError as UnsupportedOperatorError
     from onnxplan.compiler.plan import ExecutionPlan as ExecutionPlan
+    from onnxplan.compiling import compile as compile  # noqa: A004 - its public name
     from onnxplan.infos import StructureInfo as StructureInfo
     from onnxplan.infos import TensorInfo as TensorInfo
     from onnxplan.runtime.budget import SessionMemory as SessionMemory
@@ -34,7 +37,9 @@ _HOMES = {
     "DeviceError": "compiler.errors",
     "DeviceUnavailableError": "compiler.errors",
     "ExecutionPlan": "compiler.plan",
+    "IncompatibleArtifactError": "compiler.errors",
     "InferenceSession": "session",
+    "InvalidArtifactError": "compiler.errors",
     "InvalidFeedsError": "compiler.errors",
     "InvalidModelError": "compiler.errors",
     "OnnxPlanError": "compiler.errors",
@@ -45,6 +50,7 @@ _HOMES = {
     "Tensor": "tensor",
     "TensorInfo": "infos",
     "UnsupportedOperatorError": "compiler.errors",
+    "compile": "compiling",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from onnxplan.structures import to_structure
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` where a known name is close, and the list of all."""
+    import difflib
+
     names = list(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,39 @@ from onnxplan.compiler.structures import Structure, type_of
 from onnxplan.feeds import check_feeds, check_fetches
 from onnxplan.infos import StructureInfo, TensorInfo, ValueInfo, describe, info_of
 from onnxplan.runtime.device import AnyArray, Device
-from onnxplan.runtime.engine import Request
+from onnxplan.runtime.planner import Request
 from onnxplan.structures import describe_fed
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives; inputs with a default are ``optional_inputs``."""
+
+    inputs: tuple[ValueInfo, ...]
+    optional_inputs: tuple[ValueInfo, ...]
+    outputs: tuple[ValueInfo, ...]
+    metadata: Mapping[str, str]
+
+    @staticmethod
+    def of(model: Model) -> Signature:
+        inputs = model.graph.inputs
+        return Signature(
+            tuple(info_of(value) for value in inputs if value.default is None),
+            tuple(info_of(value) for value in inputs if value.default is not None),
+            tuple(info_of(value) for value in model.graph.outputs),
+            model.metadata,
+        )
 
 
 class ModelInterface:
     """The inputs, outputs and metadata of a model."""
 
-    def __init__(self, model: Model) -> None:
-        inputs = model.graph.inputs
-        self._inputs = tuple(info_of(value) for value in inputs if value.default is None)
-        self._optional = tuple(info_of(value) for value in inputs if value.default is not None)
-        self._outputs = tuple(info_of(value) for value in model.graph.outputs)
+    def __init__(self, signature: Signature) -> None:
+        self._inputs = signature.inputs
+        self._optional = signature.optional_inputs
+        self._outputs = signature.outputs
         self._names = tuple(info.name for info in self._inputs)
-        self._metadata = dict(model.metadata)
+        self._metadata = dict(signature.metadata)
 
     def _complete(
         self,

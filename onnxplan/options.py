@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 
@@ -21,6 +22,8 @@ class SessionOptions:
     max_plans: int = 32
     optimize: int = 1
     memory_limit: int | None = None
+    recompile: bool = False
+    verify_key: str | os.PathLike[str] | bytes | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.device, str):
@@ -35,6 +38,10 @@ class SessionOptions:
                 raise TypeError(f"{name} must be an integer, not {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if not isinstance(self.recompile, bool):
+            raise TypeError(f"recompile must be True or False, not {self.recompile!r}")
+        if not isinstance(self.verify_key, str | os.PathLike | bytes | None):
+            raise TypeError(f"verify_key must be a path or bytes, not {self.verify_key!r}")
         if self.optimize not in (0, 1):
             raise ValueError(f"optimize must be 0 or 1, not {self.optimize!r}")
 

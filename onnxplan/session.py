@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError, SessionClosedError
+from onnxplan.event_loop import Slice, let_others_run, off_the_loop
 from onnxplan.feeds import check_out
 from onnxplan.interface import ModelInterface
+from onnxplan.loading import load
 from onnxplan.options import SessionOptions, check_outputs
 from onnxplan.runtime.budget import SessionMemory
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.devices import open_device
-from onnxplan.runtime.engine import BoundStage, Engine, OutArrays, Request
+from onnxplan.runtime.engine import BoundStage, Engine, OutArrays
 from onnxplan.runtime.places import Places
-from onnxplan.runtime.workers import workers_for
+from onnxplan.runtime.planner import Request
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
 from onnxplan.structures import result
 from onnxplan.tensor import Tensor, unwrap, wrap
@@ -31,26 +33,19 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxplan.compiler.plan import ExecutionPlan
+    from onnxplan.runtime.workers import Workers
 
 INLINE_SECONDS = 500e-6
 """Plans for the CPU estimated under this run inside the coroutine: a hop to another thread costs more than it
 saves. Runs on other devices always wait on another thread.
 """
 
-SLICE_SECONDS = 1e-3
-"""Runs inside the coroutine yield to the event loop after about so long."""
-
-YIELD_SECONDS = 100e-6
-"""One estimated this long yields every time: that costs little of it, and tasks take turns."""
-
-OVERHEAD_SECONDS = 2e-6
-"""What a run takes beside its plan."""
-
 
 class InferenceSession(ModelInterface):
     """A model, compiled for a device, ready to run.
 
-    ``model`` is a path, serialised bytes, or an ``onnx.ModelProto``. Keyword options:
+    ``model`` is a path, serialised bytes, an ``onnx.ModelProto``, or the path of an artifact that
+    :func:`onnxplan.compile` wrote. Keyword options:
 
     * ``device``: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` (CUDA where it works, else the CPU);
     * ``threads``: workers of one run (default: the cores this process may use);
@@ -62,9 +57,15 @@ class InferenceSession(ModelInterface):
     * ``max_plans``: plans kept for different input shapes;
     * ``optimize``: 0 plans node by node, 1 with all passes;
     * ``memory_limit``: bytes that constants and temporaries of all plans may take together (default: no
-      limit). Where they would take more, runs wait for others to end.
+      limit). Where they would take more, runs wait for others to end;
+    * ``recompile``: compile the model of an artifact that was made for another machine, instead of raising
+      :class:`~onnxplan.IncompatibleArtifactError`;
+    * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner
+    of
+      this Ed25519 public key (the path of a PEM file, or its bytes).
 
-    Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.UnsupportedOperatorError`,
+    Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.InvalidArtifactError`,
+    :class:`~onnxplan.UnsupportedOperatorError`,
     :class:`~onnxplan.DeviceUnavailableError`, :class:`~onnxplan.OutOfMemoryError` where ``memory_limit`` is
     too low for a single run, ``ValueError`` and ``TypeError`` for options, and ``OSError`` for files that
     cannot be read. Files of 1 MiB and more and those of external data are mapped: while the
@@ -86,30 +87,38 @@ class InferenceSession(ModelInterface):
         max_plans: int = 32,
         optimize: int = 1,
         memory_limit: int | None = None,
+        recompile: bool = False,
+        verify_key: str | os.PathLike[str] | bytes | None = None,
     ) -> None:
         self._options = SessionOptions(
-            device, threads, math, cache, max_concurrency, max_plans, optimize, memory_limit
+            device,
+            threads,
+            math,
+            cache,
+            max_concurrency,
+            max_plans,
+            optimize,
+            memory_limit,
+            recompile,
+            verify_key,
         )
         self._device = open_device(device, threads=threads, math=math, cache=cache)
-        from onnxplan.compiler.importer import load_model
-
-        imported = load_model(model)
-        super().__init__(imported)
-        self._source = imported.source
+        loaded = load(model, self._device, optimize=optimize, recompile=recompile, verify_key=verify_key)
+        super().__init__(loaded.signature)
+        self._source = loaded.source
         self._engine = Engine(
-            imported,
+            loaded.planner,
             self._device,
-            optimize=optimize,
+            self._names,
             max_plans=max_plans,
             memory_limit=memory_limit,
             max_concurrency=max_concurrency,
         )
         self._recent: BoundStage | None = None
-        self._slice = SLICE_SECONDS
+        self._slice = Slice()
         self._inline_seconds = INLINE_SECONDS if self._device.runs_inline else 0.0
         # On a device, results of runs are the usual feeds of others.
         self._unwraps = not self._device.runs_inline
-        self._workers = workers_for(self._device.name, self._device.concurrency)
         self._places = None if max_concurrency is None else Places(max_concurrency)
         self._closed = False
         self._reset_runs()
@@ -130,7 +139,13 @@ class InferenceSession(ModelInterface):
     @classmethod
     async def create(cls, model: str | os.PathLike[str] | bytes | onnx.ModelProto, **options: Any) -> Self:
         """The session that ``InferenceSession(model, **options)`` makes, made off the event loop."""
-        return await asyncio.to_thread(cls, model, **options)
+        return await off_the_loop(partial(cls, model, **options))
+
+    @cached_property
+    def _workers(self) -> Workers:
+        from onnxplan.runtime.workers import workers_for
+
+        return workers_for(self._device.name, self._device.concurrency)
 
     # Metadata
 
@@ -174,8 +189,8 @@ class InferenceSession(ModelInterface):
         if recent is not None and fetches is None and recent.seconds < self._inline_seconds:
             results = self._try_recent(recent, feeds, outputs)
             if results is not None:
-                if self._ends_slice(recent):
-                    await asyncio.sleep(0)
+                if self._slice.ends_with(recent.seconds):
+                    await let_others_run()
                 return results
         on_device = check_outputs(outputs)
         self._require_open()
@@ -183,8 +198,8 @@ class InferenceSession(ModelInterface):
         stage = self._engine.plain.get(request.shapes) if request.names == self._names else None
         if stage is not None and fetches is None and stage.seconds < self._inline_seconds:
             results = self._run_request(request, arrays, None)
-            if self._ends_slice(stage):
-                await asyncio.sleep(0)
+            if self._slice.ends_with(stage.seconds):
+                await let_others_run()
             return results
 
         def work(cancel: CancelFlag) -> dict[str, Any]:
@@ -260,14 +275,6 @@ class InferenceSession(ModelInterface):
         finally:
             self._leave()
 
-    def _ends_slice(self, stage: BoundStage) -> bool:
-        """Should the coroutine let others run, now that it has run ``stage`` itself?"""
-        self._slice -= stage.seconds + OVERHEAD_SECONDS
-        if self._slice >= 0 and stage.seconds < YIELD_SECONDS:
-            return False
-        self._slice = SLICE_SECONDS
-        return True
-
     def _run_request(
         self,
         request: Request,
@@ -318,7 +325,7 @@ class InferenceSession(ModelInterface):
 
     async def warmup(self, shapes: Sequence[Shapes] | Shapes | None = None) -> None:
         """Plans and compiles for inputs of these shapes (one mapping or several), off the event loop."""
-        await asyncio.to_thread(self.warmup_sync, shapes)
+        await off_the_loop(partial(self.warmup_sync, shapes))
 
     def warmup_sync(self, shapes: Sequence[Shapes] | Shapes | None = None) -> None:
         """The same, blocking."""
@@ -380,7 +387,7 @@ class InferenceSession(ModelInterface):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.close)
+        await off_the_loop(self.close)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not isinstance(self._source, str | bytes):

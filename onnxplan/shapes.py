@@ -11,7 +11,7 @@ from onnxplan.compiler.ir import MapType, OptionalType, TensorType, ValueType
 from onnxplan.compiler.structures import Absent, MapValue, SequenceValue, Structure, name_tensors
 from onnxplan.feeds import suggest
 from onnxplan.infos import StructureInfo, TensorInfo, ValueInfo, check_dims, may_be_absent
-from onnxplan.runtime.engine import Request
+from onnxplan.runtime.planner import Request
 from onnxplan.structures import check_key
 
 Shapes = Mapping[str, Any]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.assembly import CompiledPlan
-from onnxplan.compiler.plan import ExecutionPlan
-from onnxplan.compiler.selection import KernelSelector
+from onnxplan.compiler.plan import CompiledPlan, ExecutionPlan, Kernels, KernelSpec
+from onnxplan.compiler.target import Target
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
+
+if TYPE_CHECKING:
+    from onnxplan.compiler.selection import KernelSelector
+    from onnxplan.runtime.artifact import Artifact, TargetEntry
+    from onnxplan.runtime.artifact_writer import TargetCode
 
 Array = npt.NDArray[Any]
 
@@ -99,6 +103,11 @@ class Device(Protocol):
         ...
 
     @property
+    def target(self) -> Target:
+        """What plans for it are made for."""
+        ...
+
+    @property
     def selector(self) -> KernelSelector: ...
 
     @property
@@ -133,6 +142,18 @@ class Device(Protocol):
         fits. Raises ``ValueError`` for arrays of other devices and element types that ONNX has not, and,
         with ``copy=False``, for those that cannot be written in place: not C-contiguous, or read-only.
         """
+        ...
+
+    def refusal(self, entry: TargetEntry) -> str | None:
+        """Why plans and code of an artifact for ``entry`` cannot run on this device; None if they can."""
+        ...
+
+    def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
+        """The code of kernels for an artifact, compiled where it is not in the store."""
+        ...
+
+    def artifact_kernels(self, artifact: Artifact, entry: TargetEntry) -> Kernels:
+        """The kernels of an artifact for this device."""
         ...
 
     def bind(self, compiled: CompiledPlan, budget: Budget) -> Executor:

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-import onnxplan.kernels
-from onnxplan.compiler import dtypes, expression, scalar
-from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.errors import DeviceUnavailableError
+from onnxplan.compiler.plan import CompiledPlan, KernelSpec
 from onnxplan.compiler.target import Target
-from onnxplan.kernels.cpu.registry import CpuKernels, build
+from onnxplan.runtime.artifact import Artifact, TargetEntry
+from onnxplan.runtime.artifact_planner import ArtifactKernels
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cpu.executor import CpuExecutor
+from onnxplan.runtime.cpu.features import missing_features, used_features
+from onnxplan.runtime.cpu.native_executor import (
+    FUNCTIONS,
+    executor_code,
+    executor_digest,
+    interpreter_imports,
+)
 from onnxplan.runtime.cpu.target import default_threads, detect_target
+from onnxplan.runtime.cpu.team import process_team
 from onnxplan.runtime.device import Array, Device
 from onnxplan.runtime.elsewhere import cuda_location, host_advice
-from onnxplan.runtime.library import KernelLibrary, Progress
-from onnxplan.runtime.store import source_digest
+from onnxplan.runtime.library import KernelLibrary, Progress, load_object
+from onnxplan.runtime.store import KernelStore, source_digest, store_directory
+
+if TYPE_CHECKING:
+    from onnxplan.compiler.selection import KernelSelector
+    from onnxplan.runtime.artifact_writer import TargetCode
+    from onnxplan.runtime.cuda.device import CudaKernelSet
 
 logger = logging.getLogger("onnxplan")
 
@@ -62,10 +75,20 @@ class CpuDevice:
     runs_inline = True
 
     def __init__(self, target: Target, *, cache: bool, progress: Progress = log_progress) -> None:
-        self.selector = CpuKernels(target)
-        # The number of threads does not enter the code of kernels.
-        self.library = _cpu_library(replace(target, threads=1), cache)
+        self.target = target
+        self._cache = cache
         self._progress = progress
+
+    @cached_property
+    def selector(self) -> KernelSelector:
+        from onnxplan.kernels.cpu.registry import CpuKernels
+
+        return CpuKernels(self.target)
+
+    @property
+    def library(self) -> KernelLibrary:
+        # The number of threads does not enter the code of kernels.
+        return _cpu_library(replace(self.target, threads=1), self._cache)
 
     @property
     def compiled_kernels(self) -> int:
@@ -85,29 +108,93 @@ class CpuDevice:
             raise ValueError(f"the array is on {location}, the session runs on the CPU; {host_advice(value)}")
 
     def bind(self, compiled: CompiledPlan, budget: Budget) -> CpuExecutor:
+        kernels, team = compiled.kernels or self.library, None
+        if isinstance(kernels, ArtifactKernels):
+            store = KernelStore(store_directory() if self._cache else None)
+            team = process_team(store, kernels.executor)
         return CpuExecutor(
-            compiled.plan, compiled.constants, self.library, progress=self._progress, budget=budget
+            compiled.plan, compiled.constants, kernels, progress=self._progress, team=team, budget=budget
         )
+
+    def refusal(self, entry: TargetEntry) -> str | None:
+        """Why code of an artifact cannot run here; None if it can."""
+        if entry.target.device != "cpu":
+            return f"it is for {entry.target.device}"
+        if entry.target.math != self.target.math:
+            return f"it was compiled with math={entry.target.math!r}"
+        missing = missing_features(entry.requires)
+        return f"this machine lacks {', '.join(missing)}" if missing else None
+
+    def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
+        """The code of kernels for an artifact, with the executor that runs them."""
+        from onnxplan.runtime.artifact_writer import ExecutorCode, TargetCode
+
+        library = self.library
+        executor = ExecutorCode(executor_digest(), executor_code(library.store), FUNCTIONS)
+        return TargetCode(used_features(), library.objects(specs, self._progress), executor)
+
+    def artifact_kernels(self, artifact: Artifact, entry: TargetEntry) -> ArtifactKernels:
+        return ArtifactKernels(artifact, entry, load_object, interpreter_imports)
 
 
 @functools.cache
 def _cpu_library(target: Target, cache: bool) -> KernelLibrary:
-    return KernelLibrary(build, target, _kernel_sources(), cache=cache)
+    from onnxplan.kernels.cpu.registry import build
+
+    return KernelLibrary(build, target, _kernel_sources, cache=cache)
 
 
 @functools.cache
 def _kernel_sources() -> str:
     """A digest of the kernels' generators and of the vocabulary that they read."""
+    import onnxplan.kernels
+    from onnxplan.compiler import dtypes, expression, scalar
+
     vocabulary = [Path(str(module.__file__)) for module in (dtypes, expression, scalar)]
     return source_digest([*map(Path, onnxplan.kernels.__path__), *vocabulary])
 
 
 def _open_cuda(ordinal: int, math: str, cache: bool) -> Device:
-    from onnxplan.kernels.cuda import registry
-    from onnxplan.runtime.cuda.device import CudaKernelSet, open_cuda
+    from onnxplan.runtime.cuda.device import open_cuda
 
-    kernels = CudaKernelSet(registry.CudaKernels, registry.build, _kernel_sources)
-    return open_cuda(ordinal, kernels, math=math, cache=cache, progress=_progress.get())
+    return open_cuda(ordinal, _cuda_kernels(), math=math, cache=cache, progress=_progress.get())
+
+
+def _cuda_kernels() -> CudaKernelSet:
+    from onnxplan.kernels.cuda import registry
+    from onnxplan.runtime.cuda.device import CudaKernelSet
+
+    return CudaKernelSet(registry.CudaKernels, registry.build, _kernel_sources)
+
+
+class Compiler(Protocol):
+    """What artifacts for a target are made with; every :class:`Device` is one for itself."""
+
+    @property
+    def target(self) -> Target: ...
+
+    @property
+    def selector(self) -> KernelSelector: ...
+
+    def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode: ...
+
+
+def open_compiler(
+    name: str, *, threads: int | None = None, math: str = "strict", cache: bool = True
+) -> Compiler:
+    """The compiler for the device called ``name``, or for ``cuda:sm_90`` and the like, which need not be
+    here.
+
+    Raises what :func:`open_device` raises.
+    """
+    kind, _, architecture = name.partition(":")
+    if kind == "cuda" and architecture.startswith("sm_"):
+        from onnxplan.runtime.cuda.offline import OfflineCompiler
+
+        return OfflineCompiler(
+            architecture, _cuda_kernels(), math=math, cache=cache, progress=_progress.get()
+        )
+    return open_device(name, threads=threads, math=math, cache=cache)
 
 
 def open_device(name: str, *, threads: int | None = None, math: str = "strict", cache: bool = True) -> Device:

@@ -13,40 +13,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxplan.compiler.assembly import CompiledPlan
-from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
-from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError, UnsupportedOperatorError
-from onnxplan.compiler.ir import Model, TensorType, Value
-from onnxplan.compiler.lowering import DEMAND, lower
-from onnxplan.compiler.pipeline import compile_program
-from onnxplan.compiler.plan import ExecutionPlan
-from onnxplan.compiler.program import Program
+from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
+from onnxplan.compiler.plan import DEMAND, CompiledPlan, ExecutionPlan
 from onnxplan.compiler.structures import Absent, SequenceValue, Structure, map_tensors
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray, Array, Device, Executor
-from onnxplan.runtime.heap import release_heap
+from onnxplan.runtime.planner import Planner, Request, Shape
 from onnxplan.runtime.stage_cache import StageCache
 
-Shape = tuple[int, ...]
 OutArrays: TypeAlias = "AnyArray | list[AnyArray]"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What decides which plan serves a run: the inputs fed, their shapes, and the outputs wanted.
-
-    ``names`` are those of tensors: ``structures`` says which of them make up the inputs that are sequences
-    or maps. ``texts`` holds the elements of tensors of strings, in row-major order: no kernel works on
-    strings, so what depends on them alone is evaluated when a run is planned.
-    """
-
-    names: tuple[str, ...]
-    shapes: tuple[Shape, ...]
-    fetches: tuple[str, ...] | None = None
-    texts: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    structures: tuple[tuple[str, Structure[str]], ...] = ()
 
 
 @dataclass(eq=False)
@@ -163,29 +139,26 @@ LATER_STAGES = 16
 class Engine:
     """A model on a device. Safe from any number of threads.
 
-    ``max_plans`` bounds the plans kept for different requests; of models whose course depends on data,
-    :data:`LATER_STAGES` times as many are kept for the answers that came up. Those not used for long go
-    first. ``memory_limit`` bounds the bytes of constants and slots of all plans together, ``max_concurrency``
-    the runs of each plan in flight.
+    ``planner`` makes the plans, ``required`` names the inputs that every run feeds. ``max_plans`` bounds the
+    plans kept for different requests; of models whose course depends on data, :data:`LATER_STAGES` times as
+    many are kept for the answers that came up. Those not used for long go first. ``memory_limit`` bounds the
+    bytes of constants and slots of all plans together, ``max_concurrency`` the runs of each plan in flight.
     """
 
     def __init__(
         self,
-        model: Model,
+        planner: Planner,
         device: Device,
+        required: tuple[str, ...],
         *,
-        optimize: int = 1,
         max_plans: int = 32,
         memory_limit: int | None = None,
         max_concurrency: int | None = None,
     ) -> None:
-        self.model = model
+        self.planner = planner
         self.device = device
         self.budget = Budget(memory_limit, runs=max_concurrency, idle_first=self._idle_first)
-        self._optimize = optimize
-        self._pool = ConstantPool(model.release_pages)
-        self._has_one_plan = all(_is_fixed(value) for value in model.graph.inputs)
-        self._required = tuple(value.name for value in model.graph.inputs if value.default is None)
+        self._required = required
         self._first: StageCache[Request, BoundStage] = StageCache(max_plans, self._dropped)
         self._later: StageCache[tuple[BoundStage, bytes], BoundStage] = StageCache(LATER_STAGES * max_plans)
         self.plain: dict[tuple[Shape, ...], BoundStage] = {}
@@ -275,39 +248,24 @@ class Engine:
             return following
 
     def _bind(self, request: Request, answers: tuple[Array, ...]) -> BoundStage:
-        stage = lower(
-            self.model,
-            dict(zip(request.names, request.shapes, strict=True)),
-            answers,
-            fetches=request.fetches,
-            pool=self._pool,
-            texts=dict(request.texts),
-            structures=dict(request.structures),
-        )
-        texts = _take_texts(stage.program)
-        compiled = compile_program(stage.program, self.device.selector, self._pool, optimize=self._optimize)
-        # Weights were packed, or copied to where they are aligned; tables alone are read from the file.
-        self.model.release_pages()
-        if self._has_one_plan and stage.final and not answers and request.fetches is None:
-            self._pool.keep_only(compiled.constants)
-        if self._pool.take_made_bytes() >= RELEASE_BYTES:
-            release_heap()
+        planned = self.planner.plan(request, answers)
+        compiled = planned.compiled
         plan = compiled.plan
         constants = {id(array): array.nbytes for array in compiled.constants}
         return BoundStage(
             self._bind_plan(compiled, sum(constants.values()) + plan.arena_bytes),
             self.device,
-            stage.final,
+            planned.final,
             request,
             answers,
             tuple(binding.name for binding in plan.inputs),
             tuple(binding.name for binding in plan.outputs),
             tuple((binding.shape, binding.dtype.numpy) for binding in plan.outputs),
             plan.seconds,
-            texts,
+            planned.texts,
             constants,
-            stage.run_key,
-            stage.structures,
+            planned.run_key,
+            planned.structures,
         )
 
     def _bind_plan(self, compiled: CompiledPlan, least: int) -> Executor:
@@ -357,14 +315,8 @@ class Engine:
             self._first.clear()
             self._later.clear()
             self.plain.clear()
-            self._pool = ConstantPool(self.model.release_pages)
+            self.planner.close()
             self._count_constants()
-
-
-def _is_fixed(value: Value) -> bool:
-    """Is a graph input a tensor of the same shape in every run?"""
-    shape = value.type.shape if isinstance(value.type, TensorType) else None
-    return value.default is None and shape is not None and all(isinstance(extent, int) for extent in shape)
 
 
 def _allocate(
@@ -397,17 +349,3 @@ def _out_tensors(
             raise InvalidFeedsError(f"out: {name!r} is {what}, the output is {output}")
         found.update(zip(names, arrays, strict=True))
     return found
-
-
-def _take_texts(program: Program) -> dict[str, Array]:
-    """Takes the outputs of strings out of ``program``; their elements.
-
-    Raises :class:`UnsupportedOperatorError` where they depend on more than strings and shapes.
-    """
-    names = [name for name, view in program.outputs.items() if view.dtype is DType.STRING]
-    for name in names:
-        if not program.outputs[name].is_constant:
-            raise UnsupportedOperatorError(
-                f"output {name!r}: strings that depend on other elements than strings are not supported"
-            )
-    return {name: np.array(program.outputs.pop(name).numpy()) for name in names}

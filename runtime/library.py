@@ -8,8 +8,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
@@ -34,20 +32,20 @@ def load_object(code: bytes, symbol: str) -> int:
 class KernelLibrary:
     """Kernels for one target, shared by all sessions of the process. Safe from any number of threads.
 
-    ``build`` compiles a specification to object code; ``sources`` is a digest of the sources it compiles from
-    (:func:`onnxplan.runtime.store.source_digest`). Of the target only what kernels are compiled for counts:
-    instruction set, registers, alignment and math mode; cache sizes and threads must not change the code.
-    ``cache=False`` neither reads nor writes the store on disk. ``load`` brings code to where it runs, gives
-    what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what the
-    code depends on beside its source. Both default to those of this machine's processor. Up to ``parallel``
-    kernels are compiled at once.
+    ``build`` compiles a specification to object code; ``sources()`` is a digest of the sources it compiles
+    from (:func:`onnxplan.runtime.store.source_digest`). Of the target only what kernels are compiled for
+    counts: instruction set, registers, alignment and math mode; cache sizes and threads must not change the
+    code. ``cache=False`` neither reads nor writes the store on disk. ``load`` brings code to where it runs,
+    gives what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what
+    the code depends on beside its source. Both default to those of this machine's processor. Up to
+    ``parallel`` kernels are compiled at once.
     """
 
     def __init__(
         self,
         build: Build,
         target: Target,
-        sources: str,
+        sources: Callable[[], str],
         *,
         cache: bool = True,
         store: KernelStore | None = None,
@@ -63,7 +61,7 @@ class KernelLibrary:
         self._lock = threading.Lock()
         self._load = load
         self._platform = platform or platform_key
-        self._platform_key: str | None = None
+        self._environment: tuple[str, str] | None = None
         self._parallel = parallel
         self.compiled_count = 0
         """Kernels that ``build`` has compiled."""
@@ -78,6 +76,24 @@ class KernelLibrary:
     @property
     def store(self) -> KernelStore:
         return self._store
+
+    def objects(
+        self, specs: Sequence[KernelSpec], progress: Progress | None = None
+    ) -> dict[KernelSpec, ObjectCode]:
+        """The code of the kernels, from the store or newly compiled; ``progress`` as below."""
+        stored = {spec: self._store.get(self._key(spec)) for spec in specs}
+        found: dict[KernelSpec, ObjectCode] = {
+            spec: code for spec, code in stored.items() if code is not None
+        }
+        missing = [spec for spec in stored if spec not in found]
+        for done, (spec, code) in enumerate(zip(missing, self._built(missing), strict=True)):
+            if progress is not None:
+                progress(done, len(missing))
+            self._store.put(self._key(spec), code)
+            found[spec] = code
+        if progress is not None and missing:
+            progress(len(missing), len(missing))
+        return found
 
     def addresses(self, specs: Sequence[KernelSpec], progress: Progress | None = None) -> tuple[int, ...]:
         """The addresses of the kernels, in order.
@@ -119,6 +135,8 @@ class KernelLibrary:
         if self._parallel == 1 or len(specs) < 2:
             yield from (self._build(spec, self._target) for spec in specs)
             return
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(min(self._parallel, len(specs)), "onnxplan-compiler") as pool:
             jobs = [pool.submit(self._build, spec, self._target) for spec in specs]
             try:
@@ -128,9 +146,9 @@ class KernelLibrary:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _key(self, spec: KernelSpec) -> str:
-        if self._platform_key is None:
-            self._platform_key = self._platform(self._target)
-        return content_key(spec.key, self._platform_key, self._sources)
+        if self._environment is None:
+            self._environment = self._platform(self._target), self._sources()
+        return content_key(spec.key, *self._environment)
 
     def reset_lock(self) -> None:
         """For the child of a fork, where the thread that held the lock does not exist."""
@@ -153,6 +171,8 @@ def tool_key() -> str:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

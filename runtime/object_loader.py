@@ -1,12 +1,21 @@
-"""Loads object code into the process with LLVM's just-in-time linker; numba is not needed for it."""
+"""Loads object code into the process: with a linker of our own where it can, else with LLVM's.
+
+Neither numba nor, on Linux for x86-64, llvmlite is imported for it.
+"""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
+
+from onnxplan.runtime.elf import ElfError, Image, link
+from onnxplan.runtime.executable import MAPS_IMAGES, map_image
+
+logger = logging.getLogger("onnxplan.store")
 
 
 class ObjectLoader:
@@ -26,6 +35,9 @@ class ObjectLoader:
         self, code: bytes, symbols: tuple[str, ...], imports: Mapping[str, int] | None = None
     ) -> tuple[int, ...]:
         """The addresses of ``symbols`` in ``code``; ``RuntimeError`` where it cannot be linked."""
+        image = _linked(code)
+        if image is not None:
+            return load_image(image, symbols, imports or {})
         with self._lock:
             # JITLink is weakest on Windows (COFF), where RuntimeDyld is the proven linker.
             link = self._link_with_mcjit if sys.platform == "win32" else self._link_with_orc
@@ -66,6 +78,26 @@ class ObjectLoader:
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         return tuple(engine.get_function_address(symbol) for symbol in symbols), engine
+
+
+def load_image(image: Image, symbols: tuple[str, ...], imports: Mapping[str, int]) -> tuple[int, ...]:
+    """The addresses of ``symbols`` in a copy of ``image``; ``RuntimeError`` where it lacks one."""
+    missing = [symbol for symbol in symbols if symbol not in image.exports]
+    if missing:
+        raise RuntimeError(f"object code lacks {', '.join(missing)}")
+    address = map_image(image, imports)
+    return tuple(address + image.exports[symbol] for symbol in symbols)
+
+
+def _linked(code: bytes) -> Image | None:
+    """The image of object code, or ``None`` where LLVM's linker must make it run."""
+    if not MAPS_IMAGES:
+        return None
+    try:
+        return link(code)
+    except ElfError as error:
+        logger.debug("left to LLVM's linker: %s", error)
+        return None
 
 
 def _target_machine() -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Places:
@@ -22,6 +25,8 @@ class Places:
 
     async def take(self) -> None:
         """Waits for a place; a task that is cancelled meanwhile holds none."""
+        import asyncio
+
         with self._lock:
             if self._free:
                 self._free -= 1

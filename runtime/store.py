@@ -14,7 +14,6 @@ import logging
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +115,8 @@ class KernelStore:
             return
         path = self._path(key)
         temporary: str | None = None
+        import tempfile
+
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")

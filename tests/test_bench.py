@@ -15,7 +15,7 @@ from bench.overhead import product_chain
 from bench.step_times import StampedPlan, time_steps
 from onnxplan.runtime.cpu.layout import Status
 from onnxplan.runtime.cpu.slot import Slot
-from onnxplan.runtime.engine import Request
+from onnxplan.runtime.planner import Request
 
 CEILINGS = Ceilings(flops=2e9, bandwidth=1e9)
 CHAIN = 5

@@ -6,6 +6,7 @@ import mmap
 import ntpath
 import os
 import stat
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,16 @@ from onnxplan.compiler.errors import InvalidModelError
 
 
 class ExternalFiles:
-    """The files of external data that belong to the model at ``path``; a model without one has none."""
+    """The files of external data that belong to the model at ``path``; a model without one has none.
 
-    def __init__(self, path: str | None) -> None:
+    ``given`` are the bytes of files by location, which are not looked for.
+    """
+
+    def __init__(self, path: str | None, given: Mapping[str, memoryview] | None = None) -> None:
         self._path = path
-        self._maps: dict[str, npt.NDArray[np.uint8]] = {}
+        self.files: dict[str, npt.NDArray[np.uint8]] = {
+            location: np.frombuffer(data, np.uint8) for location, data in (given or {}).items()
+        }
         self.mappings: list[mmap.mmap] = []
 
     def open(self, location: str, what: str) -> npt.NDArray[np.uint8]:
@@ -27,7 +33,7 @@ class ExternalFiles:
         Raises :class:`InvalidModelError` for locations outside of the model's folder and for what is no
         regular file.
         """
-        known = self._maps.get(location)
+        known = self.files.get(location)
         if known is None:
             if self._path is None:
                 raise InvalidModelError(
@@ -40,7 +46,7 @@ class ExternalFiles:
             else:
                 known = np.frombuffer(mapping, np.uint8)
                 self.mappings.append(mapping)
-            self._maps[location] = known
+            self.files[location] = known
         return known
 
     def _resolve(self, location: str, what: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -18,12 +20,18 @@ from onnxplan.compiler.registry import find
 MissingOperator = tuple[str, str, int, tuple[str, ...]]
 
 
-def load_model(source: ModelSource, *, check_operators: bool = True) -> Model:
+def load_model(
+    source: ModelSource,
+    *,
+    check_operators: bool = True,
+    external: Mapping[str, memoryview] | None = None,
+) -> Model:
     """The model in ``source``: a path, serialised bytes, or an ``onnx.ModelProto``.
 
     Functions of the model are inlined, nodes sorted topologically. Tensors of more than a few KiB are views
     of the bytes given, or of the file: external data and files of 1 MiB and more are mapped into memory and
-    must not be changed in place while the model is in use (replacing them by a rename is fine).
+    must not be changed in place while the model is in use (replacing them by a rename is fine). ``external``
+    gives the bytes of external files by their locations, for a model that is not in a folder.
 
     Raises :class:`InvalidModelError` for what is no valid model, :class:`UnsupportedOperatorError`, which
     lists every operator that there is no rule for (unless ``check_operators`` is false), ``OSError`` for
@@ -31,7 +39,7 @@ def load_model(source: ModelSource, *, check_operators: bool = True) -> Model:
     """
     opened = open_source(source)
     try:
-        model = _import(opened)
+        model = _import(opened, external)
     except InvalidModelError as error:
         error.args = (f"{opened.label}: {error}",)
         raise
@@ -50,14 +58,14 @@ def unsupported_operators(model: Model) -> tuple[MissingOperator, ...]:
     return tuple((*key, tuple(missing[key])) for key in sorted(missing))
 
 
-def _import(source: Source) -> Model:
+def _import(source: Source, external: Mapping[str, memoryview] | None) -> Model:
     proto = source.proto if source.proto is not None else _parse(source)
     if not proto.HasField("graph"):
         raise InvalidModelError(f"it is not an ONNX model: it has no graph{source.hint()}")
     if proto.functions:
         proto = inline_functions(proto)
     opsets = _opsets(proto)
-    reader = TensorReader(source.path, source.data)
+    reader = TensorReader(source.path, source.data, external)
     return Model(
         graph=GraphImporter(reader, opsets).run(proto.graph),
         opsets=opsets,
@@ -71,6 +79,8 @@ def _import(source: Source) -> Model:
         path=source.path,
         source=source.portable,
         mappings=(*source.mappings, *reader.mappings),
+        data=source.data,
+        external=reader.external,
     )
 
 

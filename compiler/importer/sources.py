@@ -53,10 +53,15 @@ class Source:
 
     @property
     def portable(self) -> str | bytes | onnx.ModelProto | None:
-        """From what the model can be loaded again: its absolute path, its bytes, or else the message."""
+        """From what the model can be loaded again: its absolute path, its bytes, or else the message.
+
+        ``None`` for a part of a mapped file.
+        """
         if self.path is not None:
             return self.path
-        return self.proto if self.data is None else bytes(self.data.obj)
+        if self.mappings:
+            return None
+        return self.proto if self.data is None else bytes(self.data)
 
     @property
     def mappings(self) -> tuple[mmap.mmap, ...]:
@@ -86,10 +91,12 @@ def open_source(source: ModelSource) -> Source:
             return Source("the ModelProto", proto=source)
         return Source("the ModelProto", data=memoryview(source.SerializeToString()))
     if isinstance(source, bytes | bytearray | memoryview):
-        data = bytes(source)
-        if not data:
+        # What nobody can change, such as a mapped file, is used where it is.
+        keeps = isinstance(source, memoryview) and source.readonly and source.c_contiguous
+        data = source.cast("B") if isinstance(source, memoryview) and keeps else memoryview(bytes(source))
+        if not data.nbytes:
             raise InvalidModelError("the bytes given as model are empty")
-        return Source(f"the {len(data)} bytes given as model", data=memoryview(data))
+        return Source(f"the {data.nbytes} bytes given as model", data=data)
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"a model is given as path, bytes or onnx.ModelProto, not as {type(source).__name__}")
     path = os.path.abspath(os.fsdecode(source))

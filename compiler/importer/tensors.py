@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -42,16 +43,26 @@ _FIELDS: dict[DType, tuple[str, np.dtype[Any]]] = {
 
 
 class TensorReader:
-    """Reads the tensors of a model: of the file at ``path``, and of the serialised bytes ``data``."""
+    """Reads the tensors of a model: of the file at ``path``, and of the serialised bytes ``data``.
 
-    def __init__(self, path: str | None, data: memoryview | None) -> None:
-        self._files = ExternalFiles(path)
+    ``external`` gives external files by location that are not to be looked for beside it.
+    """
+
+    def __init__(
+        self, path: str | None, data: memoryview | None, external: Mapping[str, memoryview] | None = None
+    ) -> None:
+        self._files = ExternalFiles(path, external)
         self._own = None if data is None else np.frombuffer(data, np.uint8)
 
     @property
     def mappings(self) -> list[mmap.mmap]:
         """The external files that were mapped."""
         return self._files.mappings
+
+    @property
+    def external(self) -> Mapping[str, Bytes]:
+        """The bytes of the external files read so far, by location."""
+        return self._files.files
 
     def read(self, tensor: TensorProto, what: str) -> Array:
         """The elements of ``tensor`` as an array of its shape; ``what`` names it in errors.

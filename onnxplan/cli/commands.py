@@ -13,12 +13,14 @@ import typer
 from rich.text import Text
 
 import onnxplan
+from onnxplan.cli.compile import parse_dim_lists, parse_shapes, shape_sets, size_text
 from onnxplan.cli.doctor import MISSING, diagnose
-from onnxplan.cli.inputs import Sizes, read_inputs, resolve_shapes
+from onnxplan.cli.inputs import Sizes, parse_lengths, read_inputs, resolve_shapes
 from onnxplan.cli.outputs import output_rows, write_results
 from onnxplan.cli.terminal import add_row, compilation_bar, console, table
 from onnxplan.cli.timing import compare_latency
-from onnxplan.compiler.errors import UnsupportedOperatorError
+from onnxplan.compiler.errors import OnnxPlanError, UnsupportedOperatorError
+from onnxplan.interface import Signature
 from onnxplan.runtime.devices import open_device
 
 SHOWN_NODES = 3
@@ -31,7 +33,7 @@ application = typer.Typer(
     add_completion=False,
 )
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX file")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX file, or an artifact")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto")]
 Threads = Annotated[int | None, typer.Option(min=1, help="workers of one run; default: the cores available")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of random inputs")]
@@ -152,6 +154,51 @@ def bench(
         print(json.dumps({"unit": "ms", "engines": latencies.rows()}, indent=2))
     else:
         console().print(latencies.table())
+
+
+@application.command("compile")
+def compile_model(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the artifact to write")],
+    device: Annotated[
+        list[str] | None, typer.Option(help="cpu, cuda, or cuda:sm_90 and the like; may be repeated")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=1x3x224x224,...", help="shapes of inputs; repeat for further plans"),
+    ] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SIZE,...", help="sizes of a symbolic dimension, a plan for each; 1 if left out"
+        ),
+    ] = None,
+    length: Lengths = None,
+    threads: Threads = None,
+    math: Annotated[str, typer.Option(help="strict or fast")] = "strict",
+    with_model: Annotated[
+        bool, typer.Option("--model/--no-model", help="carry the model, for other shapes and machines")
+    ] = True,
+    sign_key: Annotated[Path | None, typer.Option(help="PEM file of an Ed25519 private key")] = None,
+) -> None:
+    """Compile a model into an artifact, which starts in milliseconds."""
+    from onnxplan.compiler.importer import load_model
+
+    signature = Signature.of(load_model(model))
+    shapes = shape_sets(
+        signature, parse_shapes(shape or []), parse_dim_lists(dim or []), parse_lengths(length or [])
+    )
+    try:
+        with compilation_bar():
+            onnxplan.compile(
+                model, output, device=device or ["cpu"], shapes=shapes, threads=threads, math=math,
+                include_model=with_model, sign_key=sign_key,
+            )  # fmt: skip
+    except OnnxPlanError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    console().print(f"{output}: {_count(len(shapes), 'plan')} for each device, {size_text(output)}")
 
 
 @application.command()

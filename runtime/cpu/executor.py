@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.errors import OutOfMemoryError
-from onnxplan.compiler.plan import ExecutionPlan
+from onnxplan.compiler.plan import ExecutionPlan, Kernels
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cpu.bound_plan import BoundPlan, Constants
@@ -24,6 +24,7 @@ from onnxplan.runtime.cpu.target import default_threads
 from onnxplan.runtime.cpu.team import Team, process_team
 from onnxplan.runtime.library import KernelLibrary, Progress
 from onnxplan.runtime.slots import SlotPool
+from onnxplan.runtime.store import KernelStore, store_directory
 
 _executors: weakref.WeakSet[CpuExecutor] = weakref.WeakSet()
 
@@ -49,7 +50,7 @@ class CpuExecutor:
     """An execution plan bound to kernels, constants and memory.
 
     ``constants`` are the plan's constants, in order or by name, aligned as the target says; they are kept,
-    not copied. ``library`` gives the kernels (``progress`` as there). ``max_concurrency`` bounds the runs
+    not copied. ``kernels`` gives the kernels (``progress`` as there). ``max_concurrency`` bounds the runs
     in flight, each of which needs a slot; further callers wait. It defaults to the number of cores.
     ``budget`` is where slots take their memory from. ``ValueError`` where plan and constants do not fit
     together.
@@ -59,7 +60,7 @@ class CpuExecutor:
         self,
         plan: ExecutionPlan,
         constants: Constants,
-        library: KernelLibrary,
+        kernels: Kernels,
         *,
         max_concurrency: int | None = None,
         progress: Progress | None = None,
@@ -69,9 +70,8 @@ class CpuExecutor:
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}")
         self.plan = plan
-        self._team = team or process_team(library.store)
-        kernels = library.addresses(plan.kernels, progress)
-        bound = BoundPlan(plan, constants, kernels, self._team)
+        self._team = team or process_team(_store_of(kernels))
+        bound = BoundPlan(plan, constants, kernels.addresses(plan.kernels, progress), self._team)
         self._bound: BoundPlan | None = bound
         self._slots: dict[Caller, Slot] = {}
         self._pool = SlotPool(
@@ -202,6 +202,10 @@ def _new_slot(bound: BoundPlan, native: NativeExecutor, slots: dict[Caller, Slot
         ) from error
     slots[slot.call] = slot
     return slot.call
+
+
+def _store_of(kernels: Kernels) -> KernelStore:
+    return kernels.store if isinstance(kernels, KernelLibrary) else KernelStore(store_directory())
 
 
 def _refuse() -> Caller:

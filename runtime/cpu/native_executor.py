@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ INTERPRETER_FUNCTIONS = ("PyLong_AsVoidPtr", "PyLong_FromLong", "PyEval_SaveThre
 METH_FASTCALL = 0x0080
 
 Caller = Callable[..., int]
+Supplied = Callable[[str], "Mapping[str, int] | None"]
+"""Gives the addresses of :data:`FUNCTIONS` built from sources of a digest, or None."""
 
 
 class MethodDefinition(ctypes.Structure):
@@ -70,18 +72,37 @@ class NativeExecutor:
         return caller
 
 
-def load_executor(store: KernelStore) -> NativeExecutor:
-    """The executor, compiled once per machine and kept in ``store``."""
+def executor_digest() -> str:
+    """A digest of the sources that the executor is built from."""
     folder = Path(__file__).parent
-    key = content_key("executor", tool_key(), *((folder / name).read_bytes() for name in SOURCES))
+    return content_key("executor", *((folder / name).read_bytes() for name in SOURCES))
+
+
+def executor_code(store: KernelStore) -> bytes:
+    """The executor's object code, compiled once per machine and kept in ``store``."""
+    key = content_key(executor_digest(), tool_key())
     stored = store.get(key)
     if stored is None:
         from onnxplan.runtime.cpu.executor_source import compile_executor
 
         stored = StoredCode("run", compile_executor())
         store.put(key, stored)
-    imports = {name: function_address(getattr(ctypes.pythonapi, name)) for name in INTERPRETER_FUNCTIONS}
-    call_run, run, help_runs, stop, spin = LOADER.load(stored.code, FUNCTIONS, imports)
+    return stored.code
+
+
+def interpreter_imports() -> dict[str, int]:
+    """The addresses of the interpreter's functions that the executor calls."""
+    return {name: function_address(getattr(ctypes.pythonapi, name)) for name in INTERPRETER_FUNCTIONS}
+
+
+def load_executor(store: KernelStore, supplied: Supplied | None = None) -> NativeExecutor:
+    """The executor that ``supplied(digest)`` gives, or else the one of ``store``, compiled if need be."""
+    functions = None if supplied is None else supplied(executor_digest())
+    if functions is None:
+        addresses = LOADER.load(executor_code(store), FUNCTIONS, interpreter_imports())
+    else:
+        addresses = tuple(functions[name] for name in FUNCTIONS)
+    call_run, run, help_runs, stop, spin = addresses
     word = ctypes.c_int64
     one = ctypes.CFUNCTYPE(word, ctypes.c_void_p)
     return NativeExecutor(

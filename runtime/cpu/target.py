@@ -77,12 +77,12 @@ def detect_isa() -> str:
     if machine in ("aarch64", "arm64"):
         return "neon"
     if machine in ("x86_64", "amd64"):
-        flags = _x86_flags()
+        flags = x86_flags()
         return next((isa for isa, needed in X86_FLAGS.items() if needed <= flags), "generic")
     return "generic"
 
 
-def _x86_flags() -> frozenset[str]:
+def x86_flags() -> frozenset[str]:
     """Feature flags as Linux names them; empty where the system does not tell."""
     if sys.platform == "win32":
         return _windows_flags()

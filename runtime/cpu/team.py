@@ -22,7 +22,7 @@ from onnxplan.runtime.cpu.layout import (
     SeatWord,
     TeamWord,
 )
-from onnxplan.runtime.cpu.native_executor import NativeExecutor, keep_for_ever, load_executor
+from onnxplan.runtime.cpu.native_executor import NativeExecutor, Supplied, keep_for_ever, load_executor
 from onnxplan.runtime.cpu.object_layout import object_layout
 from onnxplan.runtime.cpu.processor import processor_functions
 from onnxplan.runtime.cpu.semaphore import NativeSemaphore, yield_address
@@ -181,13 +181,13 @@ _process_team: Team | None = None
 _process_lock = threading.Lock()
 
 
-def process_team(store: KernelStore) -> Team:
-    """The team that all sessions share; its executor is kept in ``store``."""
+def process_team(store: KernelStore, supplied: Supplied | None = None) -> Team:
+    """The team that all sessions share; its executor is ``supplied`` or kept in ``store``."""
     global _process_team
     if _process_team is None:
         with _process_lock:
             if _process_team is None:
-                team = Team(load_executor(store), default_threads())
+                team = Team(load_executor(store, supplied), default_threads())
                 atexit.register(team.stop)
                 _process_team = team
     return _process_team

@@ -98,13 +98,12 @@ def _load_installed() -> CudaApi:
     try:
         runtime = importlib.import_module("cupy_backends.cuda.api.runtime")
         driver = importlib.import_module("cupy_backends.cuda.api.driver")
-        nvrtc = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
     except ModuleNotFoundError as error:
         raise DeviceUnavailableError(f"CuPy is not installed ({error}); {INSTALL}") from error
     except ImportError as error:
         raise DeviceUnavailableError(f"CuPy cannot be imported: {error}; {INSTALL}") from error
     check_driver(runtime)
-    check_nvrtc(nvrtc)
+    nvrtc = load_nvrtc()
     cublaslt = _load_cublaslt(_cuda_major(runtime))
     try:
         cuda = importlib.import_module("cupy.cuda")
@@ -114,6 +113,20 @@ def _load_installed() -> CudaApi:
     return CudaApi(
         runtime, driver, nvrtc, pool.allocate, cublaslt, release=pool.release, reset_device=pool.reset_device
     )
+
+
+def load_nvrtc() -> Any:
+    """CuPy's binding of NVRTC, which needs no driver; raises :class:`DeviceUnavailableError`."""
+    if _chosen:
+        return _chosen[-1].nvrtc
+    try:
+        nvrtc = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
+    except ImportError as error:
+        raise DeviceUnavailableError(
+            f"CuPy, which NVRTC is called by, cannot be imported: {error}; {INSTALL}"
+        ) from error
+    check_nvrtc(nvrtc)
+    return nvrtc
 
 
 class _Pool:

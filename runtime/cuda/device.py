@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.errors import DeviceUnavailableError, OnnxPlanError
+from onnxplan.compiler.plan import CompiledPlan, KernelSpec
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.compiler.target import Target
+from onnxplan.runtime.artifact import Artifact, TargetEntry
+from onnxplan.runtime.artifact_planner import ArtifactKernels
+from onnxplan.runtime.artifact_writer import TargetCode
 from onnxplan.runtime.budget import Budget
+from onnxplan.runtime.cuda import matmul
 from onnxplan.runtime.cuda.api import CudaApi, load_api
 from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.compiler import Generate, KernelCompiler
@@ -46,6 +50,11 @@ class CudaKernelSet:
     sources: Callable[[], str]
 
 
+def has_code(spec: KernelSpec) -> bool:
+    """Is a kernel one of ours, not a call of a library?"""
+    return spec.family != matmul.FAMILY
+
+
 class CudaDevice:
     """An NVIDIA GPU. Kernels, constants and graphs are shared by all sessions of the process."""
 
@@ -63,6 +72,7 @@ class CudaDevice:
     ) -> None:
         self.context = context
         self.name = context.name
+        self.target = target
         self.selector = kernels.selector(target)
         self.library = _library(context, target, kernels.generate, kernels.sources, "kernels", cache)
         self._progress = progress
@@ -96,6 +106,30 @@ class CudaDevice:
         """
         return self._importer.take(value, copy=copy)
 
+    def refusal(self, entry: TargetEntry) -> str | None:
+        """Why code of an artifact cannot run here; None if it can.
+
+        Source: https://docs.nvidia.com/cuda/cuda-c-best-practices-guide/#cuda-compatibility-developer-s-guide
+        (a cubin runs on devices of its own compute capability's major number and at least its minor number).
+        """
+        made, here = entry.target, self.target
+        if made.device != "cuda":
+            return f"it is for {made.device}"
+        if made.math != here.math:
+            return f"it was compiled with math={made.math!r}"
+        major, minor = divmod(int(here.isa.removeprefix("sm_")), 10)
+        its_major, its_minor = divmod(int(made.isa.removeprefix("sm_")), 10)
+        if its_major != major or its_minor > minor:
+            return f"it is for {made.isa}, this device takes {here.isa}"
+        return None
+
+    def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
+        """The cubins of kernels for an artifact."""
+        return TargetCode((), self.library.objects(list(filter(has_code, specs)), self._progress))
+
+    def artifact_kernels(self, artifact: Artifact, entry: TargetEntry) -> ArtifactKernels:
+        return ArtifactKernels(artifact, entry, Modules.of(self.context).load, dict)
+
     def bind(self, compiled: CompiledPlan, budget: Budget) -> CudaExecutor:
         """Loads the plan's kernels, compiling those that are missing, and uploads its constants.
 
@@ -105,7 +139,7 @@ class CudaDevice:
         return CudaExecutor(
             self.context,
             compiled,
-            lambda specs: self.library.addresses(specs, self._progress),
+            lambda specs: (compiled.kernels or self.library).addresses(specs, self._progress),
             budget=budget,
             concurrency=budget.runs or SLOTS,
         )
@@ -161,7 +195,7 @@ def _library(
         return KernelLibrary(
             compiler.build,
             target,
-            sources(),
+            sources,
             cache=cache,
             load=Modules.of(context).load,
             platform=compiler.platform_key,

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxplan.compiler.assembly import CompiledPlan
-from onnxplan.compiler.plan import ExecutionPlan, KernelSpec
+from onnxplan.compiler.plan import CompiledPlan, ExecutionPlan, KernelSpec
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cuda.array import DeviceArray

@@ -8,7 +8,8 @@ from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.evaluate import evaluate_program
 from onnxplan.compiler.importer import load_model
-from onnxplan.compiler.lowering import DEMAND, KNOWN_BYTES, lower
+from onnxplan.compiler.lowering import KNOWN_BYTES, lower
+from onnxplan.compiler.plan import DEMAND
 from onnxplan.compiler.registry import operator
 
 X = np.array([1.0, -2.0, 3.0], np.float32)

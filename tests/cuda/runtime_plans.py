@@ -13,9 +13,17 @@ import emulator
 import numpy as np
 from standin import StandIn
 
-from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.plan import Binding, Buffer, Constant, ExecutionPlan, KernelSpec, Operand, Step
+from onnxplan.compiler.plan import (
+    Binding,
+    Buffer,
+    CompiledPlan,
+    Constant,
+    ExecutionPlan,
+    KernelSpec,
+    Operand,
+    Step,
+)
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cuda.api import use_api

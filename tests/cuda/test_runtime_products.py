@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from runtime_plans import Bench, values
 
-from onnxplan.compiler.assembly import CompiledPlan
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import DeviceError, UnsupportedOperatorError
-from onnxplan.compiler.plan import Binding, Buffer, ExecutionPlan, KernelSpec, Operand, Step
+from onnxplan.compiler.plan import Binding, Buffer, CompiledPlan, ExecutionPlan, KernelSpec, Operand, Step
 from onnxplan.runtime.cuda import cublaslt
 from onnxplan.runtime.cuda.cublaslt import (
     ALGORITHM_BYTES,

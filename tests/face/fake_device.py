@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import onnxplan
-from onnxplan.compiler.assembly import CompiledPlan
+from onnxplan.compiler.plan import CompiledPlan
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.devices import CpuDevice, open_device

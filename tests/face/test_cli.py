@@ -387,3 +387,26 @@ def test_compilation_shows_a_bar_on_a_terminal_only(product, tmp_path, terminal)
     assert b"total: 1 steps" in output
     assert (b"compiling kernels" in shown) == terminal
     assert terminal or shown == b""
+
+
+def test_compile_writes_an_artifact_that_other_commands_take(product, tmp_path):
+    path = tmp_path / "product.plan"
+    said = succeed("compile", product, "-o", path, "--dim", "batch=1,8", "--shape", "a=3x4,b=4x3")
+    assert "2 plans for each device" not in said
+    assert "1 plan for each device" in said
+    said = succeed("compile", product, "-o", path, "--dim", "batch=1,8", "--shape", "b=4x3")
+    assert "2 plans for each device" in said
+    assert "matmul" in succeed("plan", path, "--dim", "batch=8")
+    assert "c" in succeed("run", path, "--dim", "batch=3")
+
+
+def test_compile_refuses_what_makes_no_sense(product, tmp_path):
+    path = tmp_path / "product.plan"
+    assert "expected NAME=SIZE" in refuse("compile", product, "-o", path, "--dim", "batch=one")
+    assert "given twice" in refuse("compile", product, "-o", path, "--dim", "batch=1", "--dim", "batch=2")
+    assert "no input has a dimension called 'rows'" in refuse(
+        "compile", product, "-o", path, "--dim", "rows=1"
+    )
+    assert "expected NAME=1x3x224x224" in refuse("compile", product, "-o", path, "--shape", "a=3by4")
+    assert "signing key" in refuse("compile", product, "-o", path, "--sign-key", product)
+    assert not path.exists()

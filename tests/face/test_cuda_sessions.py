@@ -223,3 +223,28 @@ def test_as_a_backend(cuda):
     assert [backend.supports_device(name) for name in ("CUDA", "CUDA:0", "CUDA:7")] == [True, True, False]
     (result,) = backend.run_model(product_model(), [A, B], "CUDA")
     np.testing.assert_array_equal(result, C)
+
+
+def test_an_artifact_carries_its_kernels(cuda, tmp_path):
+    path = tmp_path / "sums.plan"
+    onnxplan.compile(sums_model(["n", 3]), path, device=["cpu", "cuda"], shapes={"x": (2, 3), "y": (2, 3)})
+    with onnxplan.InferenceSession(path, device="cuda", cache=False) as session, sums() as plain:
+        before = session.compiled_kernels
+        feeds = {"x": X, "y": X}
+        found, wanted = session.run_sync(feeds), plain.run_sync(feeds)
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], wanted[name])
+        assert session.compiled_kernels == before
+        # Another shape is planned from the model that the artifact carries.
+        np.testing.assert_array_equal(session.run_sync({"x": X[:1], "y": X[:1]})["s"], 2 * X[:1])
+    with onnxplan.InferenceSession(path) as session:
+        np.testing.assert_array_equal(session.run_sync(feeds)["s"], 2 * X)
+
+
+def test_artifacts_for_other_devices_are_refused(cuda, tmp_path):
+    path = tmp_path / "sums.plan"
+    onnxplan.compile(sums_model([2, 3]), path, device="cpu")
+    with pytest.raises(onnxplan.IncompatibleArtifactError, match="it is for cpu"):
+        onnxplan.InferenceSession(path, device="cuda")
+    with onnxplan.InferenceSession(path, device="cuda", recompile=True) as session:
+        np.testing.assert_array_equal(session.run_sync({"x": X, "y": X})["s"], 2 * X)

@@ -7,7 +7,8 @@ from cases import Case, discover, flatten
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.evaluate import evaluate_program
 from onnxplan.compiler.importer import load_model
-from onnxplan.compiler.lowering import DEMAND, lower
+from onnxplan.compiler.lowering import lower
+from onnxplan.compiler.plan import DEMAND
 from onnxplan.compiler.verify import verify_program
 
 CASES = discover()

@@ -30,7 +30,9 @@ def build(spec: KernelSpec, target: Target) -> StoredCode:
 
 
 def library(store: KernelStore | None = None, threads: int = 1) -> KernelLibrary:
-    return KernelLibrary(build, detect_target(threads), "test kernels", store=store or KernelStore(None))
+    return KernelLibrary(
+        build, detect_target(threads), lambda: "test kernels", store=store or KernelStore(None)
+    )
 
 
 def _kernel(module):

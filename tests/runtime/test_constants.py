@@ -13,7 +13,9 @@ from onnx import helper, numpy_helper
 from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
 from onnxplan.compiler.importer import load_model, sources
 from onnxplan.runtime.devices import open_device
-from onnxplan.runtime.engine import Engine, Request
+from onnxplan.runtime.engine import Engine
+from onnxplan.runtime.model_planner import ModelPlanner
+from onnxplan.runtime.planner import Request
 
 ROWS, DEPTH, COLUMNS = 5, 70, 300
 
@@ -39,11 +41,17 @@ def scaled_product(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), weights, scale
 
 
+def open_engine(source) -> Engine:
+    device, model = open_device("cpu"), load_model(source)
+    required = tuple(value.name for value in model.graph.inputs)
+    return Engine(ModelPlanner(model, device.selector), device, required)
+
+
 def test_a_model_of_fixed_shapes_keeps_what_its_plan_reads_and_nothing_twice() -> None:
     model, weights, scale = scaled_product(ROWS)
-    engine = Engine(load_model(model), open_device("cpu"))
+    engine = open_engine(model)
     stage = engine.first_stage(Request(("x",), ((ROWS, DEPTH),)))
-    assert engine._pool.nbytes <= sum(stage.constants.values())
+    assert engine.planner.pool.nbytes <= sum(stage.constants.values())
     assert sum(stage.constants.values()) < 2 * weights.astype(np.float32).nbytes
     # A later plan reads the original weights again, and shares what was packed.
     again = engine.first_stage(Request(("x",), ((ROWS, DEPTH),), ("y",)))
@@ -59,12 +67,12 @@ def test_a_model_of_fixed_shapes_keeps_what_its_plan_reads_and_nothing_twice() -
 
 def test_a_model_of_changing_shapes_keeps_what_later_plans_fold_again() -> None:
     model, _, _ = scaled_product("rows")
-    engine = Engine(load_model(model), open_device("cpu"))
+    engine = open_engine(model)
     stage = engine.first_stage(Request(("x",), ((ROWS, DEPTH),)))
-    held = engine._pool.nbytes
+    held = engine.planner.pool.nbytes
     assert held > sum(stage.constants.values())
     engine.first_stage(Request(("x",), ((ROWS + 1, DEPTH),)))
-    assert engine._pool.nbytes == held
+    assert engine.planner.pool.nbytes == held
     engine.close()
 
 
@@ -93,7 +101,7 @@ def test_tables_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     model.producer_name = "x" * (10 + shift)
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
-    engine = Engine(load_model(path), open_device("cpu"))
+    engine = open_engine(path)
     stage = engine.first_stage(Request(("i",), ((5,),)))
     places = {constant.name: constant.anywhere for constant in stage.executor.plan.constants}
     assert places["table"]
@@ -102,7 +110,7 @@ def test_tables_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = engine.run(stage, (indices,))
     np.testing.assert_allclose(np.asarray(found["y"]), table[indices], rtol=1e-6)
     np.testing.assert_array_equal(np.asarray(found["z"]), table[:5][indices] + table[:5])
-    initializer = next(n.inputs[0] for n in engine.model.graph.nodes if n.inputs[0].name == "table")
+    initializer = next(n.inputs[0] for n in engine.planner.model.graph.nodes if n.inputs[0].name == "table")
     bound = stage.executor._bound.constants[list(places).index("table")]
     assert bound.ctypes.data == initializer.constant.ctypes.data
     engine.close()

@@ -23,7 +23,7 @@ CODE = StoredCode("symbol", bytes(range(256)) * 10)
 
 
 def make_library(store: KernelStore, sources: str = "sources", **changes) -> KernelLibrary:
-    return KernelLibrary(build, replace(detect_target(1), **changes), sources, store=store)
+    return KernelLibrary(build, replace(detect_target(1), **changes), lambda: sources, store=store)
 
 
 def entries(folder: Path) -> list[Path]:

@@ -55,7 +55,7 @@ def test_x86_flags_choose_the_instruction_set(monkeypatch):
         (avx2 | avx512 - {"avx512vl"}, "avx2"),
         (avx2 - {"fma"}, "generic"),
     ):
-        monkeypatch.setattr(detection, "_x86_flags", lambda flags=flags: flags)
+        monkeypatch.setattr(detection, "x86_flags", lambda flags=flags: flags)
         assert detection.detect_isa.__wrapped__() == isa
     for machine, isa in (("aarch64", "neon"), ("arm64", "neon"), ("riscv64", "generic")):
         monkeypatch.setattr(detection.platform, "machine", lambda machine=machine: machine)

@@ -1,0 +1,36 @@
+"""What compiled code needs of the machine that runs it, as names that can be compared on another one."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+
+from onnxplan.runtime.cpu.target import x86_flags
+
+
+def used_features() -> tuple[str, ...]:
+    """What code that is compiled for this machine may use: system, architecture, and processor flags.
+
+    LLVM compiles for all features that it finds, so that a kernel may use any of them.
+    """
+    import llvmlite.binding as llvm
+
+    enabled = {_plain(name) for name, is_on in llvm.get_host_cpu_features().items() if is_on}
+    flags = sorted(flag for flag in x86_flags() if _plain(flag) in enabled)
+    return (*_machine(), *flags)
+
+
+def missing_features(required: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``required`` that this machine does not have."""
+    present = {*_machine(), *x86_flags()}
+    return tuple(feature for feature in required if feature not in present)
+
+
+def _machine() -> tuple[str, str]:
+    return f"system {sys.platform}", f"architecture {platform.machine().lower()}"
+
+
+def _plain(name: str) -> str:
+    """LLVM writes ``avx512vbmi2`` and ``sse4.1`` where Linux writes ``avx512_vbmi2`` and ``sse4_1``."""
+    return name.replace("_", "").replace(".", "").replace("-", "")

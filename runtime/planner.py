@@ -1,0 +1,59 @@
+"""Who makes the plans that an engine runs, and what they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from onnxplan.compiler.plan import CompiledPlan
+from onnxplan.compiler.structures import Structure
+from onnxplan.runtime.device import Array
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What decides which plan serves a run: the inputs fed, their shapes, and the outputs wanted.
+
+    ``names`` are those of tensors: ``structures`` says which of them make up the inputs that are sequences
+    or maps. ``texts`` holds the elements of tensors of strings, in row-major order: no kernel works on
+    strings, so what depends on them alone is evaluated when a run is planned.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    fetches: tuple[str, ...] | None = None
+    texts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    structures: tuple[tuple[str, Structure[str]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedStage:
+    """The plan of one stage of a model (:class:`onnxplan.compiler.lowering.Stage`).
+
+    ``texts`` are outputs of strings, known since planning. ``structures`` are the model's outputs that are no
+    tensors, by the names of the tensors in them.
+    """
+
+    compiled: CompiledPlan
+    final: bool
+    texts: Mapping[str, Array]
+    run_key: str = ""
+    structures: Mapping[str, Structure[str]] = field(default_factory=dict)
+
+
+class Planner(Protocol):
+    """Makes the plans of one model for one device. Only one thread at a time may use it."""
+
+    def plan(self, request: Request, answers: tuple[Array, ...]) -> PlannedStage:
+        """The stage after ``answers``, the elements that the stages before were asked for.
+
+        Raises :class:`InvalidModelError` and :class:`UnsupportedOperatorError`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases what plans were made of. What is planned later is made anew."""
+        ...
