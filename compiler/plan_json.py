@@ -35,7 +35,6 @@ from onnxplan.compiler.plan import (
     Step,
 )
 from onnxplan.compiler.target import Target
-from onnxplan.compiler.type_json import read_dtype
 
 FORMAT = "onnxplan-plan"
 VERSION = 2
@@ -159,6 +158,13 @@ _FIELDS = (
 )  # fmt: skip
 
 
+def _dtype(value: Any, where: str) -> DType:
+    try:
+        return DType.from_label(text(value, where))
+    except KeyError:
+        raise MalformedError(f"{where}: {value!r} is no element type") from None
+
+
 def read_target(value: Any) -> Target:
     """The target that :meth:`Target.to_json` gave; raises :class:`MalformedError`."""
     fields = mapping(value, "target", tuple(Target.__dataclass_fields__))
@@ -177,7 +183,7 @@ def read_target(value: Any) -> Target:
 
 def _tensor(value: Any, where: str) -> tuple[str, DType, tuple[int, ...]]:
     name, dtype, shape = items(value, where, 3)
-    return text(name, where), read_dtype(dtype, where), each(shape, f"{where}.shape", count)
+    return text(name, where), _dtype(dtype, where), each(shape, f"{where}.shape", count)
 
 
 def _constant(value: Any, where: str) -> Constant:
@@ -219,7 +225,7 @@ def _layout(value: Any, where: str) -> tuple[DType, tuple[int, ...], tuple[int, 
     extents = each(shape, f"{where}.shape", count)
     steps = each(strides, f"{where}.strides", integer)
     demand(len(extents) == len(steps), f"{where} has {len(extents)} extents and {len(steps)} strides")
-    return read_dtype(dtype, where), extents, steps
+    return _dtype(dtype, where), extents, steps
 
 
 def _step(

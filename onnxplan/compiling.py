@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.ir import Model
-from onnxplan.compiler.type_json import type_to_json
+from onnxplan.infos import StructureInfo, ValueInfo
 from onnxplan.interface import Signature
 from onnxplan.options import SessionOptions
+from onnxplan.runtime.artifact_structures import write_type
 from onnxplan.runtime.artifact_writer import ArtifactWriter
 from onnxplan.runtime.devices import open_compiler
 from onnxplan.runtime.model_planner import ModelPlanner
-from onnxplan.runtime.planner import PlannedStage, Request
 from onnxplan.shapes import Shapes, check_shapes
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ def compile(  # noqa: A001 - onnxplan.compile is its public name
         compiler = open_compiler(name, threads=threads, math=math, cache=cache)
         planner = ModelPlanner(imported, compiler.selector, optimize=optimize)
         planned = [(request, planner.plan(request, ())) for request in requests]
-        whole = [(request, stage) for request, stage in planned if _is_whole(request, stage)]
+        whole = [(request, stage) for request, stage in planned if stage.final]
         if len(whole) < len(planned) and not include_model:
             raise ValueError(
-                "this model is planned while it runs, as shapes depend on data or values are no tensors; "
-                "that needs the model, which include_model=False leaves out"
+                "the shapes of this model depend on data, so that its plans are made while it runs: they "
+                "need the model, which include_model=False leaves out"
             )
         # Later stages are planned when their shapes are known, with the kernels that the first ones use.
         specs = list(dict.fromkeys(spec for _, stage in planned for spec in stage.compiled.plan.kernels))
@@ -86,19 +86,22 @@ def compile(  # noqa: A001 - onnxplan.compile is its public name
     writer.write(path, lambda message: sign(key, message))
 
 
-def _is_whole(request: Request, stage: PlannedStage) -> bool:
-    """Is a stage all of a model of tensors? Other models are planned when they run."""
-    return stage.final and not request.structures and not stage.structures
-
-
 def _describe(writer: ArtifactWriter, model: Model, signature: Signature, math: str, optimize: int) -> None:
     writer.fields["producer"] = {name: version(name) for name in PACKAGES}
     writer.fields["options"] = {"math": math, "optimize": optimize}
     writer.fields["metadata"] = dict(signature.metadata)
-    for field, values in (("inputs", model.graph.inputs), ("outputs", model.graph.outputs)):
-        writer.fields[field] = [
-            [value.name, type_to_json(value.type), value.default is not None] for value in values
-        ]
+    optional = {info.name for info in signature.optional_inputs}
+    infos = {info.name: info for info in (*signature.inputs, *signature.optional_inputs)}
+    writer.fields["inputs"] = [
+        [*_info(infos[value.name]), value.name in optional] for value in model.graph.inputs
+    ]
+    writer.fields["outputs"] = [[*_info(info), False] for info in signature.outputs]
+
+
+def _info(info: ValueInfo) -> tuple[str, Any, list[int | str | None] | None]:
+    if isinstance(info, StructureInfo):
+        return info.name, write_type(info.kind), None
+    return info.name, info.type, None if info.dims is None else list(info.dims)
 
 
 def _add_model(writer: ArtifactWriter, model: Model) -> None:

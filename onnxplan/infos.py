@@ -10,15 +10,7 @@ import numpy as np
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError
-from onnxplan.compiler.ir import (
-    Dim,
-    MapType,
-    OptionalType,
-    SequenceType,
-    TensorType,
-    ValueType,
-    standard_name,
-)
+from onnxplan.compiler.ir import Dim, MapType, OptionalType, SequenceType, TensorType, Value, standard_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +77,13 @@ class StructureInfo:
 ValueInfo: TypeAlias = "TensorInfo | StructureInfo"
 
 
-def info_of(name: str, kind: ValueType | None) -> ValueInfo:
+def info_of(value: Value) -> ValueInfo:
     """What the model declares of one of its inputs or outputs."""
-    if kind is None:
-        return TensorInfo(name, None, None)
-    return TensorInfo.declared(name, kind) if isinstance(kind, TensorType) else StructureInfo(name, kind)
+    if value.type is None:
+        return TensorInfo(value.name, None, None)
+    if isinstance(value.type, TensorType):
+        return TensorInfo.declared(value.name, value.type)
+    return StructureInfo(value.name, value.type)
 
 
 def may_be_absent(info: ValueInfo) -> bool:

@@ -31,9 +31,9 @@ class Signature:
     def of(model: Model) -> Signature:
         inputs = model.graph.inputs
         return Signature(
-            tuple(info_of(value.name, value.type) for value in inputs if value.default is None),
-            tuple(info_of(value.name, value.type) for value in inputs if value.default is not None),
-            tuple(info_of(value.name, value.type) for value in model.graph.outputs),
+            tuple(info_of(value) for value in inputs if value.default is None),
+            tuple(info_of(value) for value in inputs if value.default is not None),
+            tuple(info_of(value) for value in model.graph.outputs),
             model.metadata,
         )
 

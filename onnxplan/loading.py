@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactError
-from onnxplan.infos import info_of
+from onnxplan.compiler.ir import MapType, OptionalType, SequenceType, TensorType
+from onnxplan.infos import StructureInfo, TensorInfo, ValueInfo
 from onnxplan.interface import Signature
-from onnxplan.runtime.artifact import Artifact, TargetEntry, is_artifact
+from onnxplan.runtime.artifact import Artifact, TargetEntry, TensorEntry, is_artifact
 from onnxplan.runtime.artifact_planner import ArtifactPlanner
 from onnxplan.runtime.device import Device
 from onnxplan.runtime.planner import Planner
@@ -62,11 +63,11 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 def _load_artifact(artifact: Artifact, device: Device, *, recompile: bool) -> Loaded:
     header = artifact.header
-    infos = [(entry, info_of(entry.name, entry.type)) for entry in header.inputs]
+    infos = [(entry, _info(entry)) for entry in header.inputs]
     signature = Signature(
-        tuple(info for entry, info in infos if not entry.has_default),
-        tuple(info for entry, info in infos if entry.has_default),
-        tuple(info_of(entry.name, entry.type) for entry in header.outputs),
+        tuple(info for entry, info in infos if not entry.optional),
+        tuple(info for entry, info in infos if entry.optional),
+        tuple(_info(entry) for entry in header.outputs),
         header.metadata,
     )
     fallback = partial(_model_planner, artifact, device)
@@ -84,6 +85,14 @@ def _load_artifact(artifact: Artifact, device: Device, *, recompile: bool) -> Lo
             "compile the model for this machine, or open the artifact with recompile=True"
         )
     return Loaded(signature, planner, artifact.path)
+
+
+def _info(entry: TensorEntry) -> ValueInfo:
+    if isinstance(entry.type, SequenceType | OptionalType | MapType):
+        return StructureInfo(entry.name, entry.type)
+    if isinstance(entry.type, TensorType):
+        return TensorInfo.declared(entry.name, entry.type)
+    return TensorInfo(entry.name, entry.type, entry.dims)
 
 
 def _distance(entry: TargetEntry, device: Device) -> tuple[bool, int]:

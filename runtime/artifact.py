@@ -34,8 +34,9 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidArtifactError
 from onnxplan.compiler.ir import ValueType
 from onnxplan.compiler.plan_json import read_target
+from onnxplan.compiler.structures import Structure, tensors
 from onnxplan.compiler.target import Target
-from onnxplan.compiler.type_json import read_dtype, read_type
+from onnxplan.runtime.artifact_structures import read_dim, read_structure, read_type
 
 MAGIC = b"onnxplan plan\0\1\n"
 """Begins every artifact; the byte before the last is the version of the format."""
@@ -62,12 +63,16 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class ValueEntry:
-    """An input or output of the model; ``has_default`` tells an input that may be left out."""
+class TensorEntry:
+    """An input or output of the model, and whether it has a default.
+
+    ``type`` is the element type of a tensor, or else the type of what it is.
+    """
 
     name: str
-    type: ValueType | None
-    has_default: bool
+    type: str | ValueType | None
+    dims: tuple[int | str | None, ...] | None
+    optional: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,10 @@ class ConstantEntry:
 
 @dataclass(frozen=True, slots=True)
 class PlanEntry:
-    """One plan: for which target and request, and where it and its constants are."""
+    """One plan: for which target and request, and where it and its constants are.
+
+    ``given`` are inputs and ``made`` outputs that are no tensors, by the names of the tensors in them.
+    """
 
     target: int
     names: tuple[str, ...]
@@ -113,6 +121,8 @@ class PlanEntry:
     texts: Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]
     plan: int
     constants: tuple[int, ...]
+    given: tuple[tuple[str, Structure[str]], ...]
+    made: Mapping[str, Structure[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +132,8 @@ class Header:
 
     producer: Mapping[str, str]
     options: Mapping[str, Any]
-    inputs: tuple[ValueEntry, ...]
-    outputs: tuple[ValueEntry, ...]
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
     metadata: Mapping[str, str]
     sections: tuple[Section, ...]
     targets: tuple[TargetEntry, ...]
@@ -238,8 +248,8 @@ def read_header(document: Any, size: int) -> Header:
     return Header(
         producer=_texts(fields["producer"], "producer"),
         options=mapping(fields["options"], "options", ("math", "optimize")),
-        inputs=each(fields["inputs"], "inputs", _value),
-        outputs=each(fields["outputs"], "outputs", _value),
+        inputs=each(fields["inputs"], "inputs", _tensor),
+        outputs=each(fields["outputs"], "outputs", _tensor),
         metadata=_texts(fields["metadata"], "metadata"),
         sections=sections,
         targets=targets,
@@ -269,9 +279,11 @@ def _section(value: Any, where: str, size: int) -> Section:
     return section
 
 
-def _value(value: Any, where: str) -> ValueEntry:
-    name, kind, has_default = items(value, where, 3)
-    return ValueEntry(text(name, where), read_type(kind, where), truth(has_default, where))
+def _tensor(value: Any, where: str) -> TensorEntry:
+    name, dtype, dims, optional = items(value, where, 4)
+    kind = dtype if dtype is None or isinstance(dtype, str) else read_type(dtype, where)
+    shape = None if dims is None else each(dims, where, read_dim)
+    return TensorEntry(text(name, where), kind, shape, truth(optional, where))
 
 
 def _target(value: Any, where: str, sections: tuple[Section, ...]) -> TargetEntry:
@@ -320,7 +332,10 @@ def _kernel(value: Any, where: str, size: int) -> tuple[int, int, str]:
 
 def _constant(value: Any, where: str, sections: tuple[Section, ...]) -> ConstantEntry:
     label, size, section, offset = items(value, where, 4)
-    dtype = read_dtype(label, where)
+    try:
+        dtype = DType.from_label(text(label, where))
+    except KeyError:
+        raise MalformedError(f"{where}: {label!r} is no element type") from None
     demand(dtype is not DType.STRING, f"{where}: strings are no constants")
     index(section, where, len(sections))
     end = count(offset, where) + count(size, where) * dtype.itemsize
@@ -329,10 +344,13 @@ def _constant(value: Any, where: str, sections: tuple[Section, ...]) -> Constant
 
 
 def _plan(value: Any, where: str, targets: int, sections: int, constants: int) -> PlanEntry:
-    target, names, shapes, run_key, texts, plan, numbers = items(value, where, 7)
+    target, names, shapes, run_key, texts, plan, numbers, given, made = items(value, where, 9)
     inputs = each(names, where, text)
     extents = each(shapes, where, lambda item, place: each(item, place, count))
     demand(len(inputs) == len(extents), f"{where} has {len(inputs)} names and {len(extents)} shapes")
+    parts = _structures(given, f"{where}.given")
+    fed = {name for structure in parts.values() for name in tensors(structure)}
+    demand(fed <= set(inputs), f"{where}.given names tensors that are not fed")
     return PlanEntry(
         target=index(target, f"{where}.target", targets),
         names=inputs,
@@ -341,7 +359,13 @@ def _plan(value: Any, where: str, targets: int, sections: int, constants: int) -
         texts={name: _text_tensor(item, where) for name, item in mapping(texts, f"{where}.texts").items()},
         plan=index(plan, f"{where}.plan", sections),
         constants=each(numbers, where, lambda item, place: index(item, place, constants)),
+        given=tuple(parts.items()),
+        made=_structures(made, f"{where}.made"),
     )
+
+
+def _structures(value: Any, where: str) -> dict[str, Structure[str]]:
+    return {name: read_structure(item, where) for name, item in mapping(value, where).items()}
 
 
 def _text_tensor(value: Any, where: str) -> tuple[tuple[int, ...], tuple[str, ...]]:

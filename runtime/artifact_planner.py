@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxplan.compiler.errors import InvalidArtifactError
 from onnxplan.compiler.plan import CompiledPlan, ExecutionPlan, Kernels, KernelSpec
+from onnxplan.compiler.structures import tensors
 from onnxplan.runtime.artifact import Artifact, PlanEntry, TargetEntry
 from onnxplan.runtime.device import Array
 from onnxplan.runtime.elf import Image
@@ -94,7 +95,9 @@ class ArtifactPlanner:
         self._kernels = kernels
         self._threads = threads
         self._entries = {
-            (entry.names, entry.shapes): entry for entry in artifact.header.plans if entry.target == target
+            Request(entry.names, entry.shapes, structures=entry.given): entry
+            for entry in artifact.header.plans
+            if entry.target == target
         }
         self._make_fallback = fallback
         self._fallback: Planner | None = None
@@ -102,13 +105,12 @@ class ArtifactPlanner:
     @property
     def requests(self) -> tuple[Request, ...]:
         """What there are plans for, in the order in which they were compiled."""
-        return tuple(Request(*key) for key in self._entries)
+        return tuple(self._entries)
 
     def plan(self, request: Request, answers: tuple[Array, ...]) -> PlannedStage:
-        if not answers and request.fetches is None and not request.texts and not request.structures:
-            entry = self._entries.get((request.names, request.shapes))
-            if entry is not None:
-                return self._read(entry)
+        entry = None if answers else self._entries.get(request)
+        if entry is not None:
+            return self._read(entry)
         if self._fallback is None:
             self._fallback = self._make_fallback()
         return self._fallback.plan(request, answers)
@@ -123,12 +125,18 @@ class ArtifactPlanner:
             raise InvalidArtifactError(
                 f"artifact {artifact.path!r}: a plan's constants are not those it needs"
             )
+        known = {binding.name for binding in plan.outputs} | entry.texts.keys()
+        for name, structure in entry.made.items():
+            if not known.issuperset(tensors(structure)):
+                raise InvalidArtifactError(
+                    f"artifact {artifact.path!r}: output {name!r} has tensors that a plan does not make"
+                )
         constants = tuple(artifact.constant(number) for number in entry.constants)
         texts = {
             name: np.array(elements, object).reshape(shape) for name, (shape, elements) in entry.texts.items()
         }
         compiled = CompiledPlan(plan.with_threads(self._threads), constants, self._kernels)
-        return PlannedStage(compiled, True, texts, entry.run_key)
+        return PlannedStage(compiled, True, texts, entry.run_key, entry.made)
 
     def close(self) -> None:
         if self._fallback is not None:

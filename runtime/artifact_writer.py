@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
@@ -14,8 +14,10 @@ import numpy as np
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.structures import Structure
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import ALIGNMENT, MAGIC, PAGE, PREFIX_BYTES, SIGNATURE_BYTES, digest
+from onnxplan.runtime.artifact_structures import write_structure
 from onnxplan.runtime.device import Array
 from onnxplan.runtime.elf import ElfError, Image, link
 from onnxplan.runtime.executable import MAPS_IMAGES
@@ -103,7 +105,8 @@ class ArtifactWriter:
         self.fields["plans"].append(
             [
                 target, list(request.names), [list(shape) for shape in request.shapes], planned.run_key,
-                texts, plan, constants,
+                texts, plan, constants, _structures(request.structures),
+                _structures(planned.structures.items()),
             ]
         )  # fmt: skip
 
@@ -163,6 +166,10 @@ class ArtifactWriter:
             for part in parts:
                 file.write(part)
         file.truncate(offsets[-1] + sizes[-1])
+
+
+def _structures(structures: Iterable[tuple[str, Structure[str]]]) -> dict[str, Any]:
+    return {name: write_structure(structure) for name, structure in structures}
 
 
 def _joined(

@@ -33,7 +33,7 @@ class Request:
 class PlannedStage:
     """The plan of one stage of a model (:class:`onnxplan.compiler.lowering.Stage`).
 
-    ``texts`` are outputs of strings, known since planning, ``structures`` the model's outputs that are no
+    ``texts`` are outputs of strings, known since planning. ``structures`` are the model's outputs that are no
     tensors, by the names of the tensors in them.
     """
 

@@ -15,7 +15,7 @@ from rich.text import Text
 import onnxplan
 from onnxplan.cli.compile import parse_dim_lists, parse_shapes, shape_sets, size_text
 from onnxplan.cli.doctor import MISSING, diagnose
-from onnxplan.cli.inputs import Sizes, read_inputs, resolve_shapes
+from onnxplan.cli.inputs import Sizes, parse_lengths, read_inputs, resolve_shapes
 from onnxplan.cli.outputs import output_rows, write_results
 from onnxplan.cli.terminal import add_row, compilation_bar, console, table
 from onnxplan.cli.timing import compare_latency
@@ -173,6 +173,7 @@ def compile_model(
             metavar="NAME=SIZE,...", help="sizes of a symbolic dimension, a plan for each; 1 if left out"
         ),
     ] = None,
+    length: Lengths = None,
     threads: Threads = None,
     math: Annotated[str, typer.Option(help="strict or fast")] = "strict",
     with_model: Annotated[
@@ -184,7 +185,9 @@ def compile_model(
     from onnxplan.compiler.importer import load_model
 
     signature = Signature.of(load_model(model))
-    shapes = shape_sets(signature, parse_shapes(shape or []), parse_dim_lists(dim or []))
+    shapes = shape_sets(
+        signature, parse_shapes(shape or []), parse_dim_lists(dim or []), parse_lengths(length or [])
+    )
     try:
         with compilation_bar():
             onnxplan.compile(

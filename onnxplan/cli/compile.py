@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from onnxplan.cli.inputs import Sizes, check_names, resolved_shapes
+from onnxplan.cli.inputs import Sizes, check_names, resolve_input
+from onnxplan.infos import ValueInfo, may_be_absent
 from onnxplan.interface import Signature
 
 Shapes = dict[str, Any]
@@ -49,22 +50,30 @@ def parse_shapes(texts: Sequence[str]) -> list[Shapes]:
 
 
 def shape_sets(
-    signature: Signature, shapes: Sequence[Shapes], sizes: Mapping[str, Sequence[int]]
+    signature: Signature,
+    shapes: Sequence[Shapes],
+    sizes: Mapping[str, Sequence[int]],
+    lengths: Mapping[str, int],
 ) -> list[Shapes]:
     """All ``shapes`` with each combination of ``sizes`` for the inputs that they leave open.
 
-    Symbolic dimensions without a size are 1. Raises ``typer.BadParameter`` for names that the model has not.
+    Symbolic dimensions without a size and sequences without a length are 1. Raises ``typer.BadParameter`` for
+    names that the model has not.
     """
-    check_names((*signature.inputs, *signature.optional_inputs), Sizes(dict.fromkeys(sizes, 1)))
+    check_names((*signature.inputs, *signature.optional_inputs), sizes, lengths)
     found: list[Shapes] = []
     for given in shapes or [{}]:
         for combination in itertools.product(*sizes.values()):
             chosen = dict(zip(sizes, combination, strict=True))
             left = [info for info in signature.inputs if info.name not in given]
-            complete = {**given, **resolved_shapes(left, Sizes(chosen))}
+            complete = {**given, **_resolved(left, Sizes(chosen, lengths))}
             if complete not in found:
                 found.append(complete)
     return found
+
+
+def _resolved(infos: Iterable[ValueInfo], sizes: Sizes) -> Shapes:
+    return {info.name: resolve_input(info, sizes) for info in infos if not may_be_absent(info)}
 
 
 def size_text(path: Path) -> str:

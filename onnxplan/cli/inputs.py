@@ -31,7 +31,12 @@ class Sizes:
     @staticmethod
     def parse(dims: Sequence[str], lengths: Sequence[str]) -> Sizes:
         """Of ``["batch=4"]`` and ``["frames=10"]``; raises ``typer.BadParameter``."""
-        return Sizes(_parse("--dim", dims), _parse("--length", lengths))
+        return Sizes(_parse("--dim", dims), parse_lengths(lengths))
+
+
+def parse_lengths(texts: Sequence[str]) -> dict[str, int]:
+    """``["frames=10"]`` to ``{"frames": 10}``; raises ``typer.BadParameter``."""
+    return _parse("--length", texts)
 
 
 def _parse(option: str, texts: Sequence[str]) -> dict[str, int]:
@@ -45,16 +50,16 @@ def _parse(option: str, texts: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def check_names(infos: Sequence[ValueInfo], sizes: Sizes) -> None:
+def check_names(infos: Sequence[ValueInfo], dims: Iterable[str], lengths: Iterable[str]) -> None:
     """Raises ``typer.BadParameter`` for a dimension that no input has, and for what is no sequence."""
-    known = sorted({dim for info in infos for dim in _tensor_of(info).dims or () if isinstance(dim, str)})
-    for name in sizes.dims:
+    known = sorted({dim for info in infos for dim in tensor_of(info).dims or () if isinstance(dim, str)})
+    for name in dims:
         if not known:
             raise typer.BadParameter(f"--dim {name}: the inputs of the model have no symbolic dimensions")
         if name not in known:
             raise typer.BadParameter(f"no input has a dimension called {name!r}{suggest(name, known)}")
     sequences = [info.name for info in infos if _is_sequence(info)]
-    for name in sizes.lengths:
+    for name in lengths:
         if not sequences:
             raise typer.BadParameter(f"--length {name}: no input of the model is a sequence")
         if name not in sequences:
@@ -63,22 +68,14 @@ def check_names(infos: Sequence[ValueInfo], sizes: Sizes) -> None:
 
 def resolve_shapes(session: InferenceSession, sizes: Sizes) -> dict[str, Any]:
     """What to plan for: a shape for each tensor that must be fed, a list of shapes for each sequence."""
-    check_names([*session.inputs, *session.optional_inputs], sizes)
-    return resolved_shapes(session.inputs, sizes)
+    check_names([*session.inputs, *session.optional_inputs], sizes.dims, sizes.lengths)
+    return {info.name: resolve_input(info, sizes) for info in session.inputs if not may_be_absent(info)}
 
 
-def resolved_shapes(infos: Iterable[ValueInfo], sizes: Sizes) -> dict[str, Any]:
-    """Shapes of the inputs that must be fed, of which :func:`check_names` knows that ``sizes`` fits them."""
-    return {
-        info.name: _each(info, sizes, resolve_shape(_tensor_of(info), sizes.dims))
-        for info in infos
-        if not may_be_absent(info)
-    }
-
-
-def _each(info: ValueInfo, sizes: Sizes, item: Any) -> Any:
-    """``item``, or for a sequence a list of so many."""
-    return [item] * sizes.lengths.get(info.name, 1) if _is_sequence(info) else item
+def resolve_input(info: ValueInfo, sizes: Sizes) -> Any:
+    """The shape of a tensor, or for a sequence a list of so many."""
+    shape = resolve_shape(tensor_of(info), sizes.dims)
+    return [shape] * sizes.lengths.get(info.name, 1) if _is_sequence(info) else shape
 
 
 def _content(info: ValueInfo) -> ValueType | None:
@@ -92,7 +89,7 @@ def _is_sequence(info: ValueInfo) -> bool:
     return isinstance(_content(info), SequenceType)
 
 
-def _tensor_of(info: ValueInfo) -> TensorInfo:
+def tensor_of(info: ValueInfo) -> TensorInfo:
     """An input that is a tensor, or the tensors in one that is a sequence or an optional of them."""
     if isinstance(info, TensorInfo):
         return info
@@ -122,7 +119,7 @@ def read_inputs(
     the files, else 1. Raises ``typer.BadParameter``.
     """
     sizes = sizes or Sizes()
-    check_names([*session.inputs, *session.optional_inputs], sizes)
+    check_names([*session.inputs, *session.optional_inputs], sizes.dims, sizes.lengths)
     infos = {info.name: info for info in [*session.inputs, *session.optional_inputs]}
     given = _read_files(infos, files)
     known = dict(sizes.dims)
@@ -142,10 +139,10 @@ def read_inputs(
 
 
 def _random(generator: np.random.Generator, info: ValueInfo, sizes: Sizes) -> Any:
-    if _tensor_of(info).type is None:
+    if tensor_of(info).type is None:
         what = "--input NAME=FILE.json" if isinstance(_content(info), MapType) else "--input"
         raise typer.BadParameter(f"input {info} cannot be drawn at random; give it with {what}")
-    tensor = _tensor_of(info)
+    tensor = tensor_of(info)
     shape = resolve_shape(tensor, sizes.dims)
     if _is_sequence(info):
         count = sizes.lengths.get(info.name, 1)
@@ -159,7 +156,7 @@ def _read_files(infos: Mapping[str, ValueInfo], texts: Sequence[str]) -> dict[st
         name, file = _split_input(text, infos)
         info = infos[name]
         if _is_sequence(info):
-            given.setdefault(name, []).append(read_array(file, _tensor_of(info), f"--input {text}"))
+            given.setdefault(name, []).append(read_array(file, tensor_of(info), f"--input {text}"))
             continue
         if name in given:
             raise typer.BadParameter(f"--input {text}: {name!r} is given twice")
@@ -167,7 +164,7 @@ def _read_files(infos: Mapping[str, ValueInfo], texts: Sequence[str]) -> dict[st
         if isinstance(kind, MapType):
             given[name] = read_map(file, kind, f"--input {text}")
         else:
-            given[name] = read_array(file, _tensor_of(info), f"--input {text}")
+            given[name] = read_array(file, tensor_of(info), f"--input {text}")
     return given
 
 

@@ -22,6 +22,7 @@ UNEXPLAINED = re.compile(r"zip\(\)|newaxis|out of bounds|object is not|unpack|br
 
 # Operators whose reference has another shape: why ours is right.
 OTHER_SHAPES = {
+    "Optional": "the reference makes a list of the value",
     "Loop": "the reference adds an axis to the scan outputs of scalars; onnxruntime does not",
     "NonZero": "the reference gives a scalar no axis; onnxruntime takes it for a vector, as NumPy did",
 }

@@ -184,25 +184,8 @@ def test_models_whose_shapes_depend_on_data_are_planned_from_the_model(tmp_path:
     with onnxplan.InferenceSession(path) as session:
         y = session.run_sync({"x": np.array([0, 1, 0, 2, 0, 3], np.float32)})["y"].numpy()
     assert y.tolist() == [[1, 3, 5]]
-    with pytest.raises(ValueError, match="planned while it runs"):
+    with pytest.raises(ValueError, match="depend on data"):
         onnxplan.compile(model, path, include_model=False)
-
-
-def test_sequences_are_planned_from_the_model(tmp_path: Path) -> None:
-    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
-    graph = helper.make_graph(
-        [helper.make_node("ConcatFromSequence", ["parts"], ["y"], axis=0)],
-        "parts",
-        [helper.make_value_info("parts", kind)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = tmp_path / "parts.plan"
-    onnxplan.compile(model, path, shapes={"parts": [(2,), (1,)]})
-    with onnxplan.InferenceSession(path) as session, onnxplan.InferenceSession(model) as plain:
-        assert session.inputs == plain.inputs
-        y = session.run_sync({"parts": [np.float32([1, 2]), np.float32([3])]})["y"].numpy()
-    assert y.tolist() == [1, 2, 3]
 
 
 def test_options_of_another_kind_are_refused(plan_path: Path, tmp_path: Path) -> None:
@@ -307,8 +290,9 @@ def test_headers_that_lie_are_refused() -> None:
 
     document = {
         "producer": {"onnxplan": "1"}, "options": {"math": "strict", "optimize": 1},
-        "inputs": [["x", ["tensor", "float32", ["rows", 4]], False]],
-        "outputs": [["y", ["sequence", ["optional", ["map", "int64", "float32"]]], False]],
+        "inputs": [["x", "float32", ["rows", 4], False],
+            ["s", ["seq", ["map", "int64", "bool"]], None, True]],
+        "outputs": [["y", "float32", None, False]],
         "metadata": {"a": "b"},
         "sections": [[4096, 640, "00"], [8192, 300, "00"], [12288, 90, "00"]],
         "targets": [{
@@ -317,7 +301,11 @@ def test_headers_that_lie_are_refused() -> None:
             "imports": [["memcpy", 8]], "rebases": [16], "executor": {"run": 64}, "executor_digest": "aa",
         }],
         "constants": [["float32", 100, 0, 64]],
-        "plans": [[0, ["x"], [[3, 4]], "", {"labels": [[2], ["a", "b"]]}, 2, [0]]],
+        "plans": [[
+            0, ["x", "s"], [[3, 4], [1]], "", {"labels": [[2], ["a", "b"]]}, 2, [0],
+            {"s": ["seq", ["map", "int64", "bool"], [["map", ["map", "int64", "bool"], [1], "s"]]]},
+            {"y": ["seq", ["tensor", "string", [2]], ["labels"]]},
+        ]],
         "model": 0, "external": {"w": 1},
     }  # fmt: skip
     size, document = 12288 + 90, json.loads(json.dumps(document))
