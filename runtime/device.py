@@ -116,6 +116,11 @@ class Device(Protocol):
         ...
 
     @property
+    def loaded_kernels(self) -> int:
+        """Kernels that this process loaded from the store."""
+        ...
+
+    @property
     def concurrency(self) -> int:
         """How many runs in flight at once it can make use of."""
         ...

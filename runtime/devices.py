@@ -95,6 +95,10 @@ class CpuDevice:
         return self.library.compiled_count
 
     @property
+    def loaded_kernels(self) -> int:
+        return self.library.loaded_count
+
+    @property
     def concurrency(self) -> int:
         return max(2, default_threads())
 

@@ -7,18 +7,23 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
+from onnxplan.runtime.machine import machine_identity, package_identity
 from onnxplan.runtime.object_loader import ObjectLoader
-from onnxplan.runtime.store import KernelStore, ObjectCode, content_key, store_directory
+from onnxplan.runtime.store import KernelStore, ObjectCode, StoredCode, content_key, store_directory
 
 logger = logging.getLogger("onnxplan.store")
 
 Build = Callable[[KernelSpec, Target], ObjectCode]
 Load = Callable[[bytes, str], int]
 Progress = Callable[[int, int], None]
+
+TOOLS = ("llvmlite", "numba", "numpy")
 
 _libraries: weakref.WeakSet[KernelLibrary] = weakref.WeakSet()
 LOADER = ObjectLoader()
@@ -32,13 +37,13 @@ def load_object(code: bytes, symbol: str) -> int:
 class KernelLibrary:
     """Kernels for one target, shared by all sessions of the process. Safe from any number of threads.
 
-    ``build`` compiles a specification to object code; ``sources()`` is a digest of the sources it compiles
-    from (:func:`onnxplan.runtime.store.source_digest`). Of the target only what kernels are compiled for
-    counts: instruction set, registers, alignment and math mode; cache sizes and threads must not change the
-    code. ``cache=False`` neither reads nor writes the store on disk. ``load`` brings code to where it runs,
-    gives what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what
-    the code depends on beside its source. Both default to those of this machine's processor. Up to
-    ``parallel`` kernels are compiled at once.
+    ``build`` compiles a specification to object code; ``sources()`` is a digest of what it compiles from
+    (:func:`onnxplan.runtime.store.source_digest`). Of the target only what kernels are compiled for counts:
+    instruction set, registers, alignment and math mode; cache sizes and threads must not change the code.
+    ``cache=False`` neither reads nor writes the store on disk. ``load`` brings code to where it runs, gives
+    what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what the
+    code depends on beside its source. Both default to those of this machine's processor. Up to ``parallel``
+    kernels are compiled at once, and shared with other processes that compile into the same store.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class KernelLibrary:
         self.compiled_count = 0
         """Kernels that ``build`` has compiled."""
         self.loaded_count = 0
-        """Kernels that came from the store on disk."""
+        """Kernels that came from the store on disk, also those that others put there meanwhile."""
         _libraries.add(self)
 
     @property
@@ -81,36 +86,33 @@ class KernelLibrary:
         self, specs: Sequence[KernelSpec], progress: Progress | None = None
     ) -> dict[KernelSpec, ObjectCode]:
         """The code of the kernels, from the store or newly compiled; ``progress`` as below."""
-        stored = {spec: self._store.get(self._key(spec)) for spec in specs}
-        found: dict[KernelSpec, ObjectCode] = {
-            spec: code for spec, code in stored.items() if code is not None
-        }
-        missing = [spec for spec in stored if spec not in found]
-        for done, (spec, code) in enumerate(zip(missing, self._built(missing), strict=True)):
-            if progress is not None:
-                progress(done, len(missing))
-            self._store.put(self._key(spec), code)
+        found: dict[KernelSpec, ObjectCode] = {}
+
+        def take(spec: KernelSpec, code: ObjectCode) -> bool:
             found[spec] = code
-        if progress is not None and missing:
-            progress(len(missing), len(missing))
+            return True
+
+        stored = {spec: self._store.get(self._key(spec)) for spec in specs}
+        missing = [spec for spec, code in stored.items() if code is None or not take(spec, code)]
+        self._compile(missing, progress, take, take)
         return found
 
     def addresses(self, specs: Sequence[KernelSpec], progress: Progress | None = None) -> tuple[int, ...]:
         """The addresses of the kernels, in order.
 
-        ``progress(done, total)`` is called before the first and after each kernel that must be compiled.
+        ``progress(done, total)`` is called before the first and after each kernel that must be compiled, by
+        this process or another.
         """
         known = self._addresses
         if not all(spec in known for spec in specs):
             with self._lock:
                 missing = [spec for spec in dict.fromkeys(specs) if spec not in known]
-                self._compile([spec for spec in missing if not self._load_stored(spec)], progress)
+                unknown = [spec for spec in missing if not self._load_stored(spec)]
+                self._compile(unknown, progress, self._take, self._finish)
         return tuple(known[spec] for spec in specs)
 
-    def _load_stored(self, spec: KernelSpec) -> bool:
-        entry = self._store.get(self._key(spec))
-        if entry is None:
-            return False
+    def _take(self, spec: KernelSpec, entry: StoredCode) -> bool:
+        """Loads what the store has; False where that cannot be linked."""
         try:
             self._addresses[spec] = self._load(entry.code, entry.symbol)
         except RuntimeError as error:
@@ -119,31 +121,43 @@ class KernelLibrary:
         self.loaded_count += 1
         return True
 
-    def _compile(self, specs: Iterable[KernelSpec], progress: Progress | None) -> None:
-        total = len(specs := list(specs))
-        if progress is not None and total:
-            progress(0, total)
-        for done, (spec, code) in enumerate(zip(specs, self._built(specs), strict=True), 1):
-            self._addresses[spec] = self._load(code.code, code.symbol)
-            self.compiled_count += 1
-            self._store.put(self._key(spec), code)
-            if progress is not None:
-                progress(done, total)
+    def _finish(self, spec: KernelSpec, code: ObjectCode) -> None:
+        self._addresses[spec] = self._load(code.code, code.symbol)
+        self.compiled_count += 1
 
-    def _built(self, specs: Sequence[KernelSpec]) -> Iterator[ObjectCode]:
-        """The code of the kernels, in order; once one fails, none is begun any more."""
-        if self._parallel == 1 or len(specs) < 2:
-            yield from (self._build(spec, self._target) for spec in specs)
+    def _load_stored(self, spec: KernelSpec) -> bool:
+        entry = self._store.get(self._key(spec))
+        return entry is not None and self._take(spec, entry)
+
+    def _compile(
+        self,
+        specs: Sequence[KernelSpec],
+        progress: Progress | None,
+        take: Callable[[KernelSpec, StoredCode], bool],
+        finish: Callable[[KernelSpec, ObjectCode], object],
+    ) -> None:
+        """Builds kernels and hands each to ``finish``, or to ``take`` where another process built it."""
+        total = len(specs)
+        if not total:
             return
-        from concurrent.futures import ThreadPoolExecutor
+        from onnxplan.runtime.shared_build import Job, build_shared
 
-        with ThreadPoolExecutor(min(self._parallel, len(specs)), "onnxplan-compiler") as pool:
-            jobs = [pool.submit(self._build, spec, self._target) for spec in specs]
-            try:
-                for job in jobs:
-                    yield job.result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        jobs = [
+            Job(
+                self._key(spec),
+                partial(self._build, spec, self._target),
+                partial(take, spec),
+                partial(finish, spec),
+                f"{self._target.device} {self._target.isa}",
+            )
+            for spec in specs
+        ]
+        if progress is not None:
+            progress(0, total)
+        with closing(build_shared(self._store, jobs, self._parallel)) as built:
+            for done, _ in enumerate(built, 1):
+                if progress is not None:
+                    progress(done, total)
 
     def _key(self, spec: KernelSpec) -> str:
         if self._environment is None:
@@ -157,33 +171,24 @@ class KernelLibrary:
 
 def platform_key(target: Target) -> str:
     """A digest of what compiled code depends on beside its source: processor, target and tool versions."""
-    shape = (
-        target.device,
-        target.isa,
-        target.vector_bytes,
-        target.vector_registers,
-        target.alignment,
-        target.dot_products,
-    )
+    shape = (target.device, target.isa, target.vector_bytes, target.vector_registers, target.alignment)
     return content_key(tool_key(), repr(shape), target.math)
 
 
 @functools.cache
 def tool_key() -> str:
-    """A digest of this processor and of the versions of the tools that compile for it."""
+    """A digest of this processor and of the versions of the tools that compile for it.
+
+    A warm start asks for it, so llvmlite is imported only where nothing else tells what it would see.
+    """
+    return content_key(*(machine_identity() or _llvm_machine()), *map(package_identity, TOOLS))
+
+
+def _llvm_machine() -> tuple[str, ...]:
     import llvmlite.binding as llvm
 
-    machine = (llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
-    return content_key(*machine, *map(_version, ("llvmlite", "numba", "numpy")))
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
+    features = llvm.get_host_cpu_features().flatten()
+    return "llvm", llvm.get_default_triple(), llvm.get_host_cpu_name(), features
 
 
 def _after_fork_in_child() -> None:

@@ -2,7 +2,9 @@
 
 Any number of processes may use one store at once. An entry is written to a temporary file and renamed, and
 carries a digest of its content: a damaged one is never trusted but built again. Where the disk cannot be
-written, the store says so once in the log and everything still works.
+read or written, the store says so once in the log and everything still works. What keeps it within its
+bound is in :mod:`onnxplan.runtime.store_upkeep`, how processes share the work in
+:mod:`onnxplan.runtime.shared_build`.
 """
 
 from __future__ import annotations
@@ -14,16 +16,33 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from onnxplan.runtime.file_lock import try_lock
 
 logger = logging.getLogger("onnxplan.store")
 
 MAGIC = b"onnxplan kernel 1\n"
 """Begins every entry; the number changes with the form of the entries."""
 DIGEST_BYTES = 32
+ENTRY_SUFFIX, LOCK_SUFFIX, TEMPORARY_SUFFIX = ".kernel", ".lock", ".tmp"
+TOUCH_SECONDS = 3600.0
+"""An entry's last use is its file's modification time, which is kept no more exactly than this."""
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+# Neither a link nor a pipe is an entry.
+OPEN_FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+ADMINISTRATOR = 0
+
+Release = Callable[[], None]
+
+_troubles: dict[Path, str] = {}
+"""What is in the log about directories that cannot be used as they should."""
 
 
 class ObjectCode(Protocol):
@@ -84,23 +103,23 @@ class KernelStore:
     """Object code by content key in one directory; with ``directory=None`` it keeps nothing."""
 
     def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
-        self._warned = False
+        self.directory = directory
+        self.unchecked_bytes = 0
+        """What was written since the size of the directory was last looked at."""
 
     def get(self, key: str) -> StoredCode | None:
         """The entry of ``key``, or None where there is none that is whole."""
-        if self._directory is None:
+        if self.directory is None:
             return None
         path = self._path(key)
         try:
-            if not _is_trusted(path):
-                self._warn(f"{path} belongs to another user or may be written by others, so it is not used")
-                return None
-            data = path.read_bytes()
+            data = self._read(path)
         except FileNotFoundError:
             return None
         except OSError as error:
             self._warn(f"cannot read {path}: {error}")
+            return None
+        if data is None:
             return None
         entry = _decode(data, key)
         if entry is None:
@@ -109,46 +128,97 @@ class KernelStore:
                 path.unlink()
         return entry
 
-    def put(self, key: str, code: ObjectCode) -> None:
-        """Keeps ``code`` for later processes, if the disk allows."""
-        if self._directory is None:
+    def put(self, key: str, code: ObjectCode, target: str = "") -> None:
+        """Keeps ``code`` for later processes, if the disk allows; ``target`` is what it is shown as."""
+        if self.directory is None:
             return
         path = self._path(key)
-        temporary: str | None = None
-        import tempfile
-
+        data = _encode(key, code, target)
+        temporary = path.with_name(f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-            with os.fdopen(handle, "wb") as file:
-                file.write(_encode(key, code))
-            os.replace(temporary, path)
-        except OSError as error:
-            self._warn(f"cannot write to {path.parent}: {error}")
-            if temporary is not None:
+            _make_folder(path.parent)
+            try:
+                with os.fdopen(os.open(temporary, WRITE_FLAGS, 0o644), "wb") as file:
+                    file.write(data)
+                os.replace(temporary, path)
+            except OSError:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
+                raise
+        except OSError as error:
+            self._warn(f"cannot write to {path.parent}: {error}")
+        else:
+            self.unchecked_bytes += len(data)
+
+    def claim(self, key: str) -> Release | None:
+        """The right to build the entry of ``key``, as the function that gives it back; does not wait.
+
+        None while another process has it. Where there are no locks, everybody gets it: building twice does
+        no harm.
+        """
+        if self.directory is None:
+            return _no_lock
+        path = self._path(key).with_suffix(LOCK_SUFFIX)
+        try:
+            _make_folder(path.parent)
+            lock = try_lock(path)
+        except OSError as error:
+            logger.debug("no lock on %s: %s", path, error)
+            return _no_lock
+        return None if lock is None else lock.release
 
     def _path(self, key: str) -> Path:
-        assert self._directory is not None
-        return self._directory / key[:2] / f"{key[2:]}.kernel"
+        assert self.directory is not None
+        return self.directory / key[:2] / f"{key[2:]}{ENTRY_SUFFIX}"
+
+    def _read(self, path: Path) -> bytes | None:
+        """The bytes of a file that only this user or the administrator can have written; else None."""
+        with os.fdopen(os.open(path, OPEN_FLAGS), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not _is_trusted(status):
+                self._warn(f"{path} may have been written by others than this user, so it is not used")
+                return None
+            data = file.read()
+        if time.time() - status.st_mtime > TOUCH_SECONDS:
+            # In a store that is read only, entries need no time.
+            with contextlib.suppress(OSError):
+                os.utime(path)
+        return data
 
     def _warn(self, text: str) -> None:
-        if not self._warned:
-            self._warned = True
+        assert self.directory is not None
+        if self.directory not in _troubles:
+            _troubles[self.directory] = text
             logger.warning("kernel store: %s; kernels are compiled again in each process", text)
 
 
-def _is_trusted(path: Path) -> bool:
-    """Whether only this user or the administrator can have written the file, which will be executed."""
+def store_trouble(directory: Path) -> str | None:
+    """Why this process could not read or write a store, if so."""
+    return _troubles.get(directory)
+
+
+def _no_lock() -> None:
+    """Gives back a right that everybody has."""
+
+
+def _make_folder(path: Path) -> None:
+    """A folder for entries: others may read them (what is made as root in an image), but never write."""
+    if not path.is_dir():
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.mkdir(mode=0o755, exist_ok=True)
+
+
+def _is_trusted(status: os.stat_result) -> bool:
+    """Can only this user or the administrator have written the file, which will be executed?"""
+    if not stat.S_ISREG(status.st_mode):
+        return False
     if sys.platform == "win32":
         return True
-    status = path.stat()
-    return status.st_uid in (0, os.getuid()) and not status.st_mode & stat.S_IWOTH
+    return status.st_uid in (ADMINISTRATOR, os.getuid()) and not status.st_mode & stat.S_IWOTH
 
 
-def _encode(key: str, code: ObjectCode) -> bytes:
-    header = json.dumps({"key": key, "symbol": code.symbol}).encode()
+def _encode(key: str, code: ObjectCode, target: str) -> bytes:
+    header = json.dumps({"key": key, "symbol": code.symbol, "target": target}).encode()
     body = len(header).to_bytes(4, "little") + header + code.code
     return MAGIC + hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() + body
 
@@ -162,3 +232,20 @@ def _decode(data: bytes, key: str) -> StoredCode | None:
     end = 4 + int.from_bytes(body[:4], "little")
     header = json.loads(body[4:end])
     return StoredCode(header["symbol"], body[end:]) if header["key"] == key else None
+
+
+def entry_target(path: Path) -> str:
+    """What an entry says it was made for (``cpu avx512``), or an empty text. Raises ``OSError``."""
+    start = len(MAGIC) + DIGEST_BYTES
+    with os.fdopen(os.open(path, OPEN_FLAGS), "rb") as file:
+        head = file.read(start + 4)
+        if not head.startswith(MAGIC):
+            return ""
+        text = file.read(min(int.from_bytes(head[start:], "little"), 1 << 16))
+    try:
+        header: Any = json.loads(text)
+    except ValueError:
+        # Nobody checked the digest.
+        return ""
+    found = header.get("target") if isinstance(header, dict) else None
+    return found if isinstance(found, str) else ""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,15 +12,16 @@ import typer
 from rich.text import Text
 
 import onnxplan
+from onnxplan.cli.cache import cache
 from onnxplan.cli.compile import parse_dim_lists, parse_shapes, shape_sets, size_text
 from onnxplan.cli.doctor import MISSING, diagnose
 from onnxplan.cli.inputs import Sizes, parse_lengths, read_inputs, resolve_shapes
 from onnxplan.cli.outputs import output_rows, write_results
-from onnxplan.cli.terminal import add_row, compilation_bar, console, table
+from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
+from onnxplan.cli.terminal import add_row, compilation_bar, console, counted, table
 from onnxplan.cli.timing import compare_latency
 from onnxplan.compiler.errors import OnnxPlanError, UnsupportedOperatorError
 from onnxplan.interface import Signature
-from onnxplan.runtime.devices import open_device
 
 SHOWN_NODES = 3
 
@@ -32,28 +32,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX file, or an artifact")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto")]
-Threads = Annotated[int | None, typer.Option(min=1, help="workers of one run; default: the cores available")]
-Seed = Annotated[int, typer.Option(min=0, help="seed of random inputs")]
-Dims = Annotated[
-    list[str] | None,
-    typer.Option("--dim", metavar="NAME=SIZE", help="size of a symbolic dimension; 1 where left out"),
-]
-Lengths = Annotated[
-    list[str] | None,
-    typer.Option("--length", metavar="NAME=SIZE", help="elements of a sequence; 1 where left out"),
-]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        metavar="NAME=FILE",
-        help=".npy file of an input, several for the elements of a sequence, .json for a map; "
-        "random where left out",
-    ),
-]
+application.add_typer(cache, name="cache")
 
 
 def _show_version(wanted: bool) -> None:
@@ -69,22 +48,6 @@ def options(
     ] = False,
 ) -> None:
     """Compiles ONNX models into static execution plans and runs them."""
-
-
-@contextmanager
-def open_session(model: Path, device: str, threads: int | None) -> Iterator[onnxplan.InferenceSession]:
-    """A session, with a progress bar on a terminal for as long as kernels are compiled."""
-    try:
-        open_device(device, threads=threads)
-    except onnxplan.DeviceUnavailableError:
-        raise
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    with (
-        compilation_bar(),
-        onnxplan.InferenceSession(model, device=device, threads=threads) as session,
-    ):
-        yield session
 
 
 @application.command()
@@ -110,7 +73,7 @@ def run(
     screen.print(found)
     if output is not None:
         write_results(output, results)
-        screen.print(f"{_count(len(results), 'output')} written to {output}")
+        screen.print(f"{counted(len(results), 'output')} written to {output}")
 
 
 async def _run_once(session: onnxplan.InferenceSession, feeds: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +161,7 @@ def compile_model(
         raise
     except (ImportError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
-    console().print(f"{output}: {_count(len(shapes), 'plan')} for each device, {size_text(output)}")
+    console().print(f"{output}: {counted(len(shapes), 'plan')} for each device, {size_text(output)}")
 
 
 @application.command()
@@ -257,7 +220,7 @@ def _show_operators(counts: dict[Operator, int], gaps: dict[Operator, Sequence[s
         add_row(found, label, str(version), str(count), place, ", ".join((nodes or ())[:SHOWN_NODES]))
     screen = console()
     screen.print(found)
-    total = _count(len({*counts, *gaps}), "operator")
+    total = counted(len({*counts, *gaps}), "operator")
     screen.print(f"{len(gaps)} of {total} do not run here" if gaps else f"{total}: all run here")
 
 
@@ -279,7 +242,3 @@ def doctor(
                 screen.print(found)
     if any(value.startswith(MISSING) for rows in sections.values() for value in rows.values()):
         raise typer.Exit(1)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -6,15 +6,15 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import onnxplan
+from onnxplan.cli.terminal import mebibytes
 from onnxplan.compiler.errors import DeviceUnavailableError
 from onnxplan.runtime.cpu.target import detect_target
 from onnxplan.runtime.cuda.inventory import Inventory, take_inventory
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.store import store_directory
+from onnxplan.runtime.store_upkeep import DEFAULT_BOUND, list_entries, size_bound
 
 REQUIRED = ("numpy", "ml-dtypes", "onnx", "numba", "llvmlite", "typer", "rich")
 OPTIONAL = ("onnxruntime", "openvino", "torch")
@@ -100,14 +100,13 @@ def _cpu() -> str:
 
 def _store() -> dict[str, str]:
     folder = store_directory()
-    sizes = list(_sizes(folder))
-    return {"folder": str(folder), "kernels": str(len(sizes)), "size": f"{sum(sizes) / 2**20:.1f} MiB"}
-
-
-def _sizes(folder: Path) -> Iterator[int]:
-    """Bytes of each file; other processes may remove them meanwhile."""
-    for file in folder.rglob("*.kernel"):
-        try:
-            yield file.stat().st_size
-        except FileNotFoundError:
-            continue
+    rows = {"folder": str(folder)}
+    try:
+        entries = list_entries(folder)
+    except OSError as error:
+        return {**rows, "unusable": str(error)}
+    rows |= {"kernels": str(len(entries)), "size": mebibytes(sum(entry.size for entry in entries))}
+    try:
+        return {**rows, "bound": mebibytes(size_bound())}
+    except ValueError as error:
+        return {**rows, "bound": f"{mebibytes(DEFAULT_BOUND)}, as {error}"}

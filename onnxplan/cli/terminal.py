@@ -41,6 +41,14 @@ def add_row(target: Table, *cells: Cell) -> None:
     target.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
 @contextmanager
 def compilation_bar() -> Iterator[None]:
     """Shows on standard error how kernels are compiled for sessions opened inside, if that is a terminal."""

@@ -12,7 +12,7 @@ from typing import Any
 from onnxplan.runtime.cpu.object_layout import object_layout
 from onnxplan.runtime.cpu.semaphore import function_address
 from onnxplan.runtime.library import LOADER, tool_key
-from onnxplan.runtime.store import KernelStore, StoredCode, content_key
+from onnxplan.runtime.store import KernelStore, ObjectCode, StoredCode, content_key
 
 FUNCTIONS = ("call_run", "run", "help_runs", "stop", "spin")
 SOURCES = (
@@ -81,12 +81,11 @@ def executor_digest() -> str:
 def executor_code(store: KernelStore) -> bytes:
     """The executor's object code, compiled once per machine and kept in ``store``."""
     key = content_key(executor_digest(), tool_key())
-    stored = store.get(key)
+    stored: ObjectCode | None = store.get(key)
     if stored is None:
-        from onnxplan.runtime.cpu.executor_source import compile_executor
+        from onnxplan.runtime.shared_build import get_or_build
 
-        stored = StoredCode("run", compile_executor())
-        store.put(key, stored)
+        stored = get_or_build(store, key, _build, "cpu")
     return stored.code
 
 
@@ -112,6 +111,12 @@ def load_executor(store: KernelStore, supplied: Supplied | None = None) -> Nativ
         ctypes.CFUNCTYPE(word, ctypes.c_void_p, word)(spin),
         _method_definition(call_run),
     )
+
+
+def _build() -> StoredCode:
+    from onnxplan.runtime.cpu.executor_source import compile_executor
+
+    return StoredCode("run", compile_executor())
 
 
 def _method_definition(call_run: int) -> MethodDefinition | None:

@@ -83,6 +83,10 @@ class CudaDevice:
         return self.library.compiled_count
 
     @property
+    def loaded_kernels(self) -> int:
+        return self.library.loaded_count
+
+    @property
     def concurrency(self) -> int:
         """Runs in flight at once of all sessions together; of one plan there are as many as it has slots."""
         return WORKERS

@@ -164,6 +164,10 @@ class FakeDevice:
     def compiled_kernels(self) -> int:
         return self.inner.compiled_kernels
 
+    @property
+    def loaded_kernels(self) -> int:
+        return self.inner.loaded_kernels
+
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype, *, host: bool) -> AnyArray:
         memory = np.empty(shape, dtype)
         return memory if host else FakeArray(memory, self.traffic)

@@ -274,11 +274,18 @@ def test_check_of_an_opset_from_the_future(tmp_path):
 def test_doctor(tmp_path):
     (tmp_path / "ab").mkdir()
     (tmp_path / "ab" / "x.kernel").write_bytes(bytes(1 << 20))
-    found = json.loads(succeed("doctor", "--json", ONNXPLAN_CACHE_DIR=str(tmp_path)))
+    found = json.loads(
+        succeed("doctor", "--json", ONNXPLAN_CACHE_DIR=str(tmp_path), ONNXPLAN_CACHE_SIZE="2G")
+    )
     assert found["versions"]["onnxplan"] == onnxplan.__version__
     assert found["versions"]["numpy"] == np.__version__
     assert found["devices"]["cpu"].startswith("usable")
-    assert found["kernel store"] == {"folder": str(tmp_path), "kernels": "1", "size": "1.0 MiB"}
+    assert found["kernel store"] == {
+        "folder": str(tmp_path),
+        "kernels": "1",
+        "size": "1.0 MiB",
+        "bound": "2048.0 MiB",
+    }
     assert found["environment"]["ONNXPLAN_CACHE_DIR"] == str(tmp_path)
     text = succeed("doctor", ONNXPLAN_CACHE_DIR=str(tmp_path / "none"))
     assert "0.0 MiB" in text
@@ -295,7 +302,7 @@ def test_doctor_finds_what_is_wrong(monkeypatch):
 
 def test_version_and_help():
     assert succeed("--version") == f"onnxplan {onnxplan.__version__}\n"
-    for command in ("run", "plan", "bench", "check", "doctor"):
+    for command in ("run", "plan", "bench", "check", "doctor", "cache"):
         assert command in call("--help").stdout
         succeed(command, "--help")
 

@@ -194,11 +194,19 @@ STORE_USER = """
 
 
 def test_processes_share_a_store(tmp_path):
-    """Both at once on an empty store, then a third, which compiles nothing and imports no compiler."""
+    """Both at once on an empty store, where kernels and the executor are compiled once, then a third, which
+    compiles nothing and imports no compiler.
+    """
     both = [run_python(STORE_USER, ONNXPLAN_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     values = "[2, 2, 2, 2]\n[64, 64, 64, 64]\n"
+    rests = []
     for process in both:
-        assert outcome(process).startswith(values)
+        output = outcome(process)
+        assert output.startswith(values)
+        rests.append(output.removeprefix(values).split())
+    assert sum(int(compiled) for compiled, *_ in rests) == 2
+    assert sum(int(loaded) for _, loaded, *_ in rests) == 2
+    assert sorted(executor for *_, executor in rests) == ["False", "True"]
     third = outcome(run_python(STORE_USER, ONNXPLAN_CACHE_DIR=str(tmp_path)))
     assert third == values + "0 2 False\nFalse\n"
     assert not list(tmp_path.rglob("*.tmp"))

@@ -27,7 +27,7 @@ def make_library(store: KernelStore, sources: str = "sources", **changes) -> Ker
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(folder.rglob("*.kernel"))
 
 
 def test_entry_comes_back_as_it_was(tmp_path):

@@ -1,0 +1,142 @@
+"""``onnxplan cache``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from test_cli import call, product, refuse, run_main, save, save_array, succeed, tensor  # noqa: F401
+
+from onnxplan.runtime.store import KernelStore, StoredCode, content_key
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A store with two kernels for one target and one for another, which was not used for three days."""
+    folder = tmp_path / "store"
+    monkeypatch.setenv("ONNXPLAN_CACHE_DIR", str(folder))
+    store = KernelStore(folder)
+    for number, target in enumerate(("cpu avx2", "cpu avx2", "cuda sm_90")):
+        store.put(content_key(str(number)), StoredCode("kernel", bytes(1 << 20)), target)
+    for path in folder.rglob("*.kernel"):
+        if b"sm_90" in path.read_bytes()[:300]:
+            os.utime(path, (time.time() - 3 * DAY,) * 2)
+    return folder
+
+
+def test_info(folder):
+    found = json.loads(succeed("cache", "info", "--json", ONNXPLAN_CACHE_SIZE="4M"))
+    files = list(folder.rglob("*.kernel"))
+    size = sum(path.stat().st_size for path in files)
+    rows = found.pop("targets")
+    assert found == {"folder": str(folder), "kernels": 3, "bytes": size, "bound": 4 << 20}
+    assert [(row["target"], row["kernels"]) for row in rows] == [("cpu avx2", 2), ("cuda sm_90", 1)]
+    assert sum(row["bytes"] for row in rows) == size
+    assert rows[1]["oldest"] == rows[1]["newest"] < rows[0]["oldest"] <= rows[0]["newest"]
+    text = succeed("cache", "info", ONNXPLAN_CACHE_SIZE="4M")
+    assert f"{folder}: 3 kernels, 3.0 MiB of 4.0 MiB" in text
+    assert "cuda sm_90" in text
+
+
+def test_info_of_entries_that_nobody_can_name(folder):
+    for path in folder.rglob("*.kernel"):
+        path.write_bytes(path.read_bytes()[:40])
+    (row,) = json.loads(succeed("cache", "info", "--json"))["targets"]
+    assert (row["target"], row["kernels"]) == ("unknown", 3)
+
+
+def test_info_of_an_empty_store(tmp_path):
+    nothing = tmp_path / "none"
+    assert succeed("cache", "info", ONNXPLAN_CACHE_DIR=str(nothing)).endswith(
+        "0 kernels, 0.0 MiB of 1024.0 MiB\n"
+    )
+    assert not nothing.exists()
+
+
+def test_clear(folder):
+    assert "1 kernel removed from" in succeed("cache", "clear", "--older-than", "2")
+    assert "0 kernels removed from" in succeed("cache", "clear", "--older-than", "0.5")
+    assert len(list(folder.rglob("*.kernel"))) == 2
+    assert succeed("cache", "clear") == f"2 kernels removed from {folder}, 2.0 MiB freed\n"
+    assert not list(folder.rglob("*.kernel"))
+    assert "0 kernels removed" in succeed("cache", "clear")
+
+
+@pytest.fixture
+def positions(tmp_path):
+    """A model whose course depends on data: twice the positions of what is not zero, in two stages."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["found"]),
+        helper.make_node("Add", ["found", "found"], ["y"]),
+    ]
+    inputs = [tensor("x", ["n"])]
+    return save(tmp_path / "positions.onnx", nodes, inputs, [tensor("y", None, TensorProto.INT64)])
+
+
+def warm(*arguments, store) -> tuple[int, str, str]:
+    """Exit status and output of a new process, which has no kernels yet."""
+    result = subprocess.run(
+        [sys.executable, "-m", "onnxplan", "cache", "warm", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ONNXPLAN_CACHE_DIR": str(store)},
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+def test_warm_compiles_what_a_model_needs_once(positions, tmp_path):
+    store = tmp_path / "store"
+    status, text, _ = warm(positions, "--dim", "n=5", store=store)
+    assert status == 0
+    (compiled,) = re.findall(r"^(\d+) kernels for cpu: \1 compiled, 0 were there; the store is ", text)
+    files = set(store.rglob("*.kernel"))
+    # The executor of plans is there too.
+    assert len(files) == int(compiled) + 1 >= 3
+    status, text, _ = warm(positions, "--dim", "n=5", store=store)
+    assert (status, text) == (
+        0,
+        f"{compiled} kernels for cpu: 0 compiled, {compiled} were there; the store is {store}\n",
+    )
+    assert set(store.rglob("*.kernel")) == files
+
+
+def test_warm_fails_where_nothing_is_kept(product, tmp_path):  # noqa: F811
+    (tmp_path / "file").touch()
+    status, text, error = warm(product, store=tmp_path / "file")
+    assert (status, text) == (1, "")
+    assert "1 compiled, 0 were there, but the kernel store does not keep them: cannot read" in error
+    assert "Traceback" not in error
+
+
+def test_warm_takes_shapes_from_files(product, tmp_path):  # noqa: F811
+    file = save_array(tmp_path / "a.npy", np.ones((7, 4), np.float32))
+    assert "kernel" in succeed("cache", "warm", product, "--input", f"a={file}", "--math", "fast")
+
+
+def test_arguments_that_make_no_sense(product, monkeypatch):  # noqa: F811
+    assert "no input has a dimension called 'bat'" in refuse("cache", "warm", product, "--dim", "bat=3")
+    assert "math must be one of" in refuse("cache", "warm", product, "--math", "sloppy")
+    assert "unknown device 'tpu'" in refuse("cache", "warm", product, "--device", "tpu")
+    assert "older-than" in refuse("cache", "clear", "--older-than", "-1")
+    monkeypatch.setenv("ONNXPLAN_CACHE_SIZE", "plenty")
+    assert "ONNXPLAN_CACHE_SIZE: expected a number of bytes" in refuse("cache", "info")
+
+
+def test_store_out_of_reach(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ONNXPLAN_CACHE_DIR", str(tmp_path / "file"))
+    for command in ("info", "clear"):
+        status, _, error = run_main(capsys, monkeypatch, "cache", command)
+        assert status == 1
+        assert error.startswith("NotADirectoryError")
+    found = json.loads(call("doctor", "--json").stdout)["kernel store"]
+    assert "Not a directory" in found["unusable"]
