@@ -126,7 +126,8 @@ def power_cases() -> list[Case]:
     # The standard's table of special values: below the smallest power is that power, or NaN.
     small = np.array([0.0, 2.0**-127, 2.0**-130], np.float32)
     for mode, saturate, powers in [
-        ("up", 1, [2.0**-127, 2.0**-127, 2.0**-126]),
+        ("up", 1, [2.0**-127, 2.0**-127, 2.0**-127]),
+        ("down", 1, [2.0**-127, 2.0**-127, 2.0**-127]),
         ("nearest", 0, [np.nan, 2.0**-127, np.nan]),
     ]:
         attributes = {"to": tensor_code(POWERS), "round_mode": mode, "saturate": saturate}
