@@ -60,15 +60,18 @@ class Specimen:
     """A node for the versions from ``since`` up to the next specimen's.
 
     ``inputs`` are in the order of the schema, ``None`` where an optional one is missing. ``attributes`` are
-    values, or functions of the :data:`Types`. ``outputs`` tells how many outputs the node has. ``defaults``
-    are the types of parameters that are not varied, where the first of float32, int64 and the schema's own
-    does not do; ``linked`` names parameters that must have the type of another. ``allows`` says which
-    combinations of types the text of the standard leaves. ``reference`` gives the results in terms of the
-    inputs, floats as float64; without it they are compared with another implementation's, or for versions
-    before 7 with those of the next version's specimen. Of ``random`` operators only types and shapes are
-    compared. With ``pairs`` all combinations of types are meant, and the results depend on the types
-    themselves. ``elements`` is the number of tensors in outputs that are sequences, ``tolerance`` the
-    relative and absolute error of floats where that of their type does not do.
+    values, or functions of the :data:`Types`. ``outputs`` tells how many outputs the node has, ``elements``
+    how many tensors are in those that are sequences.
+
+    ``defaults`` are the types of parameters that are not varied, where the first of float32, int64 and the
+    schema's own does not do; ``linked`` names parameters that must have the type of another. ``allows``
+    says which combinations of types the text of the standard leaves. With ``pairs`` all combinations are
+    meant, and the results depend on the types themselves.
+
+    ``reference`` gives the results in terms of the inputs, floats as float64; without it they are compared
+    with another implementation's, or for versions before 7 with those of the next version's specimen. Of
+    ``random`` operators only types and shapes are compared. ``tolerance`` is the relative and absolute error
+    of floats where that of their type does not do.
     """
 
     inputs: tuple[Item, ...]

@@ -326,7 +326,9 @@ def _power_of_two_above(array: Array, saturate: bool) -> Array:
     bits = array.view(np.uint32)
     exponent = (bits >> 23) & 0xFF
     largest = 0xFE if saturate else 0xFF
-    rounded = np.minimum(exponent + ((bits & 0x7FFFFF) != 0), largest)
+    # The smallest power, 2**-127, is among float32's subnormals, and what is below it becomes it.
+    exact = np.where(exponent == 0, 0x400000, 0)
+    rounded = np.minimum(exponent + ((bits & 0x7FFFFF) > exact), largest)
     return np.where(array != array, 0xFF, rounded).astype(np.uint8).view(DType.FLOAT8E8M0.numpy)
 
 

@@ -257,17 +257,18 @@ ONNXPLAN_INLINE float onnxplan_round_bfloat16(float a) {
     return onnxplan_decode_bfloat16(onnxplan_encode_bfloat16(a));
 }
 ONNXPLAN_INLINE unsigned onnxplan_convert_float8e8m0(float a, unsigned largest) {
-    unsigned size = __float_as_uint(a) & 0x7fffffffu, code = (size >> 23) + ((size & 0x7fffffu) != 0u);
+    unsigned size = __float_as_uint(a) & 0x7fffffffu, code = size >> 23;
+    code += (size & 0x7fffffu) > (code ? 0u : 0x400000u);
     return size > 0x7f800000u ? 255u : (code > largest ? largest : code);
 }
 ONNXPLAN_INLINE unsigned onnxplan_encode_float8e8m0(float a) {
-    return __float_as_uint(a) == 0x400000u ? 0u : onnxplan_convert_float8e8m0(a, 255u);
+    return onnxplan_convert_float8e8m0(a, 255u);
 }
 ONNXPLAN_INLINE float onnxplan_decode_float8e8m0(unsigned a) {
     return __uint_as_float(a == 0u ? 0x400000u : (a == 255u ? 0x7fc00000u : a << 23));
 }
 ONNXPLAN_INLINE float onnxplan_round_float8e8m0(float a) {
-    return onnxplan_decode_float8e8m0(onnxplan_convert_float8e8m0(a, 255u));
+    return onnxplan_decode_float8e8m0(onnxplan_encode_float8e8m0(a));
 }
 template <int MANTISSA, int BIAS, unsigned SIGN, unsigned LARGEST, unsigned OVERFLOWED, unsigned NOT_A_NUMBER,
           int INFINITIES, int UNSIGNED_ZERO>

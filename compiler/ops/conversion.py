@@ -49,7 +49,8 @@ def _convert(b: Builder, node: Node, x: View, dtype: DType) -> View:
 
 
 def _power_of_two(x: Scalar, rounding: str, saturate: bool) -> Scalar:
-    """``x`` rounded to a power of two, for the conversion to float8e8m0, which only rounds up."""
+    """``|x|`` rounded to a power of two, for the conversion to float8e8m0, which only rounds up."""
+    x = apply("abs", x)
     above = cast(cast(x, DType.FLOAT8E8M0, saturate=True), DType.FLOAT32)
     below = select(above > x, above * 0.5, above)
     if rounding == "nearest":
@@ -60,7 +61,7 @@ def _power_of_two(x: Scalar, rounding: str, saturate: bool) -> Scalar:
         return below
     if rounding == "nearest":
         # The standard's table of special values has zero and what is below the smallest power as NaN.
-        below = select(apply("abs", x) < 2.0**-127, float("inf"), below)
+        below = select(x < 2.0**-127, float("inf"), below)
     return select(x >= limit, float("inf"), below)
 
 

@@ -106,10 +106,7 @@ def narrow(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
     if dtype is DType.BFLOAT16:
         return _encode_bfloat16(emitter, value)
     if dtype is DType.FLOAT8E8M0:
-        # A value of the type keeps its code; only a conversion rounds float's subnormals up.
-        smallest = emitter.builder.fcmp_ordered("==", value, emitter.like(value, 2.0**-127))
-        code = _encode_e8m0(emitter, value)
-        return emitter.builder.select(smallest, emitter.like(code, 0), code)
+        return _encode_e8m0(emitter, value)
     if dtype is DType.FLOAT16 and _has_half(emitter):
         half = builder.fptrunc(value, emitter.vector(HALF))
         return builder.bitcast(half, emitter.vector(I16))
@@ -118,8 +115,6 @@ def narrow(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
 
 def round_to(emitter: Core, value: ir.Value, dtype: DType) -> ir.Value:
     """A ``float`` vector converted to small float ``dtype``."""
-    if dtype is DType.FLOAT8E8M0:
-        return _remember(emitter, _encode_e8m0(emitter, value), dtype)
     return _remember(emitter, narrow(emitter, value, dtype), dtype)
 
 
@@ -287,7 +282,10 @@ def _encode_e8m0(emitter: Core, value: ir.Value, *, saturate: bool = False) -> i
     size = builder.and_(bits, emitter.like(bits, 0x7FFFFFFF))
     exponent = builder.lshr(size, emitter.like(bits, 23))
     fraction = builder.and_(size, emitter.like(bits, 0x7FFFFF))
-    inexact = builder.icmp_unsigned("!=", fraction, emitter.like(bits, 0))
+    # The smallest power, 2**-127, is among float's subnormals, and what is below it becomes it.
+    subnormal = builder.icmp_unsigned("==", exponent, emitter.like(bits, 0))
+    exact = builder.select(subnormal, emitter.like(bits, 0x400000), emitter.like(bits, 0))
+    inexact = builder.icmp_unsigned(">", fraction, exact)
     code = builder.add(exponent, builder.zext(inexact, bits.type))
     largest = emitter.like(bits, 0xFE if saturate else 0xFF)
     code = builder.select(builder.icmp_unsigned(">", code, largest), largest, code)

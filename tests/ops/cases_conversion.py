@@ -118,9 +118,21 @@ def power_cases() -> list[Case]:
         settings = {"attributes": attributes, "reference": _numbers(powers), "dtypes": (POWERS,)}
         found.append(case(f"largest-power-{mode}{saturate}", "Cast", {"x": limit}, **settings))
     infinity = np.array([np.inf, -np.inf], np.float32)
-    attributes = {"to": tensor_code(POWERS), "round_mode": "down", "saturate": 0}
-    settings = {"attributes": attributes, "reference": _numbers([np.nan, np.nan]), "dtypes": (POWERS,)}
-    found.append(case("infinite-power", "Cast", {"x": infinity}, **settings))
+    for mode in ("up", "down", "nearest"):
+        for saturate, power in ((0, np.nan), (1, largest)):
+            attributes = {"to": tensor_code(POWERS), "round_mode": mode, "saturate": saturate}
+            settings = {"attributes": attributes, "reference": _numbers([power, power]), "dtypes": (POWERS,)}
+            found.append(case(f"infinite-power-{mode}{saturate}", "Cast", {"x": infinity}, **settings))
+    # The standard's table of special values: below the smallest power is that power, or NaN.
+    small = np.array([0.0, 2.0**-127, 2.0**-130], np.float32)
+    for mode, saturate, powers in [
+        ("up", 1, [2.0**-127, 2.0**-127, 2.0**-127]),
+        ("down", 1, [2.0**-127, 2.0**-127, 2.0**-127]),
+        ("nearest", 0, [np.nan, 2.0**-127, np.nan]),
+    ]:
+        attributes = {"to": tensor_code(POWERS), "round_mode": mode, "saturate": saturate}
+        settings = {"attributes": attributes, "reference": _numbers(powers), "dtypes": (POWERS,)}
+        found.append(case(f"small-power-{mode}{saturate}", "Cast", {"x": small}, **settings))
     return found
 
 

@@ -32,7 +32,7 @@ def make_library(store: KernelStore) -> KernelLibrary:
     return KernelLibrary(
         lambda spec, target: StoredCode(spec.family, spec.family.encode()),
         detect_target(1),
-        "sources",
+        lambda: "sources",
         store=store,
         load=lambda code, symbol: len(code),
     )
