@@ -32,6 +32,7 @@ FAMILIES: dict[str, str] = {
     "depthwise": "depthwise_code:build_depthwise",
     "winograd": "winograd_code:build_winograd",
     "pool": "pool_code:build_pool",
+    "pool_rows": "pool_rows_code:build_pool_rows",
     "gather": "gather_code:build_gather",
     "gather_reduce": "gather_reduce_code:build_gather_reduce",
     "scatter": "scatter_code:build_scatter",
