@@ -59,12 +59,15 @@ NECESSARY: tuple[tuple[str, Pass], ...] = (
 
 
 def passes_for(selector: KernelSelector) -> tuple[tuple[str, Pass], ...]:
-    """:data:`PASSES`, and behind them those that make primitives which not every device has."""
+    """:data:`PASSES`, and behind them those that make operations which not every device prefers."""
 
     def attention(program: Program, pool: ConstantPool) -> Program:
         return fuse_attention(program, pool, selector.prefers)
 
-    return (*PASSES, ("fuse_attention", attention), ("elide_copies", _plain(elide_copies)))
+    def copies(program: Program, pool: ConstantPool) -> Program:
+        return elide_copies(program, selector.prefers)
+
+    return (*PASSES, ("fuse_attention", attention), ("elide_copies", copies))
 
 
 def compile_program(

@@ -7,6 +7,8 @@ apart, so that those which neighbouring windows read are neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
@@ -15,6 +17,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import arithmetic, convert
 from onnxplan.kernels.cpu.columns import Group, for_groups
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.line_code import Line
 from onnxplan.kernels.cpu.llvm_types import I32, I64, compute_type
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.pool_rows import AXIS_WORDS, WORDS
@@ -44,7 +47,6 @@ class _Rows:
     ) -> None:
         self.emitter, self.kind, self.dtype = emitter, kind, dtype
         self.stride, self.unrolled, self.dilated = stride, unrolled, dilated
-        self.line_dtype = DType.FLOAT32 if dtype.is_float and dtype.itemsize < 4 else dtype
         self.word = {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
         self.axes = [
             {
@@ -53,6 +55,12 @@ class _Rows:
             }
             for axis in range(2)
         ]
+        self.line = Line(
+            emitter.scratch,
+            DType.FLOAT32 if dtype.is_float and dtype.itemsize < 4 else dtype,
+            2 if stride == 2 else 1,
+            self.word["pitch"],
+        )
         self.taps = emitter.offset(emitter.scratch, self.word["tap_table"])
         self.lines = emitter.offset(emitter.scratch, self.word["row_table"])
 
@@ -72,8 +80,8 @@ class _Rows:
     def _clear(self) -> None:
         """Fills the line with what padding counts as."""
         emitter = self.emitter
-        with emitter.loop(0, self.word["line_bytes"], emitter.lanes * self.line_dtype.itemsize) as at:
-            emitter.store(self._neutral(), emitter.offset(emitter.scratch, at), self.line_dtype)
+        with emitter.loop(0, self.word["line_bytes"], emitter.lanes * self.line.dtype.itemsize) as at:
+            emitter.store(self._neutral(), emitter.offset(emitter.scratch, at), self.line.dtype)
 
     def _place_taps(self) -> None:
         """Writes where in the line the taps of position 0 stand."""
@@ -83,16 +91,8 @@ class _Rows:
         with emitter.loop(0, word["kernel"]) as tap:
             position = emitter.mul(tap, word["dilation"])
             emitter.builder.store(
-                self._in_line(position), emitter.offset(self.taps, emitter.mul(tap, 8)), align=8
+                self.line.offset(emitter, position), emitter.offset(self.taps, emitter.mul(tap, 8)), align=8
             )
-
-    def _in_line(self, position: ir.Value) -> ir.Value:
-        """Bytes from the line's start to a position of the input, counted from the first window's start."""
-        emitter, size = self.emitter, self.line_dtype.itemsize
-        if self.stride != 2:
-            return emitter.mul(position, size)
-        phase = emitter.mul(emitter.modulo(position, 2), self.word["pitch"])
-        return emitter.add(phase, emitter.mul(emitter.divide(position, 2), size))
 
     def _unit(self, row: ir.Value, block: ir.Value) -> None:
         """The outputs of one block of a row."""
@@ -113,7 +113,13 @@ class _Rows:
         y = emitter.offset(emitter.operand(1), emitter.mul(image, word["y_image"]))
         for axis, position in ((outer, z_position), (inner, y_position)):
             y = emitter.offset(y, emitter.mul(position, axis["y_step"]))
-        self._reduce_lines(x, count, begin, end, emitter.sub(begin, start))
+        self.line.write(
+            emitter,
+            emitter.sub(begin, start),
+            begin,
+            end,
+            lambda at, masks: self._columns(x, count, at, masks),
+        )
         self._reduce_taps(emitter.element(y, first, self.dtype), first, emitter.sub(last, first), counted)
 
     def _list_lines(self, z: ir.Value, y: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -136,62 +142,8 @@ class _Rows:
             count.value = emitter.add(count.value, 1)
         return count.value, emitter.mul(outer.counted, inner.counted)
 
-    def _reduce_lines(
-        self, x: ir.Value, count: ir.Value, begin: ir.Value, end: ir.Value, first: ir.Value
-    ) -> None:
-        """Puts the listed lines together from ``begin`` to ``end``, at ``first`` of the line in scratch."""
-        emitter, size = self.emitter, self.line_dtype.itemsize
-        if self.stride != 2:
-            target = emitter.offset(emitter.scratch, emitter.mul(first, size))
-
-            def line(part: Group) -> None:
-                values = self._columns(x, count, part.start, [part.mask] * part.count)
-                for number, value in enumerate(values):
-                    place = emitter.add(emitter.sub(part.start, begin), number * emitter.lanes)
-                    emitter.store(
-                        value, emitter.element(target, place, self.line_dtype), self.line_dtype, part.mask
-                    )
-
-            for_groups(emitter, begin, end, line)
-            return
-        even, odd = (
-            emitter.offset(emitter.scratch, self._in_line(emitter.add(first, number))) for number in range(2)
-        )
-        lanes = emitter.lanes
-
-        def pairs(at: ir.Value, vectors: int, masked: bool) -> None:
-            left = emitter.sub(end, at)
-            masks: list[Mask | None] = [None] * vectors
-            if masked:
-                masks = [emitter.mask(emitter.sub(left, number * lanes)) for number in range(vectors)]
-            values = self._columns(x, count, at, masks)
-            place = emitter.divide(emitter.sub(at, begin), 2)
-            for pair in range(0, vectors, 2):
-                for parity, target in enumerate((even, odd)):
-                    order = ir.Constant(
-                        ir.VectorType(I32, lanes), [I32(2 * lane + parity) for lane in range(lanes)]
-                    )
-                    value = emitter.builder.shuffle_vector(values[pair], values[pair + 1], order)
-                    mask = None
-                    if masked:
-                        mask = emitter.mask(emitter.divide(emitter.add(left, 1 - parity), 2))
-                    pointer = emitter.element(target, emitter.add(place, pair // 2 * lanes), self.line_dtype)
-                    emitter.store(value, pointer, self.line_dtype, mask)
-
-        whole = begin
-        for vectors in (4, 2):
-            step = vectors * lanes
-            stop = emitter.add(
-                whole, emitter.mul(emitter.divide(emitter.maximum(emitter.sub(end, whole), 0), step), step)
-            )
-            with emitter.loop(whole, stop, step) as at:
-                pairs(at, vectors, masked=False)
-            whole = stop
-        with emitter.when(emitter.less(whole, end)):
-            pairs(whole, 2, masked=True)
-
     def _columns(
-        self, x: ir.Value, count: ir.Value, position: ir.Value, masks: list[Mask | None]
+        self, x: ir.Value, count: ir.Value, position: ir.Value, masks: Sequence[Mask | None]
     ) -> list[ir.Value]:
         """What the listed lines hold at some vectors of positions, put together."""
         emitter = self.emitter
@@ -210,15 +162,15 @@ class _Rows:
 
     def _reduce_taps(self, y: ir.Value, first: ir.Value, outputs: ir.Value, counted: ir.Value) -> None:
         """Writes the outputs of windows whose lines have been put together."""
-        emitter, size = self.emitter, self.line_dtype.itemsize
+        emitter, size = self.emitter, self.line.dtype.itemsize
         step = emitter.mul(self.word["stride"], size) if self.stride > 2 else I64(size)
 
         def load(tap: ir.Value, part: Group, number: int) -> ir.Value:
             place = emitter.add(part.start, number * emitter.lanes)
             pointer = emitter.offset(emitter.offset(emitter.scratch, tap), emitter.mul(place, step))
             if self.stride > 2:
-                return emitter.load_strided(pointer, step, self.line_dtype, part.mask)
-            return emitter.load(pointer, self.line_dtype)
+                return emitter.load_strided(pointer, step, self.line.dtype, part.mask)
+            return emitter.load(pointer, self.line.dtype)
 
         def windows(part: Group) -> None:
             totals = [emitter.variable(self._neutral()) for _ in range(part.count)]
@@ -229,7 +181,7 @@ class _Rows:
 
             if self.unrolled:
                 for tap in range(self.unrolled):
-                    add(self._in_line(I64(tap)))
+                    add(self.line.offset(emitter, I64(tap)))
             else:
                 with emitter.loop(0, self.word["kernel"]) as tap:
                     place = emitter.offset(self.taps, emitter.mul(tap, 8))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Attention
+from onnxplan.compiler.primitives import Attention, Conv
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.device_kernels import DeviceKernels, resolve
 
@@ -30,6 +30,7 @@ FAMILIES: dict[str, str] = {
     "dot": "dot_code:build_dot",
     "conv": "conv_code:build_conv",
     "depthwise": "depthwise_code:build_depthwise",
+    "depthwise_rows": "depthwise_rows_code:build_depthwise_rows",
     "winograd": "winograd_code:build_winograd",
     "pool": "pool_code:build_pool",
     "pool_rows": "pool_rows_code:build_pool_rows",
@@ -57,4 +58,7 @@ class CpuKernels(DeviceKernels):
 
     device = "CPU"
     package = PACKAGE
-    fused: ClassVar = {Attention: ("attention:prefers_attention", "attention:select_attention")}
+    fused: ClassVar = {
+        Attention: ("attention:prefers_attention", "attention:select_attention"),
+        Conv: ("conv:prefers_conv", "conv:select_conv"),
+    }

@@ -36,3 +36,23 @@ def test_pooling_behind_a_convolution_stays_channels_last():
     ]
     found = families(nodes, (1, 16, 8, 8), w=(20, 16, 3, 3), v=(18, 20, 3, 3))
     assert found == ["transpose", "conv", "pool", "conv", "transpose"]
+
+
+def test_lone_depthwise_convolutions_keep_the_layout():
+    nodes = [node("Conv", "x w b", "a", pads=[1] * 4, group=6), node("Relu", "a", "y")]
+    assert families(nodes, (2, 6, 17, 20), w=(6, 1, 3, 3), b=(6,)) == ["depthwise_rows"]
+
+
+def test_lone_small_convolutions_of_one_tap_are_products():
+    nodes = [node("Conv", "x w b", "a"), node("Relu", "a", "y")]
+    assert families(nodes, (2, 16, 8, 8), w=(24, 16, 1, 1), b=(24,)) == ["matmul"]
+
+
+def test_convolutions_between_convolutions_stay_channels_last():
+    nodes = [
+        node("Conv", "x w", "a", pads=[1] * 4),
+        node("Conv", "a u", "b", pads=[1] * 4, group=24),
+        node("Conv", "b v", "y"),
+    ]
+    found = families(nodes, (1, 16, 20, 20), w=(24, 16, 3, 3), u=(24, 1, 3, 3), v=(18, 24, 1, 1))
+    assert found == ["transpose", "winograd", "depthwise", "matmul", "transpose"]
