@@ -116,7 +116,7 @@ def emit_depthwise_rows(emit: StepEmitter, target: Target, conv: Convolution, pr
     ]
     for view in (output, *extras):
         parameters += [view.strides[axis] * view.dtype.itemsize for axis in (0, 4, 2, 3)]
-    variant = (x.dtype.label, lanes, rows, *conv.kernel[1:], *conv.strides[1:], epilogue.variant)
+    variant = (x.dtype.label, lanes, rows, conv.kernel[1:], conv.strides[1:], epilogue.variant)
     emit.step(
         KernelSpec(FAMILY, variant),
         (x, w, output, *extras),

@@ -54,10 +54,24 @@ class Choices:
 
 def build_depthwise_rows(variant: Variant, target: Target) -> ObjectCode:
     """The kernel of the step of :func:`onnxplan.kernels.cpu.depthwise_rows.emit_depthwise_rows`."""
-    label, *sizes, epilogue = variant
+    label, lanes, rows, taps, strides, epilogue = variant
+    assert isinstance(label, str)
+    assert isinstance(lanes, int)
+    assert isinstance(rows, int)
+    assert isinstance(taps, tuple)
+    assert isinstance(strides, tuple)
     assert isinstance(epilogue, tuple)
-    numbers = (int(str(size)) for size in sizes)
-    choices = Choices(DType.from_label(str(label)), *numbers, Epilogue.from_variant(epilogue))
+    taps_y, taps_x, stride_y, stride_x = (int(str(size)) for size in (*taps, *strides))
+    choices = Choices(
+        DType.from_label(label),
+        lanes,
+        rows,
+        taps_y,
+        taps_x,
+        stride_y,
+        stride_x,
+        Epilogue.from_variant(epilogue),
+    )
     emitter = Emitter.kernel(kernel_symbol("depthwise_rows", variant), target, choices.lanes)
     _Kernel(emitter, choices).emit()
     emitter.builder.ret_void()
