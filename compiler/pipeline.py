@@ -72,10 +72,13 @@ def passes_for(selector: KernelSelector, optimize: int = 1) -> tuple[tuple[str, 
     def attention(program: Program, pool: ConstantPool) -> Program:
         return fuse_attention(program, pool, selector.prefers)
 
+    def copies(program: Program, pool: ConstantPool) -> Program:
+        return elide_copies(program, selector.prefers)
+
     first: tuple[str, Pass] = ("expand_block_products", block_products)
     if not optimize:
         return (first, *NECESSARY)
-    return (first, *PASSES, ("fuse_attention", attention), ("elide_copies", _plain(elide_copies)))
+    return (first, *PASSES, ("fuse_attention", attention), ("elide_copies", copies))
 
 
 def compile_program(

@@ -79,6 +79,7 @@ class KernelSelector(Protocol):
         """Is one kernel for ``operation`` faster than those of the operations that it stands for?
 
         Passes ask before they make primitives that other primitives can express as well, such as
-        :class:`~onnxplan.compiler.primitives.Attention`. ``False`` where the device has none.
+        :class:`~onnxplan.compiler.primitives.Attention`, and before a convolution writes in another memory
+        order what else a copy would bring into it. ``False`` where the device has none.
         """
         ...

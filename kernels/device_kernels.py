@@ -52,7 +52,7 @@ class DeviceKernels:
 
     ``package`` holds their modules, which are called alike on all devices; ``device`` is the device's name in
     messages. ``fused`` names ``prefers(operation, target)`` and ``select`` for primitives that stand for
-    several others and that only some devices have kernels for.
+    several others and that only some devices have kernels for, or for all others in some of their forms.
     """
 
     device: ClassVar[str]

@@ -21,16 +21,13 @@ from onnxplan.compiler.view import View
 def max_pool(b: Builder, node: Node, x: View) -> list[View]:
     """https://onnx.ai/onnx/operators/onnx__MaxPool.html"""
     window = _pooling_window(node, x)
-    shape = (x.shape[0], *window.outputs, x.shape[1])
-    outputs = [b.new(x.dtype, shape)]
     positions = len(node.outputs) > 1 and node.outputs[1] is not None
     column_major = bool(node.integer("storage_order", 0))
+    shape = (x.shape[0], *window.outputs, x.shape[1])
     if len(window.kernel) > MOST_AXES and 0 not in shape:
         source = channels_last(x)
         found = pool_maxima(b, source, window, positions=positions, column_major=column_major)
         return [channels_first(view) for view in found]
-    if positions:
-        outputs.append(b.new(DType.INT64, shape))
     primitive = Pool(
         "max",
         window.kernel,
@@ -39,6 +36,9 @@ def max_pool(b: Builder, node: Node, x: View) -> list[View]:
         window.pads,
         column_major=column_major,
     )
+    if not positions:
+        return [channels_first(_pool(b, primitive, channels_last(x), window))]
+    outputs = [b.new(dtype, shape) for dtype in (x.dtype, DType.INT64)]
     return [channels_first(view) for view in b.emit(primitive, [channels_last(x)], outputs)]
 
 
@@ -96,7 +96,27 @@ def average(b: Builder, x: View, window: Window, counted: tuple[int, ...] | None
     if len(window.kernel) > MOST_AXES and 0 not in shape:
         return pool_averages(b, x, window, counted)
     primitive = Pool("average", window.kernel, window.strides, window.dilations, window.pads, counted)
-    return b.emit(primitive, [x], [b.new(x.dtype, shape)])[0]
+    return _pool(b, primitive, x, window)
+
+
+def _pool(b: Builder, primitive: Pool, x: View, window: Window) -> View:
+    """``x (N, *spatial, C)`` pooled, in the memory order of ``x`` if its rows or its channels adjoin.
+
+    Rows that adjoin belong to planes, each of which is an image of one channel.
+    """
+    batch, channels = x.shape[0], x.shape[-1]
+    planes = channels_first(x).reshape((batch * channels, *x.shape[1:-1])) if _rows_adjoin(x) else None
+    if planes is None:
+        result = b.new(x.dtype, (batch, *window.outputs, channels))
+        return b.emit(primitive, [x], [result])[0]
+    result = b.new(x.dtype, (batch * channels, *window.outputs, 1))
+    pooled = b.emit(primitive, [planes.unsqueeze((planes.rank,))], [result])[0]
+    return channels_last(b.reshape(pooled, (batch, channels, *window.outputs)))
+
+
+def _rows_adjoin(x: View) -> bool:
+    """Are elements along the last spatial axis of ``x (N, *spatial, C)`` neighbours, and channels not?"""
+    return x.shape[-2] > 1 and x.strides[-2] == 1 and (x.shape[-1] == 1 or x.strides[-1] != 1)
 
 
 @operator("GlobalAveragePool")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from onnxplan.compiler.expression import identity
 from onnxplan.compiler.overlap import may_overlap
 from onnxplan.compiler.passes.composition import translate
@@ -11,18 +13,22 @@ from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import View
 
+Prefers = Callable[[Operation], bool]
+"""Has a device a kernel of its own for this operation? See ``KernelSelector.prefers``."""
 
-def elide_copies(program: Program) -> Program:
+
+def elide_copies(program: Program, prefers: Prefers = lambda operation: False) -> Program:
     """Removes copies.
 
     Where nothing else reads the source of a copy, the operations that write it write straight into the copy's
     destination (the parts of a concatenation, a permuted result, an output of the program). Where that
     cannot be, and all that read the destination could as well read the source, they do. Both only through
-    views that the primitives at hand write and read as fast as dense ones (:mod:`output_views`).
+    views that the primitives at hand write and read as fast as dense ones (:mod:`output_views`),
+    or where the device ``prefers`` the operation that writes the copy's destination.
     """
     index = Index(program)
     for operation in program.operations:
-        if is_copy(operation) and not _elide_by_writers(index, operation):
+        if is_copy(operation) and not _elide_by_writers(index, operation, prefers):
             _elide_by_readers(index, operation)
     return index.finish()
 
@@ -38,24 +44,27 @@ def is_copy(operation: Operation) -> bool:
     )
 
 
-def _elide_by_writers(index: Index, copy: Operation) -> bool:
+def _elide_by_writers(index: Index, copy: Operation, prefers: Prefers) -> bool:
     source, target = copy.inputs[0], copy.outputs[0]
     writers = list(index.writers(source.storage))
     if not writers or index.sole_reader(source.storage) is not copy:
         return False
     changed: list[Operation] = []
     for writer in writers:
-        outputs = []
+        outputs, written = [], []
         for view in writer.outputs:
             moved: View | None = view
             if view.storage is source.storage:
                 moved = translate(view, source, target)
-                if moved is None or not may_write(writer.primitive, moved):
+                if moved is None:
                     return False
+                written.append(moved)
             assert moved is not None
             outputs.append(moved)
-        nodes = merged_nodes(writer, copy)
-        changed.append(Operation(writer.primitive, writer.inputs, tuple(outputs), nodes))
+        operation = Operation(writer.primitive, writer.inputs, tuple(outputs), merged_nodes(writer, copy))
+        if not all(may_write(writer.primitive, view) for view in written) and not prefers(operation):
+            return False
+        changed.append(operation)
     if not _keeps_order_of_writes(index, copy, min(index.order[writer] for writer in writers)):
         return False
     index.remove(copy)

@@ -14,6 +14,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
 from onnxplan.kernels.convolution import Convolution
 from onnxplan.kernels.cpu.depthwise import emit_depthwise
+from onnxplan.kernels.cpu.depthwise_rows import emit_depthwise_rows, has_depthwise_rows
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
 from onnxplan.kernels.cpu.matmul import emit_matmul, same_bits
@@ -31,13 +32,16 @@ from onnxplan.kernels.cpu.tiling import (
     sum_dtype,
 )
 from onnxplan.kernels.cpu.winograd import emit_winograd
-from onnxplan.kernels.matrices import Matrices, batch_records, distinct_bytes, fold_batch
+from onnxplan.kernels.matrices import Matrices, batch_records, distinct_bytes, fold_batch, transposed
 
 FAMILY = "conv"
 # Kernels are written for this many spatial axes; missing ones get extent 1.
 AXES = 3
 # With fewer channels than this the rows of all taps are copied side by side instead of addressed one by one.
 CHANNELS_WORTH_ADDRESSING = 12
+# With more multiply-adds for each element of the input and the output together than this, a convolution of
+# one tap is faster channels last, with a copy before and one behind.
+WORK_WORTH_COPYING = 64
 
 # The parameter words after those of every product. Triples are for the axes z, y, x.
 CONV_WORDS = (
@@ -70,6 +74,9 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
     if output.size == 0:
         return
     conv = _three_axes(operation, primitive)
+    if _is_channels_first(conv, primitive, target):
+        _emit_channels_first(emit, target, conv, primitive)
+        return
     if _channels_apart(conv.x):
         conv = replace(conv, x=dense_copy(conv.x, emit, target, "channels_last"))
     if not _channels_apart(conv.output):
@@ -82,6 +89,42 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
 
 def _channels_apart(view: View) -> bool:
     return view.strides[-1] != 1 and view.shape[-1] > 1
+
+
+def prefers_conv(operation: Operation, target: Target) -> bool:
+    """Is the convolution as fast with these views as with channels last?"""
+    primitive = operation.primitive
+    assert isinstance(primitive, Conv)
+    if len(primitive.strides) > AXES:
+        return False
+    return _is_channels_first(_three_axes(operation, primitive), primitive, target)
+
+
+def _is_channels_first(conv: Convolution, primitive: Conv, target: Target) -> bool:
+    """Do rows adjoin in ``x`` and in the output, and is there a kernel for that which is worth it?"""
+    if not all(_rows_adjoin(view) for view in (conv.x, conv.output)):
+        return False
+    if conv.channels == 1 and conv.groups > 1:
+        return has_depthwise_rows(conv, primitive, target)
+    work = conv.channels * conv.features
+    if not _is_pointwise(conv) or work > WORK_WORTH_COPYING * (conv.channels + conv.features):
+        return False
+    planes = fold_batch(_pointwise(conv))
+    return planes.a.strides[-2] == 1 and planes.output.strides[-2] == 1
+
+
+def _rows_adjoin(view: View) -> bool:
+    """Are positions along x neighbours, and channels not?"""
+    return view.strides[-2] == 1 and view.shape[-2] > 1 and _channels_apart(view)
+
+
+def _emit_channels_first(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
+    """A depthwise convolution, or one of one tap, which is the product of weights and planes."""
+    if conv.channels == 1 and conv.groups > 1:
+        emit_depthwise_rows(emit, target, conv, primitive)
+        return
+    product = MatMul(primitive.accumulator, primitive.epilogue)
+    emit_matmul(emit, target, transposed(fold_batch(_pointwise(conv))), product)
 
 
 def _emit_channels_last(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:

@@ -14,7 +14,7 @@ from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import PLACE_TYPES, emit_epilogue, places_of
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
 from onnxplan.kernels.cpu.quad_code import add_product
-from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
+from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, settled, zeros
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 
@@ -194,17 +194,8 @@ def _unrolled_line(
                     row[vector] = _add_product(
                         inner, choices, values[vector], weights[tap][vector], row[vector]
                     )
-        result = [[_settled(inner, total) for total in row] for row in result]
+        result = [[settled(inner, total) for total in row] for row in result]
     return result
-
-
-def _settled(inner: Emitter, total: ir.Value) -> ir.Value:
-    """``total``, computed before what follows is loaded, which else would not find free registers."""
-    register = {"avx512": "v", "avx2": "x"}.get(inner.target.isa)
-    if register is None:
-        return total
-    signature = ir.FunctionType(total.type, [total.type])
-    return inner.builder.asm(signature, "", f"={register},0,~{{memory}}", [total], side_effect=True)
 
 
 def _tap(

@@ -1,4 +1,4 @@
-"""Selects kernels for Pool: windows over one to three spatial axes, vectors over channels."""
+"""Selects kernels for Pool: windows over one to three spatial axes, vectors over channels or along rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.axes import compute_itemsize, lane_count, units_per_tile
+from onnxplan.kernels.cpu.pool_rows import emit_pool_rows, is_by_rows
 
 FAMILY = "pool"
 
@@ -26,6 +27,9 @@ def select_pool(operation: Operation, emit: StepEmitter, target: Target) -> None
     if spatial > MOST_AXES or x.dtype.kind not in ("fiu" if primitive.kind == "max" else "f"):
         raise NotImplementedError(f"no CPU kernel for {primitive.kind} pool of {spatial} axes of {x.dtype}")
     if y.size == 0:
+        return
+    if is_by_rows(primitive, x, operation.outputs):
+        emit_pool_rows(primitive, x, y, emit, target)
         return
     views = (x, *operation.outputs)
     channels = x.shape[-1]

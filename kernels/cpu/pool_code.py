@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llvmlite import ir
 
@@ -15,6 +14,7 @@ from onnxplan.kernels.cpu.columns import Group, Lane, for_groups
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.llvm_types import I64, compute_type
 from onnxplan.kernels.cpu.objects import ObjectCode
+from onnxplan.kernels.cpu.pool_window import Window, neutral, window_at
 
 _NAMES = (
     "units", "per_tile", "blocks", "block", "channels", "plane",
@@ -26,16 +26,6 @@ _AXIS_NAMES = (
 )  # fmt: skip
 
 Words = dict[str, ir.Value]
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Along one axis: where tap 0 lies, the taps ``first`` to ``last`` inside, how many of them count."""
-
-    start: ir.Value
-    first: ir.Value
-    last: ir.Value
-    counted: ir.Value
 
 
 class _Pool:
@@ -53,28 +43,13 @@ class _Pool:
         self.source, self.result = Lane(dtype, steps[0]), Lane(dtype, steps[1])
         self.positions = Lane(DType.INT64, steps[2])
 
-    def window(self, axis: Words, output: ir.Value) -> Window:
-        emitter = self.emitter
-        start = emitter.sub(emitter.mul(output, axis["stride"]), axis["pad"])
-        before = emitter.maximum(emitter.sub(0, start), 0)
-        ends = [
-            emitter.maximum(emitter.sub(axis[name], start), 0)
-            for name in ("extent", "limit" if self.kind == "counted" else "extent")
-        ]
-        if self.dilated:
-            before, *ends = (self._taps(axis, length) for length in (before, *ends))
-        last, counted = (emitter.minimum(axis["kernel"], end) for end in ends)
-        return Window(start, before, last, counted)
-
-    def _taps(self, axis: Words, length: ir.Value) -> ir.Value:
-        """How many taps begin within ``length`` positions."""
-        emitter = self.emitter
-        return emitter.divide(emitter.sub(emitter.add(length, axis["dilation"]), 1), axis["dilation"])
-
     def position(self, image: ir.Value, outputs: list[ir.Value]) -> None:
         """All channels at one output position."""
         emitter, word = self.emitter, self.word
-        windows = [self.window(axis, output) for axis, output in zip(self.axes, outputs, strict=True)]
+        windows = [
+            window_at(emitter, axis, output, self.kind, dilated=self.dilated)
+            for axis, output in zip(self.axes, outputs, strict=True)
+        ]
         x = self._moved(emitter.operand(0), "x", image, [window.start for window in windows])
         y = self._moved(emitter.operand(1), "y", image, outputs)
         if self.kind == "argmax":
@@ -97,7 +72,7 @@ class _Pool:
 
     def _max(self, x: ir.Value, y: ir.Value, windows: list[Window], part: Group) -> None:
         emitter = self.emitter
-        best = [emitter.variable(self._lowest()) for _ in range(part.count)]
+        best = [emitter.variable(neutral(emitter, self.dtype, self.kind)) for _ in range(part.count)]
 
         def tap(pointer: ir.Value, _: ir.Value) -> None:
             for number, winner in enumerate(best):
@@ -113,7 +88,7 @@ class _Pool:
         self, x: ir.Value, y: ir.Value, places: ir.Value, plane: ir.Value, windows: list[Window], part: Group
     ) -> None:
         emitter, builder = self.emitter, self.emitter.builder
-        best = [emitter.variable(self._lowest()) for _ in range(part.count)]
+        best = [emitter.variable(neutral(emitter, self.dtype, self.kind)) for _ in range(part.count)]
         found = [emitter.variable(emitter.fill(-1, I64)) for _ in range(part.count)]
 
         def tap(pointer: ir.Value, place: ir.Value) -> None:
@@ -151,10 +126,7 @@ class _Pool:
         self._for_taps(x, windows, tap)
         count: ir.Value = I64(1)
         for window in windows:
-            taps = window.counted
-            if self.kind == "average":
-                taps = emitter.maximum(emitter.sub(window.last, window.first), 0)
-            count = emitter.mul(count, taps)
+            count = emitter.mul(count, window.counted)
         divisor = emitter.splat(emitter.builder.sitofp(count, compute_type(self.dtype)))
         for number, total in enumerate(sums):
             mean = emitter.builder.fdiv(total.value, divisor)
@@ -183,13 +155,6 @@ class _Pool:
                 )
 
         nest(0, x, I64(0))
-
-    def _lowest(self) -> ir.Value:
-        dtype = self.dtype
-        if dtype.is_float:
-            return self.emitter.fill(float("-inf"), compute_type(dtype))
-        bits = 8 * dtype.itemsize
-        return self.emitter.fill(-(1 << (bits - 1)) if dtype.kind == "i" else 0, compute_type(dtype))
 
     def _beats(self, value: ir.Value, best: ir.Value) -> ir.Value:
         builder = self.emitter.builder

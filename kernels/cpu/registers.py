@@ -38,6 +38,15 @@ def multiply_add(inner: Emitter, dtype: DType, a: ir.Value, b: ir.Value, c: ir.V
     return inner.builder.add(c, inner.builder.mul(a, b))
 
 
+def settled(inner: Emitter, total: ir.Value) -> ir.Value:
+    """``total``, computed before what follows is loaded, which else would not find free registers."""
+    register = {"avx512": "v", "avx2": "x"}.get(inner.target.isa)
+    if register is None:
+        return total
+    signature = ir.FunctionType(total.type, [total.type])
+    return inner.builder.asm(signature, "", f"={register},0,~{{memory}}", [total], side_effect=True)
+
+
 def carry_loop(
     inner: Emitter,
     count: ir.Value,

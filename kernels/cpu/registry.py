@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Attention, BlockMatMul
+from onnxplan.compiler.primitives import Attention, BlockMatMul, Conv
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.device_kernels import DeviceKernels, resolve
 
@@ -32,8 +32,10 @@ FAMILIES: dict[str, str] = {
     "dot": "dot_code:build_dot",
     "conv": "conv_code:build_conv",
     "depthwise": "depthwise_code:build_depthwise",
+    "depthwise_rows": "depthwise_rows_code:build_depthwise_rows",
     "winograd": "winograd_code:build_winograd",
     "pool": "pool_code:build_pool",
+    "pool_rows": "pool_rows_code:build_pool_rows",
     "gather": "gather_code:build_gather",
     "gather_reduce": "gather_reduce_code:build_gather_reduce",
     "scatter": "scatter_code:build_scatter",
@@ -61,4 +63,5 @@ class CpuKernels(DeviceKernels):
     fused: ClassVar = {
         Attention: ("attention:prefers_attention", "attention:select_attention"),
         BlockMatMul: ("block_matmul:prefers_block_matmul", "block_matmul:select_block_matmul"),
+        Conv: ("conv:prefers_conv", "conv:select_conv"),
     }
