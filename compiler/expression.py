@@ -72,7 +72,7 @@ class Expression:
 
     @property
     def cost(self) -> int:
-        """Number of arithmetic instructions, transcendental ones counted as 10, those of constants as none."""
+        """Number of arithmetic instructions; transcendental ones count as 10, those of constants as none."""
         total = 0
         fixed: list[bool] = []
         for instruction in self.instructions:

@@ -1,8 +1,8 @@
 """Sums of products of bytes, zero points subtracted, in terms of products of the bytes themselves.
 
-Of ``sum (a - p) (w - q)`` processors compute ``sum a w``, of unsigned ``a`` and signed ``w``; what is missing,
-``-p sum (w - q) - q sum a``, is an addition to the finished sums, and mostly of constants: weights are constant
-and symmetric. All is exact modulo 2**32.
+Of ``sum (a - p) (w - q)`` processors compute ``sum a w``, of unsigned ``a`` and signed ``w``; what is
+missing, ``-p sum (w - q) - q sum a``, is an addition to the finished sums, and mostly of constants: weights
+are constant and symmetric. All is exact modulo 2**32.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ def correct_product(
     right_zero: View | None,
     addend: View | None = None,
 ) -> View:
-    """``total (..., M, N)``, the product of ``left`` and ``right``, as that of their differences, plus ``addend``.
+    """``total (..., M, N)``, the product of ``left`` and ``right``, as that of their differences.
 
-    Zero points broadcast to ``left`` and ``right``, and vary along the rows and the columns only. ``None`` is 0.
+    ``addend`` is added. Zero points broadcast to ``left`` and ``right``, vary along the rows and the columns
+    only, and are 0 where they are ``None``.
     """
     if left_zero is not None:
         sums = _sums(b, right, right.rank - 2)

@@ -214,7 +214,7 @@ def _float_to_integer(emitter: Core, result: DType, value: ir.Value) -> ir.Value
 
 
 def nearest_integer(emitter: Core, result: DType, value: ir.Value) -> ir.Value:
-    """``float`` numbers of less than 2**24 rounded half to even, modulo the width of the integer ``result``."""
+    """``float`` numbers of less than 2**24, rounded half to even, as integers of type ``result``, wrapped."""
     integers = emitter.vector(I32)
     if emitter.target.isa in ("avx512", "avx2"):
         name = f"llvm.lrint.{type_suffix(integers)}.{type_suffix(value.type)}"

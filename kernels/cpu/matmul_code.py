@@ -14,8 +14,8 @@ from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
-from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
+from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 
@@ -38,9 +38,10 @@ class MatrixRows:
     """Rows of a matrix.
 
     ``kind``: ``in_place`` (elements of a row are neighbours), ``quads`` (the same, elements are quads of
-    bytes) or ``in_place_strided``; or copied and converted to the type of the sums: ``rows`` (elements of a row are neighbours), ``columns`` (elements of a column
-    are) or ``strided``. The parameters after the common ones: A's row and depth step, and bytes of a copied
-    row, or for ``columns`` of a copied block of rows.
+    bytes) or ``in_place_strided``; or copied and converted to the type of the sums: ``rows`` (elements of a
+    row are neighbours), ``columns`` (elements of a column are) or ``strided``. The parameters after the
+    common ones: A's row and depth step, and bytes of a copied row, or for ``columns`` of a copied block of
+    rows.
     """
 
     words = 1

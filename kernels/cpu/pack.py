@@ -2,7 +2,8 @@
 
 A matrix of ``depth x columns`` becomes ``[panel][depth][width]``: each panel holds ``width`` neighbouring
 columns row by row, the last one filled up with zeros. For products of quads of bytes it becomes
-``[panel][depth / 4][width][4]``, the last quads filled up with zeros. Constants are packed once, others by a step.
+``[panel][depth / 4][width][4]``, the last quads filled up with zeros. Constants are packed once, others by a
+step.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def pack(
     """The packed form of ``matrices (*outer, *depth, columns)`` as a flat view.
 
     The last ``depth_axes`` axes before the columns are the depth, outermost first, and only one for ``quads``
-    that are not constant. Outer axes must have no stride 0. The result is ``(*outer, panel, depth, width)`` of
-    the same element type, or ``(*outer, panel, depth / 4, width, 4)``.
+    that are not constant. Outer axes must have no stride 0. The result is ``(*outer, panel, depth, width)``
+    of the same element type, with ``quads`` ``(*outer, panel, depth / 4, width, 4)``.
     """
     outer = matrices.rank - 1 - depth_axes
     depth = math.prod(matrices.shape[outer:-1])
@@ -83,7 +84,9 @@ def pack(
             array = matrices.numpy()
             return lay_out(array.reshape(*array.shape[:outer], depth, columns), tile.width)
 
-        packed = emit.constant((matrices,), f"{'quads' if quads else 'panels'}{tile.width} outer{outer}", make)
+        packed = emit.constant(
+            (matrices,), f"{'quads' if quads else 'panels'}{tile.width} outer{outer}", make
+        )
         return View.dense(packed, (size,))
     packed = emit.temporary(matrices.dtype, size, "packed")
     result = View.dense(packed, (size,))

@@ -1,8 +1,8 @@
 """Quads: four bytes along the depth of a product are one element, for the processor's dot products of bytes.
 
 A row of A is read as it stands, four bytes at a time; B is packed so that the four bytes of each column are
-neighbours (:func:`onnxplan.kernels.cpu.pack.pack`). One operand has to be unsigned and the other signed, which
-is what ``vpdpbusd`` multiplies; sums are exact modulo 2**32. Knows nothing of code generation.
+neighbours (:func:`onnxplan.kernels.cpu.pack.pack`). One operand has to be unsigned and the other signed,
+which is what ``vpdpbusd`` multiplies; sums are exact modulo 2**32. Knows nothing of code generation.
 """
 
 from __future__ import annotations
