@@ -72,8 +72,17 @@ class Expression:
 
     @property
     def cost(self) -> int:
-        """Number of arithmetic instructions, transcendental ones counted as 10."""
-        return sum(0 if i.op in LEAVES else 10 if i.op in TRANSCENDENTAL else 1 for i in self.instructions)
+        """Number of arithmetic instructions; transcendental ones count as 10, those of constants as none."""
+        total = 0
+        fixed: list[bool] = []
+        for instruction in self.instructions:
+            fixed.append(
+                instruction.op == "constant"
+                or (instruction.op not in LEAVES and all(fixed[a] for a in instruction.arguments))
+            )
+            if instruction.op not in LEAVES and not fixed[-1]:
+                total += 10 if instruction.op in TRANSCENDENTAL else 1
+        return total
 
     def reduced(self) -> tuple[bool, ...]:
         """For each instruction: is it constant along the reduced axes because it hangs on reductions only?

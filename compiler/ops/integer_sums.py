@@ -57,11 +57,10 @@ def correct_product(
     right_zero: View | None,
     addend: View | None = None,
 ) -> View:
-    """``total (..., M, N)``, the product of ``left`` and ``right``, as that of their differences, plus
-    ``addend``.
+    """``total (..., M, N)``, the product of ``left`` and ``right``, as that of their differences.
 
-    Zero points broadcast to ``left`` and ``right``, and vary along the rows and the columns only. ``None`` is
-    0.
+    ``addend`` is added. Zero points broadcast to ``left`` and ``right``, vary along the rows and the columns
+    only, and are 0 where they are ``None``.
     """
     if left_zero is not None:
         sums = _sums(b, right, right.rank - 2)

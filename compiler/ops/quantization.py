@@ -1,7 +1,7 @@
 """Quantisation and its inverse, and the bodies that other quantised operators share.
 
-Quotients are rounded half to even, then the zero point is added, then the sum is saturated, as the standard
-says. Sums of rounded quotients and zero points are exact in float32 wherever they do not saturate.
+Quotients are rounded half to even, then the zero point is added, then the sum is saturated: this is what the
+standard says, and what saturating first by shifted bounds gives as well.
 """
 
 from __future__ import annotations
@@ -42,13 +42,17 @@ def quantized(quotient: Scalar, zero: Scalar | None, dtype: DType, saturate: boo
     if dtype.is_float:
         shifted = quotient if zero is None else quotient + cast(zero, quotient.dtype)
         return cast(shifted, dtype, saturate=saturate and dtype in FLOAT8)
-    lowest, highest = INTEGER_RANGES[dtype]
-    rounded = cast(apply("round", quotient), DType.FLOAT32)
+    # Saturated before it is rounded, by integers, so that the rounded number is one of few.
+    lowest: Scalar | float
+    highest: Scalar | float
+    lowest, highest = map(float, INTEGER_RANGES[dtype])
     if zero is not None:
-        rounded = rounded + cast(zero, DType.FLOAT32)
+        shift = cast(zero, quotient.dtype)
+        lowest, highest = lowest - shift, highest - shift
     # A comparison with NaN is false.
-    raised = select(rounded > float(lowest), rounded, float(lowest))
-    return cast(apply("min", raised, float(highest)), dtype)
+    raised = select(quotient > lowest, quotient, lowest)
+    rounded = cast(apply("round", apply("min", raised, highest)), DType.INT32)
+    return cast(rounded if zero is None else rounded + cast(zero, DType.INT32), dtype)
 
 
 def centred(x: Scalar, zero: Scalar | None) -> Scalar:

@@ -87,7 +87,8 @@ def _integer_product(
     _check_bytes(left, right)
     left_zero, right_zero = _matrix_zeros(b, left, right, left_zero, right_zero)
     left, left_zero = as_unsigned(b, left, left_zero)
-    right, right_zero = as_signed(b, right, right_zero)
+    weights = centred_bytes(b, right, right_zero)
+    right, right_zero = as_signed(b, right, right_zero) if weights is None else (weights, None)
     total = b.matmul(left, right, DType.INT32)
     return correct_product(b, total, left, right, left_zero, right_zero, addend)
 

@@ -305,9 +305,10 @@ def _emit_general(
         pitch, copies, addresses = table_rows * 8, round_up(conv.channels * x_itemsize, 64), conv.taps
     else:
         copies, addresses = tiling.rows * pitch + 64, 1
-    table = addresses * table_rows * 8
+    # Tables are written eight entries at a time.
+    table = addresses * table_rows * 8 + 64
     scratch = lay_out_scratch(
-        tile, tiling, sums.itemsize, 0, copies, table + tiling.rows * 32, copies=kind != "addressed"
+        tile, tiling, sums.itemsize, 0, copies, table + 4 * (table_rows * 8 + 64), copies=kind != "addressed"
     )
     axes, records = batch_records((x_axes, folded.a, b_axes, output, *extras))
     size = conv.x.dtype.itemsize

@@ -9,8 +9,9 @@ from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.conv import CONV_WORDS
+from onnxplan.kernels.cpu.conv_address_code import AddressedTaps
+from onnxplan.kernels.cpu.conv_position_code import Positions, conv_words, lies_inside
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
-from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
 from onnxplan.kernels.cpu.microkernel import round_up_rows
@@ -42,134 +43,6 @@ def build_conv(variant: Variant, target: Target) -> ObjectCode:
         bytes_emitter = emitter.with_lanes(target.vector_bytes)
         source = CopiedTaps(bytes_emitter, x_dtype, x_dtype, row_kind, tile, QUAD)
     return emit_product(emitter, code, source, len(WORDS) + len(CONV_WORDS))
-
-
-def conv_words(emitter: Emitter) -> dict[str, ir.Value]:
-    """The values of :data:`~onnxplan.kernels.cpu.conv.CONV_WORDS`."""
-    return {name: emitter.parameter(len(WORDS) + number) for number, name in enumerate(CONV_WORDS)}
-
-
-class Positions:
-    """Walks along output positions in row-major order: where their first tap reads ``x``."""
-
-    def __init__(self, emitter: Emitter, word: dict[str, ir.Value], first: ir.Value) -> None:
-        self._emitter, self._word = emitter, word
-        values: list[Variable] = []
-        rest = first
-        for axis in "xyz":
-            values.insert(0, emitter.variable(emitter.modulo(rest, word[f"out_{axis}"])))
-            rest = emitter.divide(rest, word[f"out_{axis}"])
-        self._position = dict(zip("zyx", values, strict=True))
-        self._image = emitter.variable(rest)
-
-    def first_tap(self, axis: str) -> ir.Value:
-        """The coordinate in ``x`` that the first tap reads; may lie outside."""
-        emitter, word = self._emitter, self._word
-        return emitter.sub(
-            emitter.mul(self._position[axis].value, word[f"stride_{axis}"]), word[f"pad_{axis}"]
-        )
-
-    def offset(self) -> ir.Value:
-        """Bytes from the start of ``x`` to what the first tap reads."""
-        emitter, word = self._emitter, self._word
-        total = emitter.mul(self._image.value, word["step_n"])
-        for axis in "zyx":
-            total = emitter.add(total, emitter.mul(self.first_tap(axis), word[f"step_{axis}"]))
-        return total
-
-    def advance(self) -> None:
-        emitter, word = self._emitter, self._word
-        carry: ir.Value = I64(1)
-        for axis in "xyz":
-            position = self._position[axis]
-            moved = emitter.add(position.value, carry)
-            wraps = emitter.builder.icmp_signed("==", moved, word[f"out_{axis}"])
-            position.value = emitter.builder.select(wraps, I64(0), moved)
-            carry = emitter.builder.zext(wraps, I64)
-        self._image.value = emitter.add(self._image.value, carry)
-
-
-def _inside(emitter: Emitter, coordinate: ir.Value, extent: ir.Value) -> ir.Value:
-    return emitter.builder.icmp_unsigned("<", coordinate, extent)
-
-
-class AddressedTaps:
-    """Rows in place: for every tap and position the address of its channels, or of zeros outside of ``x``."""
-
-    words = 2
-    has_taps = True
-    copies = False
-
-    def __init__(self, emitter: Emitter, tile: RegisterTile) -> None:
-        self._emitter, self._tile = emitter, tile
-        self.step_bytes: int | None = emitter.target.vector_bytes // tile.lanes
-        self._common = product_words(emitter)
-        self._word = conv_words(emitter)
-        self._itemsize = I64(self.step_bytes)
-
-    @property
-    def step(self) -> ir.Value:
-        return self._itemsize
-
-    @property
-    def tap_step(self) -> ir.Value:
-        return self._word["pitch"]
-
-    def begin(self, offsets: list[ir.Value], first_row: ir.Value, rows: ir.Value) -> None:
-        emitter, word = self._emitter, self._word
-        zeros = emitter.offset(emitter.scratch, word["zeros"])
-        zero = emitter.fill(0, ir.IntType(8 * (emitter.target.vector_bytes // self._tile.lanes)))
-        with emitter.loop(0, word["zero_bytes"], emitter.target.vector_bytes) as at:
-            emitter.store_stored(zero, emitter.offset(zeros, at))
-        origin = emitter.offset(emitter.operand(0), offsets[0])
-        positions = Positions(emitter, word, emitter.add(offsets[1], first_row))
-        table = emitter.offset(emitter.scratch, self._common["table"])
-        with emitter.loop(0, rows) as row:
-            self._address_row(positions, origin, zeros, emitter.offset(table, emitter.mul(row, 8)))
-            positions.advance()
-        # The micro-kernel may compute more rows than there are; let it repeat the last.
-        last = emitter.offset(table, emitter.mul(emitter.sub(rows, 1), 8))
-        with emitter.loop(rows, round_up_rows(emitter, rows, self._tile)) as row:
-            entry = emitter.offset(table, emitter.mul(row, 8))
-            with emitter.loop(0, word["taps"]) as tap:
-                moved = emitter.mul(tap, word["pitch"])
-                address = emitter.builder.load(emitter.offset(last, moved), align=8, typ=POINTER)
-                emitter.builder.store(address, emitter.offset(entry, moved), align=8)
-
-    def _address_row(self, positions: Positions, origin: ir.Value, zeros: ir.Value, entry: ir.Value) -> None:
-        emitter, word, builder = self._emitter, self._word, self._emitter.builder
-        first = {axis: positions.first_tap(axis) for axis in "zyx"}
-        base = emitter.offset(origin, positions.offset())
-        entry_at = emitter.variable(entry)
-        with emitter.loop(0, word["kernel_z"]) as tap_z:
-            moved_z = emitter.mul(tap_z, word["dilation_z"])
-            inside_z = _inside(emitter, emitter.add(first["z"], moved_z), word["in_z"])
-            plane = emitter.offset(base, emitter.mul(moved_z, word["step_z"]))
-            with emitter.loop(0, word["kernel_y"]) as tap_y:
-                moved_y = emitter.mul(tap_y, word["dilation_y"])
-                inside_y = _inside(emitter, emitter.add(first["y"], moved_y), word["in_y"])
-                inside_line = builder.and_(inside_z, inside_y)
-                line = emitter.offset(plane, emitter.mul(moved_y, word["step_y"]))
-                with emitter.loop(0, word["kernel_x"]) as tap_x:
-                    moved_x = emitter.mul(tap_x, word["dilation_x"])
-                    inside_x = _inside(emitter, emitter.add(first["x"], moved_x), word["in_x"])
-                    address = emitter.offset(line, emitter.mul(moved_x, word["step_x"]))
-                    inside = builder.and_(inside_line, inside_x)
-                    builder.store(builder.select(inside, address, zeros), entry_at.value, align=8)
-                    entry_at.value = emitter.offset(entry_at.value, word["pitch"])
-
-    def block(self, number: ir.Value, first_row: ir.Value, rows: ir.Value) -> Block:
-        emitter, word = self._emitter, self._word
-        first_tap = emitter.mul(emitter.divide(number, word["channel_blocks"]), word["block_taps"])
-        channel = emitter.mul(emitter.modulo(number, word["channel_blocks"]), word["channel_block"])
-        length = emitter.minimum(word["channel_block"], emitter.sub(word["channels"], channel))
-        return Block(
-            start=emitter.add(emitter.mul(first_tap, word["channels"]), channel),
-            length=length,
-            taps=emitter.minimum(word["block_taps"], emitter.sub(word["taps"], first_tap)),
-            first_tap=first_tap,
-            a_offset=emitter.mul(channel, self._itemsize),
-        )
 
 
 class CopiedTaps:
@@ -241,8 +114,8 @@ class CopiedTaps:
             }
             target = emitter.offset(copies, emitter.mul(row, word["pitch"]))
             within = emitter.builder.and_(
-                _inside(emitter, first["x"], word["in_x"]),
-                _inside(emitter, emitter.add(first["x"], reach), word["in_x"]),
+                lies_inside(emitter, first["x"], word["in_x"]),
+                lies_inside(emitter, emitter.add(first["x"], reach), word["in_x"]),
             )
             with emitter.branch(within) as (whole, part):
                 with whole, emitter.branch(self._plane_inside(first)) as (all_inside, some_inside):
@@ -268,7 +141,7 @@ class CopiedTaps:
         reach = emitter.mul(emitter.sub(word["kernel_y"], 1), word["dilation_y"])
         inside = builder.icmp_signed("==", word["kernel_z"], I64(1))
         for coordinate, axis in ((first["z"], "z"), (first["y"], "y"), (emitter.add(first["y"], reach), "y")):
-            inside = builder.and_(inside, _inside(emitter, coordinate, word[f"in_{axis}"]))
+            inside = builder.and_(inside, lies_inside(emitter, coordinate, word[f"in_{axis}"]))
         return inside
 
     def _copy_plane(
@@ -303,8 +176,8 @@ class CopiedTaps:
             moved_z = emitter.mul(tap_z.value, word["dilation_z"])
             moved_y = emitter.mul(tap_y.value, word["dilation_y"])
             valid = builder.and_(
-                _inside(emitter, emitter.add(first["z"], moved_z), word["in_z"]),
-                _inside(emitter, emitter.add(first["y"], moved_y), word["in_y"]),
+                lies_inside(emitter, emitter.add(first["z"], moved_z), word["in_z"]),
+                lies_inside(emitter, emitter.add(first["y"], moved_y), word["in_y"]),
             )
             moved = emitter.add(emitter.mul(moved_z, word["step_z"]), emitter.mul(moved_y, word["step_y"]))
             line = emitter.offset(base, moved)

@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.scalar import WIDE_FLOATS
-from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, HALF, I8, I16, I32, I64
+from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, HALF, I8, I16, I32, I64, type_suffix
 
 if TYPE_CHECKING:
     from onnxplan.kernels.cpu.emitter_core import Core
@@ -210,11 +210,16 @@ def _float_to_integer(emitter: Core, result: DType, value: ir.Value) -> ir.Value
     return _wrap_narrow(emitter, narrowed, result) if result in _NARROW_INTEGERS else narrowed
 
 
-def truncate(emitter: Core, result: DType, value: ir.Value) -> ir.Value:
-    """The integer part of floats that a 32-bit integer holds, modulo the width of the integer ``result``."""
-    integers = emitter.builder.fptosi(value, emitter.vector(I32))
-    narrowed = emitter.builder.trunc(integers, emitter.vector(ir.IntType(8 * result.itemsize)))
-    return _wrap_narrow(emitter, narrowed, result) if result in _NARROW_INTEGERS else narrowed
+def nearest_integer(emitter: Core, result: DType, value: ir.Value) -> ir.Value:
+    """``float`` numbers of less than 2**24, rounded half to even, as integers of type ``result``, wrapped."""
+    integers = emitter.vector(I32)
+    if emitter.target.isa in ("avx512", "avx2"):
+        name = f"llvm.lrint.{type_suffix(integers)}.{type_suffix(value.type)}"
+        rounded = emitter.intrinsic(name, integers, [value])
+    else:
+        whole = emitter.elementwise("llvm.nearbyint", value)
+        rounded = emitter.builder.fptosi(whole, integers)
+    return _from_integer(emitter, DType.INT32, result, rounded)
 
 
 def _wrap_to_int32(emitter: Core, value: ir.Value) -> ir.Value:

@@ -25,6 +25,7 @@ from onnxplan.compiler.expression import REDUCTIONS, Expression, Instruction
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter_core import Core, Number
 from onnxplan.kernels.cpu.llvm_types import I8, I32, I64, size_of, storage_type, type_suffix
+from onnxplan.kernels.cpu.ranges import bounds
 from onnxplan.kernels.scalar import cpu_function
 
 
@@ -204,34 +205,26 @@ def evaluate(
         value = index(instruction.arguments[0])
     elif instruction.op in REDUCTIONS:
         raise ValueError("a reduction is not an elementwise operation")
+    elif _rounds_to_integer(expression, instruction):
+        (argument,) = expression.instructions[instruction.arguments[0]].arguments
+        real = evaluate(emitter, expression, argument, values, read, index)
+        value = convert.nearest_integer(emitter, instruction.dtype, real)
     else:
         arguments = [
             evaluate(emitter, expression, argument, values, read, index) for argument in instruction.arguments
         ]
         operand = expression.instructions[instruction.arguments[-1]].dtype
-        if instruction.op == "cast" and _is_clamped(expression, instruction):
-            value = convert.truncate(emitter, instruction.dtype, arguments[0])
-        else:
-            value = cpu_function(instruction.op)(emitter, operand, instruction.dtype, *arguments)
+        value = cpu_function(instruction.op)(emitter, operand, instruction.dtype, *arguments)
     values[position] = value
     return value
 
 
-def _is_clamped(expression: Expression, cast: Instruction) -> bool:
-    """Is it known that a float to be cast is a number between constants that the integer type holds?
-
-    It is the smaller of an upper bound and of ``select(x > lowest, x, lowest)``, which is no NaN.
-    """
-    instructions, dtype = expression.instructions, cast.dtype
-    clamped = instructions[cast.arguments[0]]
-    if clamped.op != "min" or not dtype.is_integer or dtype.itemsize > 2:
+def _rounds_to_integer(expression: Expression, cast: Instruction) -> bool:
+    """Is it the cast of a rounded float32 that is known to be no NaN and to be small?"""
+    if cast.op != "cast" or not cast.dtype.is_integer or cast.dtype.itemsize == 8:
         return False
-    first, second = (instructions[argument] for argument in clamped.arguments)
-    raised, highest = (second, first) if first.op == "constant" else (first, second)
-    if highest.op != "constant" or raised.op != "select":
+    rounded = expression.instructions[cast.arguments[0]]
+    if rounded.op != "round" or rounded.dtype is not DType.FLOAT32:
         return False
-    comparison = instructions[raised.arguments[0]]
-    lowest = instructions[raised.arguments[2]]
-    if comparison.op != "greater" or comparison.arguments != raised.arguments[1:] or lowest.op != "constant":
-        return False
-    return bool(-(2**15) <= lowest.number <= highest.number < 2**16)
+    found = bounds(expression, cast.arguments[0])
+    return found is not None and max(map(abs, found)) < 2**24

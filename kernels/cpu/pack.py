@@ -69,7 +69,7 @@ def pack(
 
     The last ``depth_axes`` axes before the columns are the depth, outermost first, and only one for ``quads``
     that are not constant. Outer axes must have no stride 0. The result is ``(*outer, panel, depth, width)``
-    of the same element type, or ``(*outer, panel, depth / 4, width, 4)``.
+    of the same element type, with ``quads`` ``(*outer, panel, depth / 4, width, 4)``.
     """
     outer = matrices.rank - 1 - depth_axes
     depth = math.prod(matrices.shape[outer:-1])
@@ -84,8 +84,9 @@ def pack(
             array = matrices.numpy()
             return lay_out(array.reshape(*array.shape[:outer], depth, columns), tile.width)
 
-        layout = f"{'quads' if quads else 'panels'}{tile.width} outer{outer}"
-        packed = emit.constant((matrices,), layout, make)
+        packed = emit.constant(
+            (matrices,), f"{'quads' if quads else 'panels'}{tile.width} outer{outer}", make
+        )
         return View.dense(packed, (size,))
     packed = emit.temporary(matrices.dtype, size, "packed")
     result = View.dense(packed, (size,))

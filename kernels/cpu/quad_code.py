@@ -26,8 +26,7 @@ class QuadProduct:
     b: DType
 
     def factors(self, emitter: Emitter, quads: ir.Value, *, left: bool) -> list[ir.Value]:
-        """A vector of quads (``i32``) in the form that :meth:`add` takes; ``left`` says that they are of
-        A."""
+        """A vector of quads (``i32``) as :meth:`add` takes them; ``left`` says that they are of A."""
         if emitter.target.dot_products:
             return [quads]
         builder = emitter.builder
@@ -48,8 +47,7 @@ class QuadProduct:
 
 
 def add_product(emitter: Emitter, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
-    """``total + a * b`` in ``i32`` lanes of numbers that fit int16; of ``a`` or ``b`` the high words are
-    0."""
+    """``total + a * b`` in ``i32`` lanes of numbers that fit int16; ``a`` or ``b`` has no high words."""
     if emitter.target.dot_products:
         return _dot(emitter, "vpdpwssd", total, a, b)
     words = ir.VectorType(I16, 2 * emitter.lanes)

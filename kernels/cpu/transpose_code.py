@@ -14,6 +14,8 @@ from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.select_transpose import REGION
 from onnxplan.kernels.cpu.walk_code import Reader, walk_rows
 
+SMALLEST_BLOCK = 4
+
 
 def build_transpose(variant: Any, target: Target) -> ObjectCode:
     """``variant`` is ``(label of an unsigned integer type, rank of the outer axes)``.
@@ -31,20 +33,13 @@ def build_transpose(variant: Any, target: Target) -> ObjectCode:
         extent_a, extent_b, source_stride, result_stride = (reader.next() for _ in range(4))
         source = emitter.offset(emitter.operand(0), offsets[0])
         result = emitter.offset(emitter.operand(1), offsets[1])
-        copy = _Copy(emitter, dtype, block, source, result, source_stride, result_stride)
+        copy = _Copy(emitter, dtype, source, result, source_stride, result_stride)
         across = emitter.divide(emitter.add(extent_a, REGION - 1), REGION)
         start_a = emitter.mul(emitter.modulo(region, across), REGION)
         start_b = emitter.mul(emitter.divide(region, across), REGION)
         stop_a = emitter.minimum(emitter.add(start_a, REGION), extent_a)
         stop_b = emitter.minimum(emitter.add(start_b, REGION), extent_b)
-        whole_a, whole_b = (
-            emitter.add(start, emitter.mul(emitter.divide(emitter.sub(stop, start), block), block))
-            for start, stop in ((start_a, stop_a), (start_b, stop_b))
-        )
-        with emitter.loop(start_b, whole_b, block) as b, emitter.loop(start_a, whole_a, block) as a:
-            copy.block(a, b)
-        copy.elements(whole_a, stop_a, start_b, stop_b)
-        copy.elements(start_a, whole_a, whole_b, stop_b)
+        copy.region(start_a, stop_a, start_b, stop_b, block)
     return emitter.finish(light=True)
 
 
@@ -53,15 +48,36 @@ class _Copy:
         self,
         emitter: Emitter,
         dtype: DType,
-        block: int,
         source: ir.Value,
         result: ir.Value,
         source_stride: ir.Value,
         result_stride: ir.Value,
     ) -> None:
-        self._emitter, self._dtype, self._block = emitter, dtype, block
+        self._emitter, self._dtype = emitter, dtype
         self._source, self._result = source, result
         self._source_stride, self._result_stride = source_stride, result_stride
+
+    def region(
+        self, start_a: ir.Value, stop_a: ir.Value, start_b: ir.Value, stop_b: ir.Value, block: int
+    ) -> None:
+        """Square blocks, the largest that fit; the last of them overlap others, and write the same again."""
+        emitter = self._emitter
+        if block < SMALLEST_BLOCK:
+            self._elements(start_a, stop_a, start_b, stop_b)
+            return
+        last_a, last_b = emitter.sub(stop_a, block), emitter.sub(stop_b, block)
+        fits = emitter.builder.and_(
+            emitter.less(start_a, emitter.add(last_a, 1)), emitter.less(start_b, emitter.add(last_b, 1))
+        )
+        with emitter.branch(fits) as (whole, smaller):
+            with (
+                whole,
+                emitter.loop(start_b, stop_b, block) as b,
+                emitter.loop(start_a, stop_a, block) as a,
+            ):
+                self._block(emitter.minimum(a, last_a), emitter.minimum(b, last_b), block)
+            with smaller:
+                self.region(start_a, stop_a, start_b, stop_b, block // 2)
 
     def _source_at(self, a: ir.Value, b: ir.Value) -> ir.Value:
         row = self._emitter.offset(self._source, self._emitter.mul(b, self._source_stride))
@@ -71,9 +87,9 @@ class _Copy:
         row = self._emitter.offset(self._result, self._emitter.mul(a, self._result_stride))
         return self._emitter.element(row, b, self._dtype)
 
-    def block(self, a: ir.Value, b: ir.Value) -> None:
+    def _block(self, a: ir.Value, b: ir.Value, block: int) -> None:
         """A square block: each stage interleaves rows that are half the block apart."""
-        emitter, block = self._emitter, self._block
+        emitter = self._emitter.with_lanes(block)
         element = storage_type(self._dtype)
         rows = [emitter.load_stored(self._source_at(a, emitter.add(b, i)), element) for i in range(block)]
         low = ir.Constant(ir.VectorType(I32, block), [I32(i // 2 + block * (i % 2)) for i in range(block)])
@@ -89,8 +105,8 @@ class _Copy:
         for i, row in enumerate(rows):
             emitter.store_stored(row, self._result_at(emitter.add(a, i), b))
 
-    def elements(self, start_a: ir.Value, stop_a: ir.Value, start_b: ir.Value, stop_b: ir.Value) -> None:
-        """What is left at the edges, one by one."""
+    def _elements(self, start_a: ir.Value, stop_a: ir.Value, start_b: ir.Value, stop_b: ir.Value) -> None:
+        """One by one, where there are few along an axis."""
         emitter, element = self._emitter, storage_type(self._dtype)
         size = self._dtype.itemsize
         with emitter.loop(start_a, stop_a) as a, emitter.loop(start_b, stop_b) as b:

@@ -23,26 +23,28 @@ from onnxplan.kernels.cuda import registry as cuda_registry
 
 GUARD = 256
 POISON = 0xA5
+DOT_PRODUCTS = {"avx512": "avx512vnni", "avx2": "avxvnni"}
 SIGNATURE = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
 )
 
 
 def make_target(isa, threads=2):
-    """The test machine's target for an instruction set, or that of a GPU for a compute capability."""
+    """The test machine's target for an instruction set, or that of a GPU for a compute capability.
+
+    ``avx512_words`` and ``avx2_words`` are targets without dot products of bytes.
+    """
     if is_cuda(isa):
         return Target("cuda", isa, 16, 255, (227 << 10, 50 << 20), 132, alignment=256)
-    wide = isa == "avx512"
+    name = isa.removesuffix("_words")
     return Target(
         "cpu",
-        isa,
-        {"avx512": 64, "avx2": 32}.get(isa, 16),
-        32 if wide else 16,
+        name,
+        {"avx512": 64, "avx2": 32}.get(name, 16),
+        32 if name == "avx512" else 16,
         (32 << 10, 1 << 20),
         threads,
-        dot_products=bool(
-            llvm.get_host_cpu_features().get({"avx512": "avx512vnni", "avx2": "avxvnni"}.get(isa))
-        ),
+        dot_products=isa in DOT_PRODUCTS and bool(llvm.get_host_cpu_features().get(DOT_PRODUCTS[isa])),
     )
 
 

@@ -78,9 +78,9 @@ IMAGE = {**LINEAR, "a": np.zeros((1, 2, 5, 5), np.uint8), "w": np.ones((3, 2, 3,
 FOLDED = [
     ("MatMulInteger", {"a": Q, "w": WEIGHTS}, {}, [MatMul]),
     ("MatMulInteger", {"a": Q, "w": WEIGHTS, "az": np.uint8(0), "wz": ZERO}, {}, [MatMul]),
-    ("MatMulInteger", {"a": Q, "w": WEIGHTS, "az": ZERO, "wz": ZERO}, {}, [MapReduce, MatMul]),
-    ("QLinearMatMul", LINEAR, {}, [MapReduce, MatMul, MapReduce]),
-    ("QLinearConv", IMAGE, {}, [MapReduce, Conv, MapReduce]),
+    ("MatMulInteger", {"a": Q, "w": WEIGHTS, "az": ZERO, "wz": ZERO}, {}, [MatMul, MapReduce]),
+    ("QLinearMatMul", LINEAR, {}, [MatMul, MapReduce, MapReduce]),
+    ("QLinearConv", IMAGE, {}, [Conv, MapReduce, MapReduce]),
     ("MatMulNBits", PACKED, {**CONTRIB, **quantize(**SIZES)}, [BlockMatMul]),
     (
         "QuantizeLinear",

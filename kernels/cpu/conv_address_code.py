@@ -1,0 +1,125 @@
+"""Rows of a convolution in place: a table of the addresses that taps read."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.kernels.cpu.conv_position_code import Positions, conv_words, lies_inside
+from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.llvm_types import I64
+from onnxplan.kernels.cpu.microkernel import round_up_rows
+from onnxplan.kernels.cpu.product_code import Block, product_words
+from onnxplan.kernels.cpu.tiling import RegisterTile
+
+# Rows whose addresses are computed at once.
+ADDRESSES = 8
+
+
+class AddressedTaps:
+    """Rows in place: for every tap and position the address of its channels, or of zeros outside of ``x``."""
+
+    words = 2
+    has_taps = True
+    copies = False
+
+    def __init__(self, emitter: Emitter, tile: RegisterTile) -> None:
+        self._emitter, self._tile = emitter, tile
+        self.step_bytes: int | None = emitter.target.vector_bytes // tile.lanes
+        self._common = product_words(emitter)
+        self._word = conv_words(emitter)
+        self._itemsize = I64(self.step_bytes)
+
+    @property
+    def step(self) -> ir.Value:
+        return self._itemsize
+
+    @property
+    def tap_step(self) -> ir.Value:
+        return self._word["pitch"]
+
+    def begin(self, offsets: list[ir.Value], first_row: ir.Value, rows: ir.Value) -> None:
+        emitter, word = self._emitter, self._word
+        zeros = emitter.offset(emitter.scratch, word["zeros"])
+        zero = emitter.fill(0, ir.IntType(8 * (emitter.target.vector_bytes // self._tile.lanes)))
+        with emitter.loop(0, word["zero_bytes"], emitter.target.vector_bytes) as at:
+            emitter.store_stored(zero, emitter.offset(zeros, at))
+        origin = emitter.offset(emitter.operand(0), offsets[0])
+        positions = Positions(emitter, word, emitter.add(offsets[1], first_row))
+        columns = self._list_rows(positions, origin, rows)
+        self._address_taps(columns, zeros, self._whole_vectors(rows))
+
+    def _whole_vectors(self, rows: ir.Value) -> ir.Value:
+        """How many entries of a tap are written: the micro-kernel may compute more rows than there are."""
+        emitter = self._emitter
+        entries = emitter.add(round_up_rows(emitter, rows, self._tile), ADDRESSES - 1)
+        return emitter.mul(emitter.divide(entries, ADDRESSES), ADDRESSES)
+
+    def _list_rows(self, positions: Positions, origin: ir.Value, rows: ir.Value) -> dict[str, ir.Value]:
+        """Writes what each row's first tap reads: its address, and its coordinates by axis.
+
+        Returns where each of them stands; the last row is repeated.
+        """
+        emitter, word = self._emitter, self._word
+        start = emitter.offset(emitter.scratch, word["positions"])
+        step = emitter.add(word["pitch"], 8 * ADDRESSES)
+        names = ("address", *"zyx")
+        columns = {name: emitter.offset(start, emitter.mul(step, i)) for i, name in enumerate(names)}
+        with emitter.loop(0, rows) as row:
+            address = emitter.builder.ptrtoint(emitter.offset(origin, positions.offset()), I64)
+            for name, column in columns.items():
+                value = address if name == "address" else positions.first_tap(name)
+                emitter.builder.store(value, emitter.offset(column, emitter.mul(row, 8)), align=8)
+            positions.advance()
+        for column in columns.values():
+            last = emitter.offset(column, emitter.mul(emitter.sub(rows, 1), 8))
+            value = emitter.builder.load(last, align=8, typ=I64)
+            with emitter.loop(rows, self._whole_vectors(rows)) as row:
+                emitter.builder.store(value, emitter.offset(column, emitter.mul(row, 8)), align=8)
+        return columns
+
+    def _address_taps(self, columns: dict[str, ir.Value], zeros: ir.Value, count: ir.Value) -> None:
+        """Writes the table, tap by tap, several rows at a time."""
+        emitter, word = self._emitter.with_lanes(ADDRESSES), self._word
+        builder = emitter.builder
+        table = emitter.variable(emitter.offset(emitter.scratch, self._common["table"]))
+        nowhere = emitter.splat(builder.ptrtoint(zeros, I64))
+        with (
+            emitter.loop(0, word["kernel_z"]) as tap_z,
+            emitter.loop(0, word["kernel_y"]) as tap_y,
+            emitter.loop(0, word["kernel_x"]) as tap_x,
+        ):
+            moved = {
+                axis: emitter.mul(tap, word[f"dilation_{axis}"])
+                for axis, tap in zip("zyx", (tap_z, tap_y, tap_x), strict=True)
+            }
+            offset: ir.Value = I64(0)
+            for axis, distance in moved.items():
+                offset = emitter.add(offset, emitter.mul(distance, word[f"step_{axis}"]))
+            with emitter.loop(0, count, ADDRESSES) as row:
+
+                def listed(name: str, row: ir.Value = row) -> ir.Value:
+                    return emitter.load_stored(emitter.element(columns[name], row, DType.INT64), I64)
+
+                within = None
+                for axis, distance in moved.items():
+                    coordinate = builder.add(listed(axis), emitter.splat(distance))
+                    valid = lies_inside(emitter, coordinate, emitter.splat(word[f"in_{axis}"]))
+                    within = valid if within is None else builder.and_(within, valid)
+                address = builder.add(listed("address"), emitter.splat(offset))
+                entry = emitter.element(table.value, row, DType.INT64)
+                emitter.store_stored(builder.select(within, address, nowhere), entry)
+            table.value = emitter.offset(table.value, word["pitch"])
+
+    def block(self, number: ir.Value, first_row: ir.Value, rows: ir.Value) -> Block:
+        emitter, word = self._emitter, self._word
+        first_tap = emitter.mul(emitter.divide(number, word["channel_blocks"]), word["block_taps"])
+        channel = emitter.mul(emitter.modulo(number, word["channel_blocks"]), word["channel_block"])
+        length = emitter.minimum(word["channel_block"], emitter.sub(word["channels"], channel))
+        return Block(
+            start=emitter.add(emitter.mul(first_tap, word["channels"]), channel),
+            length=length,
+            taps=emitter.minimum(word["block_taps"], emitter.sub(word["taps"], first_tap)),
+            first_tap=first_tap,
+            a_offset=emitter.mul(channel, self._itemsize),
+        )
