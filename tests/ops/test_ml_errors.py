@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from cases import case
 
-from onnxplan.compiler.errors import InvalidModelError, UnsupportedOperatorError
+from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import lower
 
@@ -65,11 +65,3 @@ def test_refused(op_type, outputs, attributes, part):
         lower(load_model(broken.model()), {})
     assert part in str(caught.value)
     assert op_type in str(caught.value)
-
-
-@pytest.mark.parametrize("op_type", ["ZipMap", "CastMap", "DictVectorizer"])
-def test_operators_on_maps_are_not_there(op_type):
-    attributes = {"classlabels_int64s": [1, 2, 3]} if op_type == "ZipMap" else {}
-    model = case("", op_type, {"x": X}, domain=DOMAIN, attributes=attributes).model()
-    with pytest.raises(UnsupportedOperatorError, match=op_type):
-        load_model(model)
