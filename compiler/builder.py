@@ -190,8 +190,11 @@ class Builder:
     def emit(self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]) -> tuple[View, ...]:
         """Appends an operation that writes ``outputs``, or evaluates it if all inputs are constants.
 
-        Returns the outputs to use from now on. ``outputs`` must be views of new storages.
+        Returns the outputs to use from now on. ``outputs`` must be views of new storages. No kernel works on
+        strings: what an operation on them reads is asked for.
         """
+        if any(view.dtype is DType.STRING for view in (*inputs, *outputs)):
+            inputs = [view if view.is_constant else self.constant(self.value(view)) for view in inputs]
         if self._should_fold(inputs, outputs):
             return self._fold(primitive, inputs, outputs)
         self.operations.append(Operation(primitive, tuple(inputs), tuple(outputs), (self.node,)))
@@ -202,7 +205,7 @@ class Builder:
             if not view.is_constant:
                 return False
         limit = max(FOLD_LIMIT_BYTES, 2 * sum(view.storage.nbytes for view in inputs))
-        return all(view.size * view.dtype.itemsize <= limit for view in outputs)
+        return all(view.dtype is DType.STRING or view.size * view.dtype.itemsize <= limit for view in outputs)
 
     def _fold(
         self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]

@@ -10,6 +10,8 @@ FAMILIES = (
     "activation",
     "conversion",
     "bit_cast",
+    "strings",
+    "tfidf",
     "movement",
     "padding",
     "generation",

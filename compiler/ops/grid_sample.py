@@ -34,7 +34,7 @@ CUBIC = -0.75
 def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
     """https://onnx.ai/onnx/operators/onnx__GridSample.html
 
-    Any number of spatial axes in every mode; ``nearest`` takes any type but complex numbers and strings.
+    Any number of spatial axes in every mode; ``nearest`` takes any type but complex numbers.
     """
     mode = MODES.get(node.string("mode", "linear"))
     padding = node.string("padding_mode", "zeros")
@@ -43,7 +43,7 @@ def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
     spatial = x.rank - 2
     if spatial < 1 or grid.rank != x.rank or grid.shape[-1] != spatial or grid.shape[0] != x.shape[0]:
         raise ValueError(f"a grid of shape {list(grid.shape)} does not fit an input of {list(x.shape)}")
-    if not x.dtype.is_float and (mode != "nearest" or x.dtype.kind not in "iub"):
+    if not x.dtype.is_float and (mode != "nearest" or x.dtype.kind not in "iubs"):
         raise TypeError(f"{mode} interpolation of {x.dtype}")
     batch, channels, extents, places = x.shape[0], x.shape[1], x.shape[2:], grid.shape[1:-1]
     shape = (batch, *places, channels)

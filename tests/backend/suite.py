@@ -20,9 +20,8 @@ MISSING_OPERATORS = frozenset(
     """
     FlexAttention ImageDecoder
     Optional OptionalGetElement OptionalHasElement
-    RegexFullMatch SequenceAt SequenceConstruct SequenceEmpty SequenceInsert
-    SequenceLength SequenceMap SplitToSequence StringConcat StringNormalizer StringSplit
-    TfIdfVectorizer
+    SequenceAt SequenceConstruct SequenceEmpty SequenceInsert
+    SequenceLength SequenceMap SplitToSequence
     """.split()
 )
 
@@ -33,10 +32,6 @@ KNOWN_FAILURES = {
     "values in different implementations (even if a seed is specified)`, says the standard",
     "^test_attention_4d_causal_fp16": "the case rounds to float16 after each node, a fused kernel once",
 }
-
-# The light networks run on random weights in tests/models: here their weights are constants of one value,
-# and the runner computes some expectations in pure Python for minutes.
-ELSEWHERE = "^test_(bvlc_alexnet|densenet121|inception_v[12]|resnet50|shufflenet|squeezenet|vgg19|zfnet512)"
 
 
 class SuiteBackend(OnnxPlanBackend):
@@ -68,7 +63,7 @@ def suite_cases(backend: type[SuiteBackend], module: str, device: str) -> dict[s
         # Some cases overflow on purpose while they are generated.
         warnings.simplefilter("ignore", RuntimeWarning)
         suite = onnx.backend.test.BackendTest(backend, module)
-    for pattern in [*KNOWN_FAILURES, ELSEWHERE]:
+    for pattern in KNOWN_FAILURES:
         suite.exclude(pattern)
     cases: dict[str, type[unittest.TestCase]] = suite.test_cases
     for case in cases.values():

@@ -18,11 +18,12 @@ def run(case: Case, *, constant: bool) -> tuple[dict[str, np.ndarray], int]:
     model = load_model(case.model(constant=constant))
     values = {} if constant else case.feeds()
     shapes = {name: array.shape for name, array in values.items()}
+    texts = {name: array.reshape(-1).tolist() for name, array in values.items() if array.dtype == object}
     pool = ConstantPool()
     answers: list[np.ndarray] = []
     count = 0
     while True:
-        stage = lower(model, shapes, answers, pool=pool)
+        stage = lower(model, shapes, answers, pool=pool, texts=texts)
         verify_program(stage.program, "lowering")
         count += len(stage.program.operations)
         if stage.run_key:
