@@ -8,9 +8,10 @@ the cut as the next stage.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ import numpy.typing as npt
 
 from onnxplan.compiler import ops
 from onnxplan.compiler.arity import check_inputs
-from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ConstantPool, ValueNeeded
+from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ConstantPool, HostFunction, ValueNeeded
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import (
+    InvalidFeedsError,
     InvalidModelError,
     OnnxPlanError,
     OutOfMemoryError,
@@ -45,11 +48,16 @@ class Stage:
     those returned them. ``final`` tells the last stage, whose outputs are the graph's; those of the others
     are ``DEMAND`` and whatever later stages may read. ``run_key`` names the input that holds a random uint64,
     the same in all stages of a run and another in each run; it is empty where nothing is random.
+
+    Where there is a ``function``, what it makes of ``DEMAND`` on the host is an input of later stages, called
+    ``host_input``, and its shape is the answer.
     """
 
     program: Program
     final: bool
     run_key: str = ""
+    function: HostFunction | None = None
+    host_input: str = ""
 
 
 def lower(
@@ -66,7 +74,8 @@ def lower(
     ``shapes`` are those of the inputs that are fed (inputs with defaults that are not in it become
     constants). ``answers`` are the elements asked for by the stages before. ``fetches`` limits the outputs.
     ``texts`` are the elements of string inputs, which take part as constants. Raises
-    :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes.
+    :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes, and
+    :class:`InvalidFeedsError` for a string input without its elements.
     """
     ops.load()
     lowering = Lowering(model, pool or ConstantPool(), answers, texts or {})
@@ -94,6 +103,7 @@ class Lowering(Builder):
         self.model = model
         self._texts = texts
         self._answers = answers
+        self._answered = 0
         self._asked: dict[View, npt.NDArray[Any]] = {}
         self._views: dict[Value, View] = {}
         self._frames: list[_Frame] = []
@@ -112,7 +122,7 @@ class Lowering(Builder):
         try:
             self._lower_nodes(graph)
         except ValueNeeded as question:
-            return self._cut(question.view)
+            return self._cut(question)
         program = Program({}, {name: self._view(value) for name, value in outputs.items()}, self.operations)
         return self._stage(program, final=True)
 
@@ -125,6 +135,10 @@ class Lowering(Builder):
         if value.name in self._texts:
             return self.constant(np.array(self._texts[value.name], object).reshape(shape))
         assert value.type is not None
+        if value.type.dtype is DType.STRING:
+            raise InvalidFeedsError(
+                f"input {value.name!r} is of strings, on whose content a plan depends: it is made in a run"
+            )
         view = self.new(value.type.dtype, shape)
         view.storage.name = value.name
         self._sources[view.storage] = view
@@ -150,10 +164,42 @@ class Lowering(Builder):
         known = self._asked.get(view)
         if known is not None:
             return known
-        if len(self._asked) == len(self._answers):
-            raise ValueNeeded(view)
-        answer = np.asarray(self._answers[len(self._asked)])
-        self._asked[view] = answer
+        answer = self._asked[view] = self._answer(ValueNeeded(view))
+        if answer.nbytes <= KNOWN_BYTES:
+            # What hangs on known elements is folded, and need not be asked for in its turn.
+            constant = self.constant(answer)
+            for value in [value for value, other in self._views.items() if other == view]:
+                self._views[value] = constant
+        return answer
+
+    def host(self, view: View, dtype: DType, function: HostFunction) -> View:
+        if view.is_constant:
+            return super().host(view, dtype, function)
+        label = self.node
+
+        def named(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            try:
+                return function(array)
+            except ValueError as error:
+                raise InvalidModelError(f"node {label!r}: {error}") from error
+
+        name = self._host_input
+        shape = tuple(self._answer(ValueNeeded(view, named)).tolist())
+        result = View.dense(Storage(dtype, math.prod(shape), name), shape)
+        self._sources[result.storage] = result
+        return result
+
+    @property
+    def _host_input(self) -> str:
+        """The name of what the host would make at the next question."""
+        return f"{self.prefix}host{self._answered}"
+
+    def _answer(self, question: ValueNeeded) -> npt.NDArray[Any]:
+        """The answer, with which a stage begins; raises ``question`` where there is none yet."""
+        if self._answered == len(self._answers):
+            raise question
+        answer = np.asarray(self._answers[self._answered])
+        self._answered += 1
         # What was emitted so far ran in earlier stages; later operations read its results as inputs.
         for operation in self.operations:
             for output in operation.outputs:
@@ -161,11 +207,6 @@ class Lowering(Builder):
                 self._sources.setdefault(storage, View.dense(storage, (storage.size,)))
         self.operations = []
         self._node_start = 0
-        if answer.nbytes <= KNOWN_BYTES:
-            # What hangs on known elements is folded, and need not be asked for in its turn.
-            constant = self.constant(answer)
-            for value in [value for value, other in self._views.items() if other == view]:
-                self._views[value] = constant
         return answer
 
     def inline(self, graph: Graph, arguments: Sequence[View]) -> list[View]:
@@ -242,17 +283,20 @@ class Lowering(Builder):
             if output is not None and frame.uses[output] == 0:
                 self._views.pop(output, None)
 
-    def _cut(self, asked: View) -> Stage:
+    def _cut(self, question: ValueNeeded) -> Stage:
         """The stage up to a question: its outputs are the answer and what is still alive."""
         alive: dict[Storage, None] = {view.storage: None for view in [*self._views.values(), *self._held]}
         for operation in self.operations[self._node_start :]:
             alive.update((view.storage, None) for view in operation.outputs)
         written = {view.storage for operation in self.operations for view in operation.outputs}
-        program = Program({}, {DEMAND: asked}, self.operations)
+        program = Program({}, {DEMAND: question.view}, self.operations)
         for storage in alive:
             if storage in written:
                 program.outputs[storage.name] = View.dense(storage, (storage.size,))
-        return self._stage(program, final=False)
+        stage = self._stage(program, final=False)
+        if question.function is None:
+            return stage
+        return replace(stage, function=question.function, host_input=self._host_input)
 
     def _stage(self, program: Program, *, final: bool) -> Stage:
         key = self._run_key

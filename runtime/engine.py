@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from onnxplan.compiler.assembly import CompiledPlan
-from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
+from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool, HostFunction
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError, UnsupportedOperatorError
+from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
 from onnxplan.compiler.ir import Model, Value
 from onnxplan.compiler.lowering import DEMAND, lower
 from onnxplan.compiler.pipeline import compile_program
@@ -53,6 +53,7 @@ class BoundStage:
     them. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
     ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
     constants by their identities. ``run_key`` names the input that each run draws at random, if there is one.
+    ``function`` and ``host_input`` are those of :class:`onnxplan.compiler.lowering.Stage`.
     """
 
     executor: Executor
@@ -67,6 +68,8 @@ class BoundStage:
     texts: Mapping[str, Array]
     constants: Mapping[int, int]
     run_key: str = ""
+    function: HostFunction | None = None
+    host_input: str = ""
     used: bool = False
 
     def __post_init__(self) -> None:
@@ -248,6 +251,10 @@ class Engine:
             answer = produced.pop(DEMAND)
             assert isinstance(answer, np.ndarray)
             tensors.update(produced)
+            if stage.function is not None:
+                made = stage.function(answer)
+                tensors[stage.host_input] = made
+                answer = np.array(made.shape, np.int64)
             stage = self._stage_after(stage, answer)
 
     def _stage_after(self, stage: BoundStage, answer: Array) -> BoundStage:
@@ -295,6 +302,8 @@ class Engine:
             texts,
             constants,
             stage.run_key,
+            stage.function,
+            stage.host_input,
         )
 
     def _bind_plan(self, compiled: CompiledPlan, least: int) -> Executor:
@@ -365,14 +374,6 @@ def _allocate(
 
 
 def _take_texts(program: Program) -> dict[str, Array]:
-    """Takes the outputs of strings out of ``program``; their elements.
-
-    Raises :class:`UnsupportedOperatorError` where they depend on more than strings and shapes.
-    """
+    """Takes the outputs of strings, which are constants, out of ``program``; their elements."""
     names = [name for name, view in program.outputs.items() if view.dtype is DType.STRING]
-    for name in names:
-        if not program.outputs[name].is_constant:
-            raise UnsupportedOperatorError(
-                f"output {name!r}: strings that depend on other elements than strings are not supported"
-            )
     return {name: np.array(program.outputs.pop(name).numpy()) for name in names}

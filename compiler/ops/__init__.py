@@ -12,6 +12,7 @@ FAMILIES = (
     "bit_cast",
     "strings",
     "tfidf",
+    "images",
     "movement",
     "padding",
     "generation",

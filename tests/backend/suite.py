@@ -18,7 +18,7 @@ from onnxplan.compiler.errors import UnsupportedOperatorError
 
 MISSING_OPERATORS = frozenset(
     """
-    FlexAttention ImageDecoder
+    FlexAttention
     Optional OptionalGetElement OptionalHasElement
     SequenceAt SequenceConstruct SequenceEmpty SequenceInsert
     SequenceLength SequenceMap SplitToSequence

@@ -28,6 +28,7 @@ SIGNED = tuple(np.dtype(name) for name in ("int8", "int16", "int32", "int64"))
 UNSIGNED = tuple(np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64"))
 INTEGERS = SIGNED + UNSIGNED
 NUMBERS = FLOATS + INTEGERS
+UINT8 = UNSIGNED[0]
 BOOL = np.dtype(bool)
 TEXT = np.dtype(object)
 
