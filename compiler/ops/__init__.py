@@ -46,6 +46,7 @@ FAMILIES = (
     "max_roi_pool",
     "boxes",
     "attention",
+    "flex_attention",
     "rotary",
     "tensor_scatter",
     "attention_contrib",

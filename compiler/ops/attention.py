@@ -64,7 +64,7 @@ def attend(
     broadcast to ``(B, H, S, T)``. Keys at ``lengths (B)`` and beyond are padding. Returns the result
     ``(B, H, S, E)`` and the scores that ``scoring.shown`` names.
     """
-    _check_heads(query, key, value)
+    check_heads(query, key, value)
     scores = grouped_product(b, query, key.transpose((0, 1, 3, 2)), wide(query.dtype))
     operands = [scores, *(mask.expand(scores.shape) for mask in allowed)]
     if bias is not None:
@@ -84,7 +84,7 @@ def attend(
     return grouped_product(b, weights, value, query.dtype), shown[0] if shown else None
 
 
-def _check_heads(query: View, key: View, value: View) -> None:
+def check_heads(query: View, key: View, value: View) -> None:
     if any(view.rank != 4 for view in (query, key, value)):
         raise ValueError("query, key and value of one rank are expected")
     shapes = " and ".join(str(list(view.shape)) for view in (query, key, value))
@@ -129,7 +129,7 @@ def _weights(*parameters: Any) -> list[Scalar]:
     stages[BIASED] = score
     if scoring.precision is not None:
         score = cast(cast(score, scoring.precision), wide(scoring.precision))
-    weights = _softmax(score, bool(biased or conditions), scoring.smooth)
+    weights = softmax_weights(score, masked=bool(biased or conditions), smooth=scoring.smooth)
     if scoring.precision is not None:
         weights = cast(weights, scoring.precision)
     stages[WEIGHTS] = weights
@@ -155,7 +155,7 @@ def _visible(scoring: Scoring, score: Scalar, length: Scalar | None, queries: in
     return conditions
 
 
-def _softmax(score: Scalar, masked: bool, smooth: bool) -> Scalar:
+def softmax_weights(score: Scalar, *, masked: bool, smooth: bool) -> Scalar:
     top = reduce("max", score)
     if smooth:
         top = apply("max", top, 0.0)
@@ -201,7 +201,7 @@ def attention(
         query = split_heads(b, query, node.integer("q_num_heads"))
         key = split_heads(b, key, node.integer("kv_num_heads"))
         value = split_heads(b, value, node.integer("kv_num_heads"))
-    _check_heads(query, key, value)
+    check_heads(query, key, value)
     if (past_key is None) != (past_value is None):
         raise ValueError("past_key and past_value belong together")
     past = 0

@@ -18,7 +18,6 @@ from onnxplan.compiler.errors import UnsupportedOperatorError
 
 MISSING_OPERATORS = frozenset(
     """
-    FlexAttention
     Optional OptionalGetElement OptionalHasElement
     SequenceAt SequenceConstruct SequenceEmpty SequenceInsert
     SequenceLength SequenceMap SplitToSequence

@@ -63,6 +63,6 @@ def test_without_pillow_the_error_names_the_extra(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "PIL"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with onnxplan.InferenceSession(model()) as session:
-        with pytest.raises(onnxplan.UnsupportedOperatorError, match=r"'decoder'.*Pillow.*onnxplan\[image\]"):
-            session.run_sync({"stream": stream, "factor": np.float32(1)})
+    session = onnxplan.InferenceSession(model())
+    with session, pytest.raises(onnxplan.UnsupportedOperatorError, match=r"'decoder'.*Pillow.*onnxplan\[image\]"):
+        session.run_sync({"stream": stream, "factor": np.float32(1)})
