@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from onnxplan.compiler.errors import (
     UnsupportedOperatorError,
 )
 from onnxplan.compiler.ir import Graph, Model, Node, Value
-from onnxplan.compiler.program import Program
+from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.registry import find
 from onnxplan.compiler.view import Shape, Storage, View
 
@@ -86,6 +86,7 @@ def lower(
 class _Frame:
     """A graph being lowered: how often each of its values is still to be read."""
 
+    graph: Graph
     uses: Counter[Value] = field(default_factory=Counter)
 
 
@@ -104,6 +105,7 @@ class Lowering(Builder):
         self._texts = texts
         self._answers = answers
         self._answered = 0
+        self._replays = 0
         self._asked: dict[View, npt.NDArray[Any]] = {}
         self._views: dict[Value, View] = {}
         self._frames: list[_Frame] = []
@@ -196,6 +198,8 @@ class Lowering(Builder):
 
     def _answer(self, question: ValueNeeded) -> npt.NDArray[Any]:
         """The answer, with which a stage begins; raises ``question`` where there is none yet."""
+        if self._replays:
+            raise ValueError(f"elements of {question.view.shape} that a run computes decide what is derived")
         if self._answered == len(self._answers):
             raise question
         answer = np.asarray(self._answers[self._answered])
@@ -228,8 +232,42 @@ class Lowering(Builder):
         self.node, self._node_start = node, len(self.operations)
         return results
 
+    def replay(self, name: str, bound: Mapping[str, View]) -> tuple[View, list[Operation]]:
+        """Lowers again what computes the value ``name`` of the graph from the values that ``bound`` names.
+
+        Returns its view and the operations emitted for it. Random numbers are the same as before. Raises
+        ``ValueError`` where it depends on something else than ``bound``, or on elements that only a run
+        computes for its course.
+        """
+        values: dict[str, Value] = {}
+        producers: dict[Value, Node] = {}
+        for frame in self._frames:
+            values.update((value.name, value) for value in frame.graph.inputs)
+            for node in frame.graph.nodes:
+                values.update((value.name, value) for value in node.inputs if value is not None)
+                values.update((value.name, value) for value in node.outputs if value is not None)
+                producers.update((value, node) for value in node.outputs if value is not None)
+        for unknown in [each for each in (name, *bound) if each not in values]:
+            raise ValueError(f"the graph has no value {unknown!r}")
+        points = {values[each]: view for each, view in bound.items()}
+        nodes = _needed(values[name], points, producers)
+        order = {node: place for place, node in enumerate(dict.fromkeys(producers.values()))}
+        views, draws, label, start = dict(self._views), self._draws.copy(), self.node, len(self.operations)
+        self._views.update(points)
+        self._draws.clear()
+        self._replays += 1
+        try:
+            for node in sorted(nodes, key=order.__getitem__):
+                self._lower_node(node)
+            result = self._view(values[name])
+        finally:
+            self._replays -= 1
+            self._views, self._draws = views, draws
+            self.node, self._node_start = label, start
+        return result, self.operations[start:]
+
     def _lower_nodes(self, graph: Graph) -> None:
-        frame = _Frame()
+        frame = _Frame(graph)
         for node in graph.nodes:
             frame.uses.update(value for value in node.inputs if value is not None)
             for subgraph in node.subgraphs:
@@ -320,3 +358,21 @@ class Lowering(Builder):
                 storage.constant = np.empty(0, storage.dtype.numpy)
             else:
                 program.inputs.setdefault(storage.name, self._sources[storage])
+
+
+def _needed(target: Value, known: Container[Value], producers: Mapping[Value, Node]) -> set[Node]:
+    """The nodes that compute ``target`` from what is ``known`` and constants."""
+    nodes: set[Node] = set()
+    pending = [target]
+    while pending:
+        value = pending.pop()
+        if value in known or value.constant is not None:
+            continue
+        node = producers.get(value)
+        if node is None:
+            raise ValueError(f"{target.name!r} depends on {value.name!r}, which is not among the inputs")
+        if node not in nodes:
+            nodes.add(node)
+            pending.extend(read for read in node.inputs if read is not None)
+            pending.extend(read for graph in node.subgraphs for read in graph.captures())
+    return nodes

@@ -57,6 +57,7 @@ FAMILIES = (
     "stateful",
     "recurrent",
     "optimizers",
+    "gradient",
     "features",
     "ml_features",
     "ml_encoders",

@@ -64,5 +64,8 @@ def test_without_pillow_the_error_names_the_extra(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "PIL", None)
     session = onnxplan.InferenceSession(model())
-    with session, pytest.raises(onnxplan.UnsupportedOperatorError, match=r"'decoder'.*Pillow.*onnxplan\[image\]"):
+    with (
+        session,
+        pytest.raises(onnxplan.UnsupportedOperatorError, match=r"'decoder'.*Pillow.*onnxplan\[image\]"),
+    ):
         session.run_sync({"stream": stream, "factor": np.float32(1)})
