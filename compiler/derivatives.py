@@ -52,10 +52,10 @@ def adjoint_expression(
         if position not in adjoints:
             continue
         instruction = expression.instructions[position]
-        arguments = [values[operand] for operand in instruction.operands]
         if instruction.op == "input":
             continue
-        parts = _parts(instruction.op, adjoints[position], values[position], arguments)
+        operands = [values[operand] for operand in instruction.operands]
+        parts = _parts(instruction.op, adjoints[position], values[position], operands)
         for operand, part in zip(instruction.operands, parts, strict=False):
             contribute(operand, part, spread=not reduced[position])
     found: dict[int, Scalar] = {}

@@ -153,7 +153,8 @@ def _place(*operands: Any) -> Scalar:
 
 def _presence(*operands: Any) -> Scalar:
     count, weight = operands
-    return apply("min", count, 1.0) * weight
+    result: Scalar = apply("min", count, 1.0) * weight
+    return result
 
 
 def _weighted(*operands: Any) -> Scalar:
