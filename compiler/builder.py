@@ -7,7 +7,6 @@ operands: what is computed from channels-last tensors is channels-last, without 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 from collections import Counter
@@ -19,10 +18,17 @@ import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
-from onnxplan.compiler.expression import Expression, Instruction, constant, identity
+from onnxplan.compiler.expression import Expression, identity
+from onnxplan.compiler.expressions import (
+    cast_expression,
+    constant_expression,
+    reduce_expression,
+    scalar_expression,
+)
+from onnxplan.compiler.plan import HostFunction
 from onnxplan.compiler.primitives import MapReduce, MatMul, Primitive
 from onnxplan.compiler.program import Operation
-from onnxplan.compiler.scalar import OPERATIONS, WIDE_FLOATS
+from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.trace import Body, trace
 from onnxplan.compiler.view import Shape, Storage, View, dense_strides
 
@@ -40,11 +46,15 @@ SIZE_LIMIT = 1 << 58
 
 
 class ValueNeeded(Exception):  # noqa: N818 - a signal that ends a stage, not an error
-    """Lowering cannot go on without the elements of ``view``, which only a run can compute."""
+    """Lowering cannot go on without the elements of ``view``, which only a run can compute.
 
-    def __init__(self, view: View) -> None:
+    With a ``function`` it only needs the shape of what that makes of them.
+    """
+
+    def __init__(self, view: View, function: HostFunction | None = None) -> None:
         super().__init__(str(view))
         self.view = view
+        self.function = function
 
 
 class ConstantPool:
@@ -160,6 +170,15 @@ class Builder:
             raise ValueNeeded(view)
         return view.numpy()
 
+    def host(self, view: View, dtype: DType, function: HostFunction) -> View:
+        """What ``function`` makes of the elements of ``view``: an array of ``dtype`` whose shape they decide.
+
+        For work without kernels. Each run does it between two stages; the plan depends on the shape alone.
+        """
+        if not view.is_constant:
+            raise ValueNeeded(view, function)
+        return self.constant(function(view.numpy()), dtype)
+
     def run_key(self) -> View:
         """A uint64 of shape ``(1,)``, drawn at random for each run: an input that no caller feeds."""
         if self._run_key is None:
@@ -190,8 +209,11 @@ class Builder:
     def emit(self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]) -> tuple[View, ...]:
         """Appends an operation that writes ``outputs``, or evaluates it if all inputs are constants.
 
-        Returns the outputs to use from now on. ``outputs`` must be views of new storages.
+        Returns the outputs to use from now on. ``outputs`` must be views of new storages. No kernel works on
+        strings: what an operation on them reads is asked for.
         """
+        if any(view.dtype is DType.STRING for view in (*inputs, *outputs)):
+            inputs = [view if view.is_constant else self.constant(self.value(view)) for view in inputs]
         if self._should_fold(inputs, outputs):
             return self._fold(primitive, inputs, outputs)
         self.operations.append(Operation(primitive, tuple(inputs), tuple(outputs), (self.node,)))
@@ -202,7 +224,7 @@ class Builder:
             if not view.is_constant:
                 return False
         limit = max(FOLD_LIMIT_BYTES, 2 * sum(view.storage.nbytes for view in inputs))
-        return all(view.size * view.dtype.itemsize <= limit for view in outputs)
+        return all(view.dtype is DType.STRING or view.size * view.dtype.itemsize <= limit for view in outputs)
 
     def _fold(
         self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]
@@ -381,36 +403,3 @@ def layout_order(shape: Shape, views: Sequence[View]) -> tuple[int, ...] | None:
     replacement = iter(ordered)
     moved = set(positions)
     return tuple(next(replacement) if axis in moved else axis for axis in range(len(shape)))
-
-
-@functools.lru_cache(maxsize=4096)
-def scalar_expression(op: str, dtypes: tuple[DType, ...]) -> Expression:
-    """The expression of one scalar operation; raises ``TypeError`` for types that it is not defined for."""
-    definition = OPERATIONS[op]
-    operands = dtypes[1:] if op == "select" else dtypes
-    if op == "select" and dtypes[0] is not DType.BOOL:
-        raise TypeError(f"a condition is of type bool, not {dtypes[0]}")
-    if any(dtype is not operands[0] for dtype in operands):
-        raise TypeError(f"{op} of {' and '.join(dtype.label for dtype in operands)}: the types differ")
-    if operands[0].kind not in definition.kinds:
-        raise TypeError(f"{op} is not defined for {operands[0]}")
-    result = DType.BOOL if definition.result == "bool" else operands[0]
-    inputs = tuple(Instruction("input", (number,), dtype) for number, dtype in enumerate(dtypes))
-    return Expression((*inputs, Instruction(op, tuple(range(len(dtypes))), result)), (len(dtypes),))
-
-
-@functools.lru_cache(maxsize=256)
-def reduce_expression(kind: str, dtype: DType) -> Expression:
-    if dtype is DType.STRING:
-        raise TypeError(f"{kind} is not defined for strings")
-    return Expression((Instruction("input", (0,), dtype), Instruction(f"reduce_{kind}", (0,), dtype)), (1,))
-
-
-@functools.lru_cache(maxsize=1024)
-def cast_expression(source: DType, target: DType, saturate: bool) -> Expression:
-    op = "cast_saturate" if saturate else "cast"
-    return Expression((Instruction("input", (0,), source), Instruction(op, (0,), target)), (1,))
-
-
-def constant_expression(value: float | int | bool, dtype: DType) -> Expression:
-    return Expression((constant(value, dtype),), (0,))

@@ -98,7 +98,9 @@ def evaluate_expression(
             if op == "input":
                 value = inputs[instruction.arguments[0]]
             elif op == "constant":
-                value = np.array(instruction.number, instruction.dtype.numpy)
+                # What is zero for numbers is the empty one of strings.
+                number = "" if instruction.dtype is DType.STRING else instruction.number
+                value = np.array(number, instruction.dtype.numpy)
             elif op == "index":
                 axis = instruction.arguments[0]
                 extents = (1,) * axis + (shape[axis],) + (1,) * (len(shape) - axis - 1)

@@ -8,9 +8,10 @@ the cut as the next stage.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,15 @@ from onnxplan.compiler.arity import check_inputs, check_kinds
 from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ConstantPool, ValueNeeded
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import (
+    InvalidFeedsError,
     InvalidModelError,
     OnnxPlanError,
     OutOfMemoryError,
     UnsupportedOperatorError,
 )
 from onnxplan.compiler.ir import Graph, Model, Node, OptionalType, TensorType, Value, ValueType
-from onnxplan.compiler.plan import DEMAND
-from onnxplan.compiler.program import Program
+from onnxplan.compiler.plan import DEMAND, HostFunction
+from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.registry import find
 from onnxplan.compiler.structures import (
     Absent,
@@ -56,12 +58,17 @@ class Stage:
     are ``DEMAND`` and whatever later stages may read. ``run_key`` names the input that holds a random uint64,
     the same in all stages of a run and another in each run; it is empty where nothing is random.
     ``structures`` are the graph's outputs that are no tensors, with the program's names for their tensors.
+
+    Where there is a ``function``, what it makes of ``DEMAND`` on the host is an input of later stages, called
+    ``host_input``, and its shape is the answer.
     """
 
     program: Program
     final: bool
     run_key: str = ""
     structures: Mapping[str, Structure[str]] = field(default_factory=dict)
+    function: HostFunction | None = None
+    host_input: str = ""
 
 
 def lower(
@@ -80,7 +87,8 @@ def lower(
     constants, optional ones are absent). ``answers`` are the elements asked for by the stages before.
     ``fetches`` limits the outputs. ``texts`` are the elements of tensors of strings that are fed, which take
     part as constants. ``structures`` are the inputs that are sequences or maps, with names for their tensors.
-    Raises :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes.
+    Raises :class:`UnsupportedOperatorError` and :class:`InvalidModelError`, both naming nodes, and
+    :class:`InvalidFeedsError` for a tensor of strings without its elements.
     """
     ops.load()
     lowering = Lowering(model, pool or ConstantPool(), answers, texts or {})
@@ -91,6 +99,7 @@ def lower(
 class _Frame:
     """A graph being lowered: how often each of its values is still to be read."""
 
+    graph: Graph
     uses: Counter[Value] = field(default_factory=Counter)
 
 
@@ -108,6 +117,8 @@ class Lowering(Builder):
         self.model = model
         self._texts = texts
         self._answers = answers
+        self._answered = 0
+        self._replays = 0
         self._asked: dict[View, npt.NDArray[Any]] = {}
         self._lowered: dict[Value, Lowered] = {}
         self._frames: list[_Frame] = []
@@ -130,7 +141,7 @@ class Lowering(Builder):
         try:
             self._lower_nodes(graph)
         except ValueNeeded as question:
-            return self._cut(question.view)
+            return self._cut(question)
         outputs: dict[str, View] = {}
         found: dict[str, Structure[str]] = {}
         taken = {value.name for value in graph.outputs}
@@ -171,6 +182,10 @@ class Lowering(Builder):
     def _fed_tensor(self, name: str, dtype: DType, shape: Shape) -> View:
         if name in self._texts:
             return self.constant(np.array(self._texts[name], object).reshape(shape))
+        if dtype is DType.STRING:
+            raise InvalidFeedsError(
+                f"input {name!r} is of strings, on whose content a plan depends: it is made in a run"
+            )
         view = self.new(dtype, shape)
         view.storage.name = name
         self._sources[view.storage] = view
@@ -196,17 +211,7 @@ class Lowering(Builder):
         known = self._asked.get(view)
         if known is not None:
             return known
-        if len(self._asked) == len(self._answers):
-            raise ValueNeeded(view)
-        answer = np.asarray(self._answers[len(self._asked)])
-        self._asked[view] = answer
-        # What was emitted so far ran in earlier stages; later operations read its results as inputs.
-        for operation in self.operations:
-            for output in operation.outputs:
-                storage = output.storage
-                self._sources.setdefault(storage, View.dense(storage, (storage.size,)))
-        self.operations = []
-        self._node_start = 0
+        answer = self._asked[view] = self._answer(ValueNeeded(view))
         if answer.nbytes <= KNOWN_BYTES:
             # What hangs on known elements is folded, and need not be asked for in its turn.
             constant = self.constant(answer)
@@ -217,6 +222,45 @@ class Lowering(Builder):
             for value, lowered in self._lowered.items():
                 if any(other == view for other in tensors(lowered)):
                     self._lowered[value] = map_tensors(known_now, lowered)
+        return answer
+
+    def host(self, view: View, dtype: DType, function: HostFunction) -> View:
+        if view.is_constant:
+            return super().host(view, dtype, function)
+        label = self.node
+
+        def named(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            try:
+                return function(array)
+            except ValueError as error:
+                raise InvalidModelError(f"node {label!r}: {error}") from error
+
+        name = self._host_input
+        shape = tuple(self._answer(ValueNeeded(view, named)).tolist())
+        result = View.dense(Storage(dtype, math.prod(shape), name), shape)
+        self._sources[result.storage] = result
+        return result
+
+    @property
+    def _host_input(self) -> str:
+        """The name of what the host would make at the next question."""
+        return f"{self.prefix}host{self._answered}"
+
+    def _answer(self, question: ValueNeeded) -> npt.NDArray[Any]:
+        """The answer, with which a stage begins; raises ``question`` where there is none yet."""
+        if self._replays:
+            raise ValueError(f"elements of {question.view.shape} that a run computes decide what is derived")
+        if self._answered == len(self._answers):
+            raise question
+        answer = np.asarray(self._answers[self._answered])
+        self._answered += 1
+        # What was emitted so far ran in earlier stages; later operations read its results as inputs.
+        for operation in self.operations:
+            for output in operation.outputs:
+                storage = output.storage
+                self._sources.setdefault(storage, View.dense(storage, (storage.size,)))
+        self.operations = []
+        self._node_start = 0
         return answer
 
     def inline(self, graph: Graph, arguments: Sequence[Lowered]) -> list[Lowered]:
@@ -239,8 +283,49 @@ class Lowering(Builder):
         self.node, self._node_start = node, len(self.operations)
         return results
 
+    def replay(self, name: str, bound: Mapping[str, View]) -> tuple[View, list[Operation]]:
+        """Lowers again what computes the value ``name`` of the graph from the values that ``bound`` names.
+
+        Returns its view and the operations emitted for it. Random numbers are the same as before. Raises
+        ``ValueError`` where it depends on something else than ``bound``, or on elements that only a run
+        computes for its course.
+        """
+        values: dict[str, Value] = {}
+        producers: dict[Value, Node] = {}
+        for frame in self._frames:
+            values.update((value.name, value) for value in frame.graph.inputs)
+            for node in frame.graph.nodes:
+                values.update((value.name, value) for value in node.inputs if value is not None)
+                values.update((value.name, value) for value in node.outputs if value is not None)
+                producers.update((value, node) for value in node.outputs if value is not None)
+        for unknown in [each for each in (name, *bound) if each not in values]:
+            raise ValueError(f"the graph has no value {unknown!r}")
+        points = {values[each]: view for each, view in bound.items()}
+        nodes = _needed(values[name], points, producers)
+        order = {node: place for place, node in enumerate(dict.fromkeys(producers.values()))}
+        lowered, draws, label, start = (
+            dict(self._lowered),
+            self._draws.copy(),
+            self.node,
+            len(self.operations),
+        )
+        self._lowered.update(points)
+        self._draws.clear()
+        self._replays += 1
+        try:
+            for node in sorted(nodes, key=order.__getitem__):
+                self._lower_node(node)
+            result = self._find(values[name])
+            if not isinstance(result, View):
+                raise ValueError(f"{name!r} is no tensor")
+        finally:
+            self._replays -= 1
+            self._lowered, self._draws = lowered, draws
+            self.node, self._node_start = label, start
+        return result, self.operations[start:]
+
     def _lower_nodes(self, graph: Graph) -> None:
-        frame = _Frame()
+        frame = _Frame(graph)
         for node in graph.nodes:
             frame.uses.update(value for value in node.inputs if value is not None)
             for subgraph in node.subgraphs:
@@ -294,7 +379,7 @@ class Lowering(Builder):
             if output is not None and frame.uses[output] == 0:
                 self._lowered.pop(output, None)
 
-    def _cut(self, asked: View) -> Stage:
+    def _cut(self, question: ValueNeeded) -> Stage:
         """The stage up to a question: its outputs are the answer and what is still alive."""
         alive: dict[Storage, None] = {
             view.storage: None
@@ -304,11 +389,14 @@ class Lowering(Builder):
         for operation in self.operations[self._node_start :]:
             alive.update((view.storage, None) for view in operation.outputs)
         written = {view.storage for operation in self.operations for view in operation.outputs}
-        program = Program({}, {DEMAND: asked}, self.operations)
+        program = Program({}, {DEMAND: question.view}, self.operations)
         for storage in alive:
             if storage in written:
                 program.outputs[storage.name] = View.dense(storage, (storage.size,))
-        return self._stage(program, final=False)
+        stage = self._stage(program, final=False)
+        if question.function is None:
+            return stage
+        return replace(stage, function=question.function, host_input=self._host_input)
 
     def _stage(
         self, program: Program, *, final: bool, structures: Mapping[str, Structure[str]] | None = None
@@ -340,3 +428,21 @@ def _check_sizes(output: Lowered) -> None:
     for view in tensors(output):
         if view.size > SIZE_LIMIT or (view.shape and min(view.shape) < 0):
             raise ValueError(f"the result would have the shape {list(view.shape)}")
+
+
+def _needed(target: Value, known: Container[Value], producers: Mapping[Value, Node]) -> set[Node]:
+    """The nodes that compute ``target`` from what is ``known`` and constants."""
+    nodes: set[Node] = set()
+    pending = [target]
+    while pending:
+        value = pending.pop()
+        if value in known or value.constant is not None:
+            continue
+        node = producers.get(value)
+        if node is None:
+            raise ValueError(f"{target.name!r} depends on {value.name!r}, which is not among the inputs")
+        if node not in nodes:
+            nodes.add(node)
+            pending.extend(read for read in node.inputs if read is not None)
+            pending.extend(read for graph in node.subgraphs for read in graph.captures())
+    return nodes

@@ -19,6 +19,9 @@ from onnxplan.compiler.target import Target
 DEMAND = "?"
 """Name of the output of a stage's plan that holds the elements asked for."""
 
+HostFunction = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""What the host makes of an array in a run; raises ``ValueError`` where it cannot."""
+
 Variant = tuple["str | int | float | bool | Expression | Variant", ...]
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
-from onnxplan.compiler.plan import DEMAND, CompiledPlan, ExecutionPlan
+from onnxplan.compiler.plan import DEMAND, CompiledPlan, ExecutionPlan, HostFunction
 from onnxplan.compiler.structures import Absent, SequenceValue, Structure, map_tensors
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
@@ -34,6 +34,7 @@ class BoundStage:
     ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
     constants by their identities. ``run_key`` names the input that each run draws at random, if there is one.
     ``structures`` are the model's outputs that are no tensors, by the names of the tensors in them.
+    ``function`` and ``host_input`` are those of :class:`onnxplan.compiler.lowering.Stage`.
     """
 
     executor: Executor
@@ -49,6 +50,8 @@ class BoundStage:
     constants: Mapping[int, int]
     run_key: str = ""
     structures: Mapping[str, Structure[str]] = field(default_factory=dict)
+    function: HostFunction | None = None
+    host_input: str = ""
     used: bool = False
 
     def __post_init__(self) -> None:
@@ -232,6 +235,10 @@ class Engine:
             answer = produced.pop(DEMAND)
             assert isinstance(answer, np.ndarray)
             tensors.update(produced)
+            if stage.function is not None:
+                made = stage.function(answer)
+                tensors[stage.host_input] = made
+                answer = np.array(made.shape, np.int64)
             stage = self._stage_after(stage, answer)
 
     def _stage_after(self, stage: BoundStage, answer: Array) -> BoundStage:
@@ -266,6 +273,8 @@ class Engine:
             constants,
             planned.run_key,
             planned.structures,
+            planned.function,
+            planned.host_input,
         )
 
     def _bind_plan(self, compiled: CompiledPlan, least: int) -> Executor:

@@ -6,7 +6,6 @@ import numpy as np
 
 from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.errors import UnsupportedOperatorError
 from onnxplan.compiler.ir import Model, TensorType, Value
 from onnxplan.compiler.lowering import lower
 from onnxplan.compiler.pipeline import compile_program
@@ -47,7 +46,15 @@ class ModelPlanner:
             self.pool.keep_only(compiled.constants)
         if self.pool.take_made_bytes() >= RELEASE_BYTES:
             release_heap()
-        return PlannedStage(compiled, stage.final, texts, stage.run_key, stage.structures)
+        return PlannedStage(
+            compiled,
+            stage.final,
+            texts,
+            stage.run_key,
+            stage.structures,
+            stage.function,
+            stage.host_input,
+        )
 
     def close(self) -> None:
         self.pool = ConstantPool(self.model.release_pages)
@@ -60,14 +67,6 @@ def _is_fixed(value: Value) -> bool:
 
 
 def _take_texts(program: Program) -> dict[str, Array]:
-    """Takes the outputs of strings out of ``program``; their elements.
-
-    Raises :class:`UnsupportedOperatorError` where they depend on more than strings and shapes.
-    """
+    """Takes the outputs of strings, which are constants, out of ``program``; their elements."""
     names = [name for name, view in program.outputs.items() if view.dtype is DType.STRING]
-    for name in names:
-        if not program.outputs[name].is_constant:
-            raise UnsupportedOperatorError(
-                f"output {name!r}: strings that depend on other elements than strings are not supported"
-            )
     return {name: np.array(program.outputs.pop(name).numpy()) for name in names}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from onnxplan.compiler.plan import CompiledPlan
+from onnxplan.compiler.plan import CompiledPlan, HostFunction
 from onnxplan.compiler.structures import Structure
 from onnxplan.runtime.device import Array
 
@@ -34,7 +34,8 @@ class PlannedStage:
     """The plan of one stage of a model (:class:`onnxplan.compiler.lowering.Stage`).
 
     ``texts`` are outputs of strings, known since planning. ``structures`` are the model's outputs that are no
-    tensors, by the names of the tensors in them.
+    tensors, by the names of the tensors in them. ``function`` and ``host_input`` are those of
+    :class:`onnxplan.compiler.lowering.Stage`.
     """
 
     compiled: CompiledPlan
@@ -42,6 +43,8 @@ class PlannedStage:
     texts: Mapping[str, Array]
     run_key: str = ""
     structures: Mapping[str, Structure[str]] = field(default_factory=dict)
+    function: HostFunction | None = None
+    host_input: str = ""
 
 
 class Planner(Protocol):

@@ -76,7 +76,7 @@ def attend(
     one more key of value 0 in each head. Returns the result ``(B, H, S, E)`` and the scores that
     ``scoring.shown`` names.
     """
-    _check_heads(query, key, value)
+    check_heads(query, key, value)
     scores = grouped_product(b, query, key.transpose((0, 1, 3, 2)), wide(query.dtype))
     operands = [scores, *(mask.expand(scores.shape) for mask in allowed)]
     if bias is not None:
@@ -91,7 +91,7 @@ def attend(
     return grouped_product(b, weights, value, query.dtype), shown[0] if shown else None
 
 
-def _check_heads(query: View, key: View, value: View) -> None:
+def check_heads(query: View, key: View, value: View) -> None:
     if any(view.rank != 4 for view in (query, key, value)):
         raise ValueError("query, key and value of one rank are expected")
     shapes = " and ".join(str(list(view.shape)) for view in (query, key, value))
@@ -141,7 +141,9 @@ def _weights(*parameters: Any) -> list[Scalar]:
     if given.sinks:
         # Softmax does not change with a shift: one more key of the sink's score is one of score 0.
         score = score - cast(next(operands), score.dtype)
-    weights = _softmax(score, bool(given.bias or conditions), scoring.smooth or given.sinks)
+    weights = softmax_weights(
+        score, masked=bool(given.bias or conditions), smooth=scoring.smooth or given.sinks
+    )
     if scoring.precision is not None:
         weights = cast(weights, scoring.precision)
     stages[WEIGHTS] = weights
@@ -167,7 +169,7 @@ def _visible(scoring: Scoring, score: Scalar, length: Scalar | None, queries: in
     return conditions
 
 
-def _softmax(score: Scalar, masked: bool, smooth: bool) -> Scalar:
+def softmax_weights(score: Scalar, *, masked: bool, smooth: bool) -> Scalar:
     top = reduce("max", score)
     if smooth:
         top = apply("max", top, 0.0)
@@ -213,7 +215,7 @@ def attention(
         query = split_heads(b, query, node.integer("q_num_heads"))
         key = split_heads(b, key, node.integer("kv_num_heads"))
         value = split_heads(b, value, node.integer("kv_num_heads"))
-    _check_heads(query, key, value)
+    check_heads(query, key, value)
     if (past_key is None) != (past_value is None):
         raise ValueError("past_key and past_value belong together")
     past = 0

@@ -6,6 +6,7 @@ from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import element_type, float_map
+from onnxplan.compiler.ops.text_numbers import numbers_of, texts_of
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.structures import Lowered
 from onnxplan.compiler.trace import Scalar, apply, cast, select
@@ -23,7 +24,10 @@ _SATURATING = (
 
 @operator("Cast")
 def convert(b: Builder, node: Node, x: View) -> View:
-    """https://onnx.ai/onnx/operators/onnx__Cast.html"""
+    """https://onnx.ai/onnx/operators/onnx__Cast.html
+
+    Numbers that become texts are asked for, which ends a stage: strings have no kernels.
+    """
     return _convert(b, node, x, element_type(node.attributes.get("to")))
 
 
@@ -36,9 +40,12 @@ def convert_like(b: Builder, node: Node, x: View, like: View) -> View:
 def _convert(b: Builder, node: Node, x: View, dtype: DType) -> View:
     if x.dtype is dtype:
         return x
-    for unsupported in (x.dtype, dtype):
-        if unsupported.kind in "sc":
-            raise TypeError(f"conversion from {x.dtype} to {dtype} is not supported")
+    if "c" in (x.dtype.kind, dtype.kind):
+        raise TypeError(f"conversion from {x.dtype} to {dtype} is not supported")
+    if dtype is DType.STRING:
+        return b.constant(texts_of(b.value(x)))
+    if x.dtype is DType.STRING:
+        x = b.constant(numbers_of(b.value(x), dtype))
     saturate = dtype in _SATURATING and bool(node.integer("saturate", 1))
     rounding = node.string("round_mode", "up")
     if dtype is DType.FLOAT8E8M0 and rounding != "up":

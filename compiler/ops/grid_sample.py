@@ -35,8 +35,8 @@ CUBIC = -0.75
 def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
     """https://onnx.ai/onnx/operators/onnx__GridSample.html
 
-    Any number of spatial axes in every mode; ``nearest`` takes any type but strings, other modes numbers.
-    Integers are rounded to the nearest.
+    Any number of spatial axes in every mode; ``nearest`` takes any type, other modes numbers. Integers are
+    rounded to the nearest.
     """
     mode = MODES.get(node.string("mode", "linear"))
     padding = node.string("padding_mode", "zeros")
@@ -45,7 +45,7 @@ def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
     spatial = x.rank - 2
     if spatial < 1 or grid.rank != x.rank or grid.shape[-1] != spatial or grid.shape[0] != x.shape[0]:
         raise ValueError(f"a grid of shape {list(grid.shape)} does not fit an input of {list(x.shape)}")
-    if x.dtype.kind not in ("fiubc" if mode == "nearest" else "fiu"):
+    if x.dtype.kind not in ("fiubcs" if mode == "nearest" else "fiu"):
         raise TypeError(f"{mode} interpolation of {x.dtype}")
     batch, channels, extents, places = x.shape[0], x.shape[1], x.shape[2:], grid.shape[1:-1]
     shape = (batch, *places, channels)

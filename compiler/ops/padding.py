@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxplan.compiler.builder import Builder, layout_order
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import normal_axes, single, values
 from onnxplan.compiler.primitives import Gather
@@ -93,7 +94,8 @@ def _pad_axis(b: Builder, x: View, axis: int, widths: tuple[int, int], mode: str
 def pad_with(b: Builder, x: View, pads: Pads, value: View, *, dense: bool = False) -> View:
     """``x`` with a border of the scalar ``value``; ``dense`` is row-major, else axes are in x's order."""
     if x.is_constant and value.is_constant:
-        return b.constant(np.pad(x.numpy(), pads, constant_values=value.numpy().item()), x.dtype)
+        fill = value.numpy().reshape(()) if value.dtype is DType.STRING else value.numpy().item()
+        return b.constant(np.pad(x.numpy(), pads, constant_values=fill), x.dtype)
     shape = tuple(before + extent + after for (before, after), extent in zip(pads, x.shape, strict=True))
     result = b.new(x.dtype, shape, None if dense else layout_order(x.shape, [x]))
     inner = result

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.builder import ConstantPool, derived_key, scalar_expression
+from onnxplan.compiler.builder import ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction, identity
+from onnxplan.compiler.expressions import scalar_expression
 from onnxplan.compiler.passes.composition import translate
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.output_views import has_rows

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from onnxplan.compiler.builder import cast_expression
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, identity
+from onnxplan.compiler.expressions import cast_expression
 from onnxplan.compiler.passes.composition import apply, compose
 from onnxplan.compiler.passes.fusion import is_elementwise
 from onnxplan.compiler.passes.index import Index, merged_nodes

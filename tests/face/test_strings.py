@@ -52,3 +52,27 @@ def test_results_of_strings_belong_to_the_caller():
         feeds = {"x": ["a"], "y": ["c"], "factor": np.ones(1, np.float32)}
         session.run_sync(feeds)["joined"].numpy()[:] = "changed"
         assert session.run_sync(feeds)["joined"].numpy().tolist() == ["a", "c"]
+
+
+def test_plans_depend_on_the_strings_fed():
+    with onnxplan.InferenceSession(model()) as session:
+        with pytest.raises(onnxplan.InvalidFeedsError, match="'x' is of strings"):
+            session.plan({"x": (1,), "y": (2,)})
+        assert session.run_sync({"x": ["b"], "y": [], "factor": [1]})["score"].numpy().tolist() == [1]
+
+
+def test_strings_of_computed_numbers_follow_the_numbers():
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["square"]),
+        helper.make_node("Cast", ["square"], ["text"], to=TensorProto.STRING),
+        helper.make_node("Add", ["square", "x"], ["sum"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
+    outputs = [helper.make_empty_tensor_value_info(name) for name in ("text", "sum")]
+    graph = helper.make_graph(nodes, "texts", [x], outputs)
+    with onnxplan.InferenceSession(helper.make_model(graph)) as session:
+        for values in ([1.5, 2.0], [0.1], [1.5, 2.0], [], list(range(3000))):
+            results = session.run_sync({"x": np.array(values, np.float32)})
+            squares = np.array(values, np.float32) ** 2
+            assert results["text"].numpy().tolist() == [f"{square:.8g}" for square in squares.tolist()]
+            np.testing.assert_array_equal(results["sum"].numpy(), squares + np.array(values, np.float32))

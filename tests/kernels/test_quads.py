@@ -141,7 +141,7 @@ def test_requantisation_in_registers(isa, dtype):
 
 def check_convolution(isa, x, w, geometry, groups=1, *, constant=True, epilogue=None, dtype=I32):
     rng = np.random.default_rng(4)
-    inputs, kernel, strides, dilations, pads, _ = geometry
+    _, _, strides, dilations, pads, _ = geometry
     features = w.shape[-1]
     output = place(rng, (x.shape[0], *output_extents(*geometry), features), dtype, "gaps")
     values = random_bytes(rng, (x, w))
@@ -235,7 +235,7 @@ def test_dot_products_that_the_processor_lacks_are_refused(isa, monkeypatch):
     harness.selector(isa).select(operation, recorder)
     spec = recorder.steps[-1].kernel
     if harness.make_target(isa).dot_products:
-        with pytest.raises(ValueError, match="lacks avx.*vnni"):
+        with pytest.raises(ValueError, match=r"lacks avx.*vnni"):
             harness.registry.build(spec, harness.make_target(isa))
     else:
         harness.registry.build(spec, harness.make_target(isa))

@@ -32,7 +32,9 @@ SIGNED = tuple(np.dtype(name) for name in ("int8", "int16", "int32", "int64"))
 UNSIGNED = tuple(np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64"))
 INTEGERS = SIGNED + UNSIGNED
 NUMBERS = FLOATS + INTEGERS
+UINT8 = UNSIGNED[0]
 BOOL = np.dtype(bool)
+TEXT = np.dtype(object)
 
 EXACT = (0.0, 0.0)
 # Relative and absolute error: a few roundings of the type.
@@ -217,7 +219,29 @@ def case(
     return Case(label, (node,), inputs, tuple(name for name in names if name), **settings)
 
 
+def known(
+    name: str, op_type: str, inputs: Mapping[str, Array | Maker | None], *results: Array, **settings: Any
+) -> Case:
+    """A case of one node whose results are written down."""
+    return case(
+        name,
+        op_type,
+        inputs,
+        outputs=len(results),
+        reference=lambda *_: results,
+        dtypes=tuple(np.asarray(result).dtype for result in results),
+        **settings,
+    )
+
+
 # Makers of inputs
+
+
+def texts(*items: str, shape: Sequence[int] | None = None) -> Array:
+    """Strings, as a vector or of ``shape``."""
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array if shape is None else array.reshape(shape)
 
 
 def uniform(dtype: Any, *shape: int, low: float = -4.0, high: float = 4.0) -> Maker:
