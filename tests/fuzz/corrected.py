@@ -1,0 +1,59 @@
+"""Operators that ONNX's reference evaluator gets wrong, for the evaluator that the drawn graphs are held to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops import op_loop
+from scipy import special
+
+
+class Erf(OpRun):
+    """The reference rounds to float32 whatever the type."""
+
+    def _run(self, x: Any) -> tuple[Any, ...]:
+        wide = x if x.dtype == np.float64 else x.astype(np.float32)
+        return (np.asarray(special.erf(wide)).astype(x.dtype),)
+
+
+class GlobalMaxPool(OpRun):
+    """The reference is wrong for any number of spatial axes but two."""
+
+    def _run(self, x: Any) -> tuple[Any, ...]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
+class Gelu(OpRun):
+    """The reference expands it with its own ``Erf``."""
+
+    def _run(self, x: Any, approximate: str = "none") -> tuple[Any, ...]:
+        wide = x.astype(np.float64)
+        if approximate == "tanh":
+            inner = np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))
+        else:
+            inner = special.erf(wide / np.sqrt(2))
+        return ((0.5 * wide * (1 + inner)).astype(x.dtype),)
+
+
+class LRN(OpRun):
+    """The reference computes as many channels as there are batches."""
+
+    def _run(self, x: Any, alpha: float, beta: float, bias: float, size: int) -> tuple[Any, ...]:
+        squares = np.zeros(x.shape, np.float64)
+        for channel in range(x.shape[1]):
+            window = slice(max(0, channel - (size - 1) // 2), channel + size // 2 + 1)
+            squares[:, channel] = (x[:, window].astype(np.float64) ** 2).sum(1)
+        return ((x / (bias + alpha / size * squares) ** beta).astype(x.dtype),)
+
+
+class Loop(op_loop.Loop):
+    """The reference takes a missing condition for a false one."""
+
+    def _run(self, trips: Any, condition: Any, *states: Any, **settings: Any) -> tuple[Any, ...]:
+        start = np.array(True) if condition is None else condition
+        return super()._run(trips, start, *states, **settings)
+
+
+CORRECTED = [Erf, Gelu, GlobalMaxPool, LRN, Loop]
