@@ -24,6 +24,7 @@ from onnxplan.compiler.primitives import MapReduce, MatMul, Primitive
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.scalar import OPERATIONS, WIDE_FLOATS
 from onnxplan.compiler.trace import Body, trace
+from onnxplan.compiler.verify_primitive import check_operation
 from onnxplan.compiler.view import Shape, Storage, View, dense_strides
 
 FOLD_LIMIT_BYTES = 16 << 20
@@ -190,12 +191,26 @@ class Builder:
     def emit(self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]) -> tuple[View, ...]:
         """Appends an operation that writes ``outputs``, or evaluates it if all inputs are constants.
 
-        Returns the outputs to use from now on. ``outputs`` must be views of new storages.
+        Returns the outputs to use from now on. ``outputs`` must be views of new storages. Raises
+        ``ValueError`` where the operands do not fit the primitive: kernels would read and write what is not
+        theirs.
         """
+        operation = self._operation(primitive, inputs, outputs)
         if self._should_fold(inputs, outputs):
             return self._fold(primitive, inputs, outputs)
-        self.operations.append(Operation(primitive, tuple(inputs), tuple(outputs), (self.node,)))
-        return tuple(outputs)
+        self.operations.append(operation)
+        return operation.outputs
+
+    def emit_into(self, primitive: Primitive, inputs: Sequence[View], target: View) -> None:
+        """Appends an operation that writes ``target``, a view on a storage under construction."""
+        self.operations.append(self._operation(primitive, inputs, [target]))
+
+    def _operation(
+        self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]
+    ) -> Operation:
+        operation = Operation(primitive, tuple(inputs), tuple(outputs), (self.node,))
+        check_operation(operation)
+        return operation
 
     def _should_fold(self, inputs: Sequence[View], outputs: Sequence[View]) -> bool:
         for view in inputs:
@@ -265,14 +280,12 @@ class Builder:
 
     def copy_into(self, view: View, target: View) -> None:
         """Writes ``view`` to ``target``, a view of equal shape on a storage under construction."""
-        primitive = MapReduce(identity(view.dtype), view.shape)
-        self.operations.append(Operation(primitive, (view,), (target,), (self.node,)))
+        self.emit_into(MapReduce(identity(view.dtype), view.shape), [view], target)
 
     def fill_into(self, value: float | int | bool, target: View) -> None:
         """Writes ``value`` to all of ``target``, a view on a storage under construction."""
         expression = constant_expression(value, target.dtype)
-        primitive = MapReduce(expression, target.shape)
-        self.operations.append(Operation(primitive, (), (target,), (self.node,)))
+        self.emit_into(MapReduce(expression, target.shape), [], target)
 
     def reshape(self, view: View, shape: Shape) -> View:
         """``view`` under another shape of equal size, copied where strides cannot express it."""

@@ -30,8 +30,11 @@ from onnxplan.compiler.scalar import OPERATIONS, WIDE_FLOATS
 from onnxplan.compiler.view import Shape, View
 
 
-class MalformedError(Exception):
-    """What is wrong with an operation; :func:`onnxplan.compiler.verify.verify_program` adds where."""
+class MalformedError(ValueError):
+    """What is wrong with an operation; the caller adds where.
+
+    Where a lowering rule emits one, the node's operands are at fault: it is the model's author who reads it.
+    """
 
 
 def fail(text: str) -> NoReturn:

@@ -20,7 +20,6 @@ from onnxplan.compiler.ops.windows import (
     window_of,
 )
 from onnxplan.compiler.primitives import Conv
-from onnxplan.compiler.program import Operation
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.trace import Scalar, cast, trace
@@ -174,7 +173,7 @@ def _convolve_phase(
             accumulator=accumulator,
             epilogue=_bias_epilogue(target.dtype, accumulator) if extras else None,
         )
-        b.operations.append(Operation(primitive, (x, weights, *extras), (target,), (b.node,)))
+        b.emit_into(primitive, [x, weights, *extras], target)
 
 
 @functools.cache

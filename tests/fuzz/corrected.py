@@ -49,11 +49,37 @@ class LRN(OpRun):
 
 
 class Loop(op_loop.Loop):
-    """The reference takes a missing condition for a false one."""
+    """The reference takes a missing condition for a false one, and concatenates scan outputs along rows."""
 
-    def _run(self, trips: Any, condition: Any, *states: Any, **settings: Any) -> tuple[Any, ...]:
-        start = np.array(True) if condition is None else condition
-        return super()._run(trips, start, *states, **settings)
+    def _run(self, trips: Any, condition: Any, *states: Any, context: Any = None, **settings: Any) -> Any:
+        body, values = self.body, dict(context or {})
+        going = True if condition is None else bool(condition)
+        current, collected = list(states), [[] for _ in range(self.K)]
+        iteration = 0
+        while going and (trips is None or iteration < trips):
+            values.update(zip(body.input_names[2:], current, strict=True))
+            values[body.input_names[0]] = np.array(iteration, np.int64)
+            values[body.input_names[1]] = np.array(going)
+            results = self._run_body(values, **settings)
+            going, current = bool(results[0]), results[1 : 1 + self.N]
+            for rows, result in zip(collected, results[1 + self.N :], strict=True):
+                rows.append(result)
+            iteration += 1
+        if self.K and not iteration:
+            raise ValueError("the shape of scan outputs without iterations depends on the body's types")
+        return (*current, *map(np.stack, collected))
 
 
-CORRECTED = [Erf, Gelu, GlobalMaxPool, LRN, Loop]
+class OneHot(OpRun):
+    """The reference multiplies by zeros, which infinities do not survive."""
+
+    def _run(self, indices: Any, depth: Any, values: Any, axis: int = -1) -> tuple[Any, ...]:
+        count = int(np.asarray(depth).reshape(-1)[0])
+        found = np.full((*indices.shape, count), values[0], values.dtype)
+        for place in np.ndindex(indices.shape):
+            if -count <= indices[place] < count:
+                found[(*place, int(indices[place]))] = values[1]
+        return (np.moveaxis(found, -1, axis),)
+
+
+CORRECTED = [Erf, Gelu, GlobalMaxPool, LRN, Loop, OneHot]

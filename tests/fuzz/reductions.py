@@ -158,7 +158,8 @@ def channel_norm(m: GraphMaker) -> None:
     elif kind == 1 and m.opset >= 15:
         operands = [x, vector(), vector(), vector(), vector(1)]
         m.add("BatchNormalization", operands, epsilon=0.125, terms=16)
-    elif kind == 2 and m.opset >= 21 and channels:
+    elif kind == 2 and m.opset >= 21 and channels and x.dtype != "float64":
+        # It computes its statistics in float32 (stash_type).
         groups = m.choose([n for n in range(1, channels + 1) if channels % n == 0])
         m.add("GroupNormalization", [x, vector(), vector()], num_groups=groups, epsilon=0.125, terms=terms)
     elif kind == 3 and x.rank == 4:
