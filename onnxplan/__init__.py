@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from onnxplan.compiler.errors import InvalidModelError as InvalidModelError
     from onnxplan.compiler.errors import OnnxPlanError as OnnxPlanError
     from onnxplan.compiler.errors import OutOfMemoryError as OutOfMemoryError
+    from onnxplan.compiler.errors import PeerError as PeerError
     from onnxplan.compiler.errors import SessionClosedError as SessionClosedError
     from onnxplan.compiler.errors import UnsupportedOperatorError as UnsupportedOperatorError
+    from onnxplan.comparison import Comparison as Comparison
+    from onnxplan.comparison import compare as compare
     from onnxplan.compiler.plan import ExecutionPlan as ExecutionPlan
     from onnxplan.feeds import TensorInfo as TensorInfo
     from onnxplan.runtime.budget import SessionMemory as SessionMemory
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "Comparison": "comparison",
     "CompilerError": "compiler.errors",
     "DeviceError": "compiler.errors",
     "DeviceUnavailableError": "compiler.errors",
@@ -38,11 +42,13 @@ _HOMES = {
     "InvalidModelError": "compiler.errors",
     "OnnxPlanError": "compiler.errors",
     "OutOfMemoryError": "compiler.errors",
+    "PeerError": "compiler.errors",
     "SessionMemory": "runtime.budget",
     "SessionClosedError": "compiler.errors",
     "Tensor": "tensor",
     "TensorInfo": "feeds",
     "UnsupportedOperatorError": "compiler.errors",
+    "compare": "comparison",
 }
 __all__ = ["__version__", *_HOMES]
 

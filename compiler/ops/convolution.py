@@ -25,6 +25,9 @@ from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.trace import Scalar, cast, trace
 from onnxplan.compiler.view import Shape, View
 
+MAX_PHASES = 4096
+"""Phases of the largest transposed convolution that is planned: strides of 64 on two axes."""
+
 
 @operator("Conv")
 def conv(b: Builder, node: Node, x: View, w: View, bias: View | None = None) -> View:
@@ -80,6 +83,9 @@ def conv_transpose(b: Builder, node: Node, x: View, w: View, bias: View | None =
     features = w.shape[1] * groups
     check_groups(x.shape[1], features, groups)
     strides, dilations, pads, outputs = _transposed_window(node, x, w)
+    count = math.prod(map(min, strides, outputs))
+    if count > MAX_PHASES:
+        raise ValueError(f"strides of {list(strides)} take {count} convolutions, {MAX_PHASES} at most are planned")
     phases = [
         _phases(stride, dilation, pad, taps, extent)
         for stride, dilation, pad, taps, extent in zip(

@@ -29,14 +29,15 @@ def statistics(tensor: Tensor) -> tuple[str, str, str]:
 
 def first_elements(tensor: Tensor) -> str:
     """The first elements in row-major order."""
-    shown = [_element(value) for value in tensor.data[:SHOWN_ELEMENTS]]
+    shown = [format_element(value) for value in tensor.data[:SHOWN_ELEMENTS]]
     return " ".join([*shown, "..."] if tensor.size > SHOWN_ELEMENTS else shown)
 
 
-def _element(value: Any) -> str:
+def format_element(value: Any, digits: int = 6) -> str:
+    """One element; floats to so many significant digits."""
     if isinstance(value, str):
         return repr(value)
-    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def write_arrays(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -48,6 +48,15 @@ class LRN(OpRun):
         return ((x / (bias + alpha / size * squares) ** beta).astype(x.dtype),)
 
 
+class LpNormalization(OpRun):
+    """The reference sums elements, not their magnitudes, for p = 1."""
+
+    def _run(self, x: Any, axis: int = -1, p: int = 2) -> tuple[Any, ...]:
+        wide = x.astype(np.float64)
+        norms = np.linalg.norm(wide, p, axis, keepdims=True)
+        return ((wide / np.where(norms == 0, 1, norms)).astype(x.dtype),)
+
+
 class Loop(op_loop.Loop):
     """The reference takes a missing condition for a false one, and concatenates scan outputs along rows."""
 
@@ -82,4 +91,4 @@ class OneHot(OpRun):
         return (np.moveaxis(found, -1, axis),)
 
 
-CORRECTED = [Erf, Gelu, GlobalMaxPool, LRN, Loop, OneHot]
+CORRECTED = [Erf, Gelu, GlobalMaxPool, LRN, Loop, LpNormalization, OneHot]
