@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.fuzz.drawers import draws
 from tests.fuzz.maker import GraphMaker, Item
-from tests.fuzz.products import image, terms_of
+from tests.fuzz.products import WINOGRAD, image, terms_of
 
 
 def linear(m: GraphMaker, x: Item, columns: int, *, bias: bool) -> Item | None:
@@ -22,7 +22,7 @@ def linear(m: GraphMaker, x: Item, columns: int, *, bias: bool) -> Item | None:
 def dense_layer(m: GraphMaker) -> None:
     """x W + b, an activation, and perhaps a residual or a gate."""
     x = m.floats(1, 4)
-    y = linear(m, x, m.choose([x.shape[-1], 3, 8, 17]), bias=m.flag())
+    y = linear(m, x, m.choose([x.shape[-1], 3, 8, 17, 4 * m.extent]), bias=m.flag())
     if y is None:
         return
     active = m.add(m.choose(["Relu", "Tanh", "Sigmoid", "Softplus", "Elu"]), [y])
@@ -38,7 +38,7 @@ def dense_layer(m: GraphMaker) -> None:
 def several_products(m: GraphMaker) -> None:
     """Products of one value with several weights, split or used apart."""
     x = m.floats(2, 3)
-    width = m.integer(1, 6)
+    width = m.integer(1, m.extent + 1)
     made = [linear(m, x, width if m.flag() else m.integer(1, 6), bias=m.flag()) for _ in range(m.integer(2, 3))]
     shapes = {item.shape for item in made if item is not None}
     if None not in made and len(shapes) == 1:
@@ -48,7 +48,7 @@ def several_products(m: GraphMaker) -> None:
 @draws(4)
 def heads(m: GraphMaker) -> None:
     """Self-attention from linear layers, with heads split off by Reshape and Transpose."""
-    batch, length, count, width = m.integer(1, 2), m.integer(1, 7), m.integer(1, 3), m.integer(1, 5)
+    batch, length, count, width = m.integer(1, 2), m.integer(1, m.extent + 2), m.integer(1, 3), m.integer(1, m.extent)
     x = m.leaf(m.dtype(), [batch, length, count * width], low=-4, high=4)
     apart = []
     for kind in "qkv":
@@ -77,7 +77,7 @@ def convolved(m: GraphMaker, x: Item, filters: int, extent: int, groups: int = 1
     spatial = x.rank - 2
     weights = m.constant(m.elements(x.dtype, [filters, x.shape[1] // groups, *[extent] * spatial], -4, 4))
     bias = [m.constant(m.elements(x.dtype, [filters]))] if m.flag() else []
-    terms = terms_of(x, weights, x.shape[1] // groups * extent**spatial + 1)
+    terms = WINOGRAD * terms_of(x, weights, x.shape[1] // groups * extent**spatial + 1)
     pads = [extent // 2] * 2 * spatial
     return m.add("Conv", [x, weights, *bias], group=groups, pads=pads, terms=terms, **attributes)
 
@@ -87,7 +87,7 @@ def convolution_block(m: GraphMaker) -> None:
     """A convolution, perhaps a normalisation, an activation, and a residual, gate or concatenation."""
     x = image(m)
     channels = x.shape[1]
-    filters = m.choose([channels, channels, 8, 5])
+    filters = m.choose([channels, channels, 8, m.extent])
     depthwise = filters == channels and m.flag()
     y = convolved(m, x, filters, m.choose([1, 3]), channels if depthwise else 1)
     if y and m.flag():

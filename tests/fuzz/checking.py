@@ -13,15 +13,54 @@ from tests.fuzz.maker import difference
 
 
 def check(program: Program) -> None:
-    """Raises ``AssertionError`` where an output differs, planned node by node or with all passes."""
-    for optimize in (0, 1):
-        with onnxplan.InferenceSession(program.model, optimize=optimize) as session:
-            results = session.run_sync(program.feeds)
-        for name, right in program.expected.items():
-            found, error = results[name].numpy(), program.errors[name]
-            problem = disagreement(found, right, error)
-            if problem and not is_the_references_fault(program, name, found):
-                raise AssertionError(f"optimize={optimize}: output {name!r}: {problem}")
+    """Raises ``AssertionError`` where an output differs, planned in any of the ways that there are.
+
+    Node by node; with all passes, where a second run and one on a single thread must give the same bits; and
+    with all inputs constant, so that most is evaluated while planning.
+    """
+    plain = run(program.model, program.feeds, optimize=0)
+    judge(program, plain, "node by node")
+    results = run(program.model, program.feeds, repeated=True)
+    judge(program, results, "with all passes")
+    single = run(program.model, program.feeds, threads=1)
+    for name, array in results.items():
+        assert same_bits(single[name], array), f"output {name!r} depends on the number of threads"
+    judge(program, run(folded(program), {}), "with constant inputs")
+
+
+def run(
+    model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, repeated: bool = False, **options: int
+) -> dict[str, np.ndarray]:
+    """The outputs of a model; with ``repeated`` they must be the same in a second run."""
+    with onnxplan.InferenceSession(model, **options) as session:
+        results = {name: tensor.numpy() for name, tensor in session.run_sync(feeds).items()}
+        if repeated:
+            for name, tensor in session.run_sync(feeds).items():
+                assert same_bits(tensor.numpy(), results[name]), f"a second run changes output {name!r}"
+    return results
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def folded(program: Program) -> onnx.ModelProto:
+    """The model with its inputs as initializers."""
+    model = onnx.ModelProto()
+    model.CopyFrom(program.model)
+    for name, array in program.feeds.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    del model.graph.input[:]
+    return model
+
+
+def judge(program: Program, results: dict[str, np.ndarray], how: str) -> None:
+    """Raises ``AssertionError`` where results are not what is expected."""
+    for name, right in program.expected.items():
+        found, error = results[name], program.errors[name]
+        problem = disagreement(found, right, error)
+        if problem and not is_the_references_fault(program, name, found):
+            raise AssertionError(f"{how}, output {name!r}: {problem}")
 
 
 def disagreement(found: np.ndarray, right: np.ndarray, error: float) -> str:

@@ -33,10 +33,15 @@ class Program:
 
 @st.composite
 def programs(
-    draw: Any, dtypes: Sequence[str] = ("float32",), max_nodes: int = 9, kinds: Sequence[str] = KINDS
+    draw: Any,
+    dtypes: Sequence[str] = ("float32",),
+    max_nodes: int = 9,
+    extent: int = 5,
+    kinds: Sequence[str] = KINDS,
 ) -> Program:
-    """Models of up to ``max_nodes`` drawn nodes (some are several) with floats of ``dtypes``."""
-    maker = GraphMaker(draw, dtypes, draw(st.sampled_from(OPSETS)))
+    """Models of up to ``max_nodes`` drawn nodes (some are several) with floats of ``dtypes``, extents mostly up to
+    ``extent``."""
+    maker = GraphMaker(draw, dtypes, draw(st.sampled_from(OPSETS)), extent)
     maker.leaf(maker.dtype(), maker.shape(1))
     if maker.special:
         kinds = [kind for kind in kinds if kind not in WINDOWS]

@@ -23,6 +23,10 @@ class Outcome:
     kind: str
     text: str
 
+    @property
+    def is_right(self) -> bool:
+        return self.kind in ("ran", "refused")
+
 
 def attempt_all(models: Sequence[bytes], seconds: float = SECONDS) -> Iterator[Outcome]:
     """The outcome for each model; a child that dies is replaced for the models after it."""
