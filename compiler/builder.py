@@ -205,9 +205,7 @@ class Builder:
         """Appends an operation that writes ``target``, a view on a storage under construction."""
         self.operations.append(self._operation(primitive, inputs, [target]))
 
-    def _operation(
-        self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]
-    ) -> Operation:
+    def _operation(self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]) -> Operation:
         operation = Operation(primitive, tuple(inputs), tuple(outputs), (self.node,))
         check_operation(operation)
         return operation

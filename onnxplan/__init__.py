@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxplan.comparison import Comparison as Comparison
+    from onnxplan.comparison import compare as compare
     from onnxplan.compiler.errors import CompilerError as CompilerError
     from onnxplan.compiler.errors import DeviceError as DeviceError
     from onnxplan.compiler.errors import DeviceUnavailableError as DeviceUnavailableError
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from onnxplan.compiler.errors import PeerError as PeerError
     from onnxplan.compiler.errors import SessionClosedError as SessionClosedError
     from onnxplan.compiler.errors import UnsupportedOperatorError as UnsupportedOperatorError
-    from onnxplan.comparison import Comparison as Comparison
-    from onnxplan.comparison import compare as compare
     from onnxplan.compiler.plan import ExecutionPlan as ExecutionPlan
     from onnxplan.feeds import TensorInfo as TensorInfo
     from onnxplan.runtime.budget import SessionMemory as SessionMemory

@@ -48,9 +48,10 @@ class Finding:
 
     ``cause`` tells why, and ``own`` is the difference that the node makes with the inputs of the other side:
 
-    * ``"node"``: the node itself computes something else from equal inputs;
-    * ``"inputs"``: from equal inputs it computes the same, so the difference came with its inputs;
-    * ``"fusion"``: alone it computes the same from its equal inputs, so the nodes around it matter;
+    * ``"node"``: alone, with the inputs of the other side, it computes something else than that;
+    * ``"fusion"``: alone it agrees, and with its own inputs computes something else than within the model, so
+      the nodes around it matter;
+    * ``"inputs"``: the difference came with its inputs;
     * ``"random"``: it draws random numbers, which are others on each side.
     """
 
@@ -210,7 +211,8 @@ class Comparer:
 
     def _differing_output(self) -> str | None:
         return next(
-            (name for name, found in self._outputs.items() if self._difference(found, self._right[name])), None
+            (name for name, found in self._outputs.items() if self._difference(found, self._right[name])),
+            None,
         )
 
     def _search_alone(self, report: Report) -> Finding | None:
@@ -243,9 +245,11 @@ class Comparer:
         if node.op_type in RANDOM:
             cause = "random"
         else:
-            own = self._difference(self._run_alone(node, operands)[output], self._right[output])
-            equal = all(operand.difference is None for operand in operands)
-            cause = "node" if own is not None else "fusion" if equal else "inputs"
+            own = self._difference(self._run_alone(node, operands, "right")[output], self._right[output])
+            cause = "node"
+            if own is None:
+                alone = self._run_alone(node, operands, "found")[output]
+                cause = "inputs" if self._difference(alone, values[output]) is None else "fusion"
         domain = "" if node.domain == "ai.onnx" else node.domain
         return Finding(
             node.name or output,
@@ -269,16 +273,17 @@ class Comparer:
                 return Operand(name, known[name], known[name], constant)
         raise AssertionError(f"{name!r} is neither computed nor fed nor constant")
 
-    def _run_alone(self, node: onnx.NodeProto, operands: tuple[Operand, ...]) -> dict[str, Result]:
-        """The outputs of one node that is given the other side's inputs; constants stay constants."""
+    def _run_alone(self, node: onnx.NodeProto, operands: tuple[Operand, ...], side: str) -> dict[str, Result]:
+        """The outputs of one node that is given the inputs of a side; constants stay constants."""
         infos, initializers, feeds = [], [], {}
         for operand in operands:
+            array = operand.right if side == "right" else operand.found
             if operand.constant:
-                initializers.append(onnx.numpy_helper.from_array(operand.right, operand.name))
+                initializers.append(onnx.numpy_helper.from_array(array, operand.name))
                 continue
-            code = DType.from_numpy(operand.right.dtype).code
-            infos.append(helper.make_tensor_value_info(operand.name, code, operand.right.shape))
-            feeds[operand.name] = operand.right
+            code = DType.from_numpy(array.dtype).code
+            infos.append(helper.make_tensor_value_info(operand.name, code, array.shape))
+            feeds[operand.name] = array
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = helper.make_graph([node], "node", infos, outputs, initializers)
         model = helper.make_model(

@@ -13,7 +13,7 @@ from onnxplan.compiler.dtypes import DType
 
 Array = npt.NDArray[Any]
 Result = Any
-"""What a value of a model holds: an array, a list of results (a sequence), or ``None`` (an empty optional)."""
+"""What a value holds: an array, a list of results (a sequence), or ``None`` (an empty optional)."""
 
 TOLERANCES = {
     DType.FLOAT64: (1e-7, 1e-9),
@@ -79,7 +79,9 @@ def find_difference(
     if not isinstance(found, np.ndarray) or not isinstance(right, np.ndarray):
         return Difference(place, f"{describe_result(found)}, expected {describe_result(right)}")
     if _label(found) != _label(right) or found.shape != right.shape:
-        return Difference(place, f"{describe_result(found)}, expected {describe_result(right)}", size=right.size)
+        return Difference(
+            place, f"{describe_result(found)}, expected {describe_result(right)}", size=right.size
+        )
     return _compare_elements(found, right, rtol, atol, place)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,9 @@ from onnxplan.session import InferenceSession
 
 MESSAGE_LIMIT = (1 << 31) - 1
 """Bytes of the largest message that protobuf writes; a larger model is given to onnxruntime as files."""
+
+PACKED = (DType.INT4, DType.UINT4, DType.INT2, DType.UINT2, DType.FLOAT4E2M1)
+"""Types of which onnxruntime keeps several elements in a byte."""
 
 Peer = Callable[[onnx.ModelProto, Mapping[str, Any], Sequence[str]], list[Result]]
 
@@ -46,6 +50,10 @@ def run_peer(
 def _onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, Any], names: Sequence[str]) -> list[Result]:
     import onnxruntime
 
+    # Its values are made of numbers only.
+    strings = {name: array for name, array in feeds.items() if array.dtype.kind == "O"}
+    if strings:
+        model = _with_constants(model, strings)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     providers = ["CPUExecutionProvider"]
@@ -59,13 +67,26 @@ def _onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, Any], names: Sequen
             # It moves the tensors of the message that it is given.
             onnx.save(whole, path, save_as_external_data=True, location="tensors")
             session = onnxruntime.InferenceSession(path, options, providers=providers)
-    given = {name: _value(onnxruntime, array) for name, array in feeds.items()}
+    given = {name: _value(onnxruntime, array) for name, array in feeds.items() if name not in strings}
     return [_result(value) for value in session.run_with_ort_values(list(names), given)]
+
+
+def _with_constants(model: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:
+    """The model with some of its inputs as initializers."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    for items in (graph.input, graph.initializer):
+        kept = [item for item in items if item.name not in values]
+        del items[:]
+        items.extend(kept)
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in values.items())
+    return changed
 
 
 def _value(onnxruntime: Any, array: Any) -> Any:
     """An array as its value; it knows the types of ``ml_dtypes`` by their ONNX codes only."""
-    if array.dtype.kind == "O" or array.dtype.isbuiltin == 1:
+    if array.dtype.isbuiltin == 1:
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
     raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
     code = DType.from_numpy(array.dtype).code
@@ -76,11 +97,16 @@ def _result(value: Any) -> Result:
     if not value.has_value():
         return None
     if value.is_tensor_sequence():
-        return list(value.to_list()) if hasattr(value, "to_list") else list(value.numpy())
-    array = value.numpy()
-    dtype = DType.from_code(value.element_type()).numpy
-    # Types that NumPy lacks come as raw integers.
-    return array if array.dtype == dtype or dtype.kind == "O" else array.view(dtype)
+        return list(value.numpy())
+    dtype = DType.from_code(value.element_type())
+    if dtype.numpy.isbuiltin == 1 or dtype is DType.STRING or dtype in PACKED:
+        # It refuses types of less than a byte by an error of its own.
+        found: Result = value.numpy()
+        return found
+    # NumPy has no such type, so it hands over its memory only.
+    size = int(np.prod(value.shape())) * dtype.itemsize
+    raw = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(raw, dtype.numpy).reshape(value.shape())
 
 
 def _reference(model: onnx.ModelProto, feeds: Mapping[str, Any], names: Sequence[str]) -> list[Result]:

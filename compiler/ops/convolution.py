@@ -85,7 +85,9 @@ def conv_transpose(b: Builder, node: Node, x: View, w: View, bias: View | None =
     strides, dilations, pads, outputs = _transposed_window(node, x, w)
     count = math.prod(map(min, strides, outputs))
     if count > MAX_PHASES:
-        raise ValueError(f"strides of {list(strides)} take {count} convolutions, {MAX_PHASES} at most are planned")
+        raise ValueError(
+            f"strides of {list(strides)} take {count} convolutions, {MAX_PHASES} at most are planned"
+        )
     phases = [
         _phases(stride, dilation, pad, taps, extent)
         for stride, dilation, pad, taps, extent in zip(

@@ -17,7 +17,7 @@ from onnxplan.tensor import Tensor
 CAUSES = {
     "node": "the node itself: given the inputs of {against}, it still differs",
     "inputs": "its inputs: given those of {against}, the node agrees with it",
-    "fusion": "the nodes around it: its inputs are equal, and alone the node agrees with {against}",
+    "fusion": "the nodes around it: alone, with the same inputs, the node computes something else",
     "random": "it draws random numbers, which are others on each side",
 }
 

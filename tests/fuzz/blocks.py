@@ -39,7 +39,9 @@ def several_products(m: GraphMaker) -> None:
     """Products of one value with several weights, split or used apart."""
     x = m.floats(2, 3)
     width = m.integer(1, m.extent + 1)
-    made = [linear(m, x, width if m.flag() else m.integer(1, 6), bias=m.flag()) for _ in range(m.integer(2, 3))]
+    made = [
+        linear(m, x, width if m.flag() else m.integer(1, 6), bias=m.flag()) for _ in range(m.integer(2, 3))
+    ]
     shapes = {item.shape for item in made if item is not None}
     if None not in made and len(shapes) == 1:
         m.add(m.choose(["Add", "Mul", "Sub"]), made[:2])
@@ -48,7 +50,12 @@ def several_products(m: GraphMaker) -> None:
 @draws(4)
 def heads(m: GraphMaker) -> None:
     """Self-attention from linear layers, with heads split off by Reshape and Transpose."""
-    batch, length, count, width = m.integer(1, 2), m.integer(1, m.extent + 2), m.integer(1, 3), m.integer(1, m.extent)
+    batch, length, count, width = (
+        m.integer(1, 2),
+        m.integer(1, m.extent + 2),
+        m.integer(1, 3),
+        m.integer(1, m.extent),
+    )
     x = m.leaf(m.dtype(), [batch, length, count * width], low=-4, high=4)
     apart = []
     for kind in "qkv":
@@ -73,7 +80,9 @@ def heads(m: GraphMaker) -> None:
         m.add("Reshape", [turned[0], m.indices(batch, length, -1)])
 
 
-def convolved(m: GraphMaker, x: Item, filters: int, extent: int, groups: int = 1, **attributes: object) -> list[Item]:
+def convolved(
+    m: GraphMaker, x: Item, filters: int, extent: int, groups: int = 1, **attributes: object
+) -> list[Item]:
     spatial = x.rank - 2
     weights = m.constant(m.elements(x.dtype, [filters, x.shape[1] // groups, *[extent] * spatial], -4, 4))
     bias = [m.constant(m.elements(x.dtype, [filters]))] if m.flag() else []
@@ -93,7 +102,11 @@ def convolution_block(m: GraphMaker) -> None:
     if y and m.flag():
         vectors = [m.constant(m.elements(x.dtype, [filters])) for _ in range(3)]
         variance = m.constant(m.elements(x.dtype, [filters], 1))
-        y = m.add("BatchNormalization", [y[0], *vectors, variance], epsilon=0.125, terms=16) if m.opset >= 15 else y
+        y = (
+            m.add("BatchNormalization", [y[0], *vectors, variance], epsilon=0.125, terms=16)
+            if m.opset >= 15
+            else y
+        )
     if y and m.flag():
         y = m.add(m.choose(["Relu", "Sigmoid", "HardSigmoid", "LeakyRelu"]), y)
     if not y:

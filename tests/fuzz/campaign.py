@@ -1,6 +1,6 @@
 """``python -m tests.fuzz.campaign``: random models and damaged ones, until the numbers asked for.
 
-Failures are printed with their seeds and saved, and the campaign goes on; the exit status is 1 if there were any.
+Failures are printed with their seeds and saved, and the campaign goes on. The exit status tells of any.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from tests.fuzz.drawers import DRAWERS, draws
 from tests.fuzz.maker import GraphMaker, Item, Scope
 
 BODY = (
-    "smooth piecewise arithmetic arithmetic where clip extremum transpose cut reduction softmax matmul concat "
-    "gather squeeze expand"
+    "smooth piecewise arithmetic arithmetic where clip extremum transpose cut reduction softmax matmul "
+    "concat gather squeeze expand"
 ).split()
 """Drawers for bodies: what they add does not depend on elements that iterations change."""
 
@@ -62,7 +62,7 @@ def branches(m: GraphMaker) -> None:
         if not made:
             # A branch may also return what is around it.
             m.scopes.pop()
-            around = m.pick(lambda item: wanted is None or item.dtype == wanted.dtype)
+            around = m.pick(lambda item, like=wanted: like is None or item.dtype == like.dtype)
             m.scopes.append(scope)
             made = m.add("Identity", [around]) if around is not None else []
             reads = _captured(m, scope, [])

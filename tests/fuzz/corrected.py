@@ -1,4 +1,4 @@
-"""Operators that ONNX's reference evaluator gets wrong, for the evaluator that the drawn graphs are held to."""
+"""Operators that ONNX's reference evaluator gets wrong, put right."""
 
 from __future__ import annotations
 

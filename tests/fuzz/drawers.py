@@ -9,7 +9,7 @@ from tests.fuzz.maker import GraphMaker
 Drawer = Callable[[GraphMaker], object]
 
 DRAWERS: dict[str, tuple[Drawer, int]] = {}
-"""Functions that add a node (or a few) to a graph, or nothing where none fits, and how often each is drawn."""
+"""Functions that add a node or a few to a graph, or nothing where none fits; how often each is drawn."""
 
 
 def draws(weight: int = 1) -> Callable[[Drawer], Drawer]:

@@ -39,8 +39,10 @@ def programs(
     extent: int = 5,
     kinds: Sequence[str] = KINDS,
 ) -> Program:
-    """Models of up to ``max_nodes`` drawn nodes (some are several) with floats of ``dtypes``, extents mostly up to
-    ``extent``."""
+    """Models of up to ``max_nodes`` drawn nodes (some are several) with floats of ``dtypes``.
+
+    Extents are mostly up to ``extent``.
+    """
     maker = GraphMaker(draw, dtypes, draw(st.sampled_from(OPSETS)), extent)
     maker.leaf(maker.dtype(), maker.shape(1))
     if maker.special:

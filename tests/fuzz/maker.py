@@ -78,7 +78,9 @@ class Scope:
 class GraphMaker:
     """Draws nodes on values that exist. ``draw`` is Hypothesis's; ``random`` makes elements."""
 
-    def __init__(self, draw: Callable[[Any], Any], dtypes: Sequence[str], opset: int, extent: int = 5) -> None:
+    def __init__(
+        self, draw: Callable[[Any], Any], dtypes: Sequence[str], opset: int, extent: int = 5
+    ) -> None:
         self.draw = draw
         self.extent = extent
         self.max_size = MAX_SIZE * max(1, extent // 5) ** 2
@@ -303,7 +305,12 @@ class GraphMaker:
     # Graphs
 
     def graph(
-        self, name: str, scope: Scope, inputs: Sequence[Item], outputs: Sequence[Item], rank_only: bool = False
+        self,
+        name: str,
+        scope: Scope,
+        inputs: Sequence[Item],
+        outputs: Sequence[Item],
+        rank_only: bool = False,
     ) -> GraphProto:
         """``scope`` as a graph; its inputs have symbolic dimensions here and there."""
         infos = []

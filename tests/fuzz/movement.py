@@ -100,7 +100,10 @@ def expand(m: GraphMaker) -> None:
 @draws(2)
 def tile(m: GraphMaker) -> None:
     x = m.any(1, 4)
-    m.add("Tile", [x, m.indices(*(m.choose([1, 1, 2, 3, 0][: 5 if m.integer(0, 9) == 0 else 4]) for _ in x.shape))])
+    m.add(
+        "Tile",
+        [x, m.indices(*(m.choose([1, 1, 2, 3, 0][: 5 if m.integer(0, 9) == 0 else 4]) for _ in x.shape))],
+    )
 
 
 @draws(5)
@@ -141,7 +144,11 @@ def pad(m: GraphMaker) -> None:
     mode = m.choose(["constant", "constant", "reflect", "edge"])
     low = -1 if mode == "constant" and m.integer(0, 3) == 0 else 0
     room = [max(0, n - 1) if mode == "reflect" else 2 for n in x.shape]
-    pads = [m.integer(low if extent > 2 else 0, min(2, room[axis])) for _ in (0, 1) for axis, extent in enumerate(x.shape)]
+    pads = [
+        m.integer(low if extent > 2 else 0, min(2, room[axis]))
+        for _ in (0, 1)
+        for axis, extent in enumerate(x.shape)
+    ]
     if mode != "constant" and 0 in x.shape:
         return
     value = m.put(np.array(1, x.array.dtype)) if mode == "constant" and m.flag() else None
@@ -178,7 +185,9 @@ def gather_nd(m: GraphMaker) -> None:
     depth = m.integer(1, x.rank)
     if 0 in x.shape:
         return
-    columns = [m.random.integers(-n, n, m.integer(1, 4) if not k else None) for k, n in enumerate(x.shape[:depth])]
+    columns = [
+        m.random.integers(-n, n, m.integer(1, 4) if not k else None) for k, n in enumerate(x.shape[:depth])
+    ]
     table = np.stack(np.broadcast_arrays(*columns), -1).astype(np.int64)
     m.add("GatherND", [x, m.put(table)])
 
@@ -195,7 +204,13 @@ def scatter_elements(m: GraphMaker) -> None:
     order = np.argsort(m.random.random(x.shape), axis=axis).take(range(shape[axis]), axis)
     updates = m.leaf(x.dtype, shape)
     kinds = ["none"] if x.dtype == "bool" or m.opset < 18 else ["none", "add", "max", "min"]
-    m.add("ScatterElements", [x, m.put(order.astype(np.int64)), updates], axis=axis, **_reduction(m, kinds), terms=8)
+    m.add(
+        "ScatterElements",
+        [x, m.put(order.astype(np.int64)), updates],
+        axis=axis,
+        **_reduction(m, kinds),
+        terms=8,
+    )
 
 
 @draws(2)
@@ -297,7 +312,11 @@ def one_hot(m: GraphMaker) -> None:
     shape = m.shape(0, 3, 4)
     depth = m.integer(1, 5)
     values = m.leaf(m.choose(["float32", "int64"]), [2])
-    m.add("OneHot", [positions(m, depth + 1, shape), m.put(np.array(depth, np.int64)), values], axis=m.integer(-1, len(shape)))
+    m.add(
+        "OneHot",
+        [positions(m, depth + 1, shape), m.put(np.array(depth, np.int64)), values],
+        axis=m.integer(-1, len(shape)),
+    )
 
 
 @draws()

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
-INTEGERS = (0, 1, -1, 2, 3, -2, 7, 100, -100, 1 << 20, 1 << 31, -(1 << 31), (1 << 63) - 1, -(1 << 63))
+INTEGERS = (0, 1, -1, 2, 3, -2, 7, 100, -100, 1 << 20, 1 << 31, -(1 << 31), 2**63 - 1, -(2**63))
 FLOATS = (0.0, -1.0, 0.5, 1e30, -1e30, float("inf"), float("-inf"), float("nan"))
 STRINGS = (b"", b"linear", b"SAME_UPPER", b"\xff\xfe", b"ij,jk->ik", b"reflect", b"tanh", b"x" * 300)
 OPERATORS = (
-    "Add MatMul Conv Reshape Transpose Gather Concat Split Slice Pad Softmax ReduceSum TopK Resize Expand Tile "
+    "Add MatMul Conv Reshape Transpose Gather Concat Split Slice Pad Softmax ReduceSum TopK Resize Tile "
     "Where ScatterND GatherND Squeeze Unsqueeze Loop If Scan OneHot Range NonZero CumSum Einsum Cast LSTM "
-    "QuantizeLinear DequantizeLinear MaxPool Shape Identity DepthToSpace Attention Trilu ConvTranspose"
+    "Expand QuantizeLinear DequantizeLinear MaxPool Shape Identity DepthToSpace Attention Trilu ConvTranspose"
 ).split()
 
 
@@ -238,7 +238,9 @@ def _change_order(model: ModelProto, graph: GraphProto, source: random.Random) -
 
 def _change_opset(model: ModelProto, graph: GraphProto, source: random.Random) -> None:
     if model.opset_import:
-        source.choice(model.opset_import).version = source.choice((1, 6, 9, 11, 12, 13, 17, 18, 20, 21, 23, 99, 0))
+        source.choice(model.opset_import).version = source.choice(
+            (1, 6, 9, 11, 12, 13, 17, 18, 20, 21, 23, 99, 0)
+        )
 
 
 CHANGES: tuple[Change, ...] = (

@@ -15,7 +15,14 @@ WINOGRAD = 10
 
 def terms_of(one: Item, other: Item, count: int) -> float:
     """For :meth:`GraphMaker.add`: sums of ``count`` products of elements of the two."""
-    sizes = [float(np.max(np.abs(i.array.astype(np.float64)), initial=1.0, where=np.isfinite(i.array.astype(np.float64)))) for i in (one, other)]
+    sizes = [
+        float(
+            np.max(
+                np.abs(i.array.astype(np.float64)), initial=1.0, where=np.isfinite(i.array.astype(np.float64))
+            )
+        )
+        for i in (one, other)
+    ]
     return 4.0 + (2 + count) * min(sizes)
 
 
@@ -23,7 +30,9 @@ def terms_of(one: Item, other: Item, count: int) -> float:
 def matmul(m: GraphMaker) -> None:
     x = m.floats(1)
     inner = x.shape[-1]
-    other = m.pick(lambda i: i.dtype == x.dtype and i.rank >= 2 and i.shape[-2] == inner) if m.flag() else None
+    other = (
+        m.pick(lambda i: i.dtype == x.dtype and i.rank >= 2 and i.shape[-2] == inner) if m.flag() else None
+    )
     if other is None:
         batch = [1 if m.flag() else n for n in x.shape[:-2]][m.integer(0, max(0, x.rank - 2)) :]
         shape = [inner] if m.integer(0, 5) == 0 else [*batch, inner, m.integer(1, m.extent + 1)]
@@ -96,7 +105,10 @@ def image(m: GraphMaker) -> Item:
         if x is not None and x.size:
             return x
     spatial = [m.integer(1, 2 * m.extent - 1) for _ in range(m.choose([1, 2, 2, 2, 3]))]
-    return m.leaf(m.choose(["float32", "float32", "float32", m.dtype()]), [m.integer(1, 2), m.choose([1, 2, 3, 4, m.extent + 1]), *spatial])
+    return m.leaf(
+        m.choose(["float32", "float32", "float32", m.dtype()]),
+        [m.integer(1, 2), m.choose([1, 2, 3, 4, m.extent + 1]), *spatial],
+    )
 
 
 @draws(6)
@@ -128,7 +140,9 @@ def transposed_convolution(m: GraphMaker) -> None:
         attributes["strides"] = [m.integer(1, 3) for _ in spatial]
     if m.flag():
         attributes["pads"] = [m.integer(0, (n - 1) // 2) for n in (*kernel, *kernel)]
-    m.add("ConvTranspose", [x, weights], terms=terms_of(x, weights, channels * math.prod(kernel)), **attributes)
+    m.add(
+        "ConvTranspose", [x, weights], terms=terms_of(x, weights, channels * math.prod(kernel)), **attributes
+    )
 
 
 @draws(4)

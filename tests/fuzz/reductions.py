@@ -49,7 +49,9 @@ def extreme_place(m: GraphMaker) -> None:
 
 @draws(2)
 def top(m: GraphMaker) -> None:
-    x = m.pick(lambda item: item.rank >= 1 and not item.error and item.dtype in ("float32", "int64", "float64"))
+    x = m.pick(
+        lambda item: item.rank >= 1 and not item.error and item.dtype in ("float32", "int64", "float64")
+    )
     if x is None or not x.is_finite:
         return
     axis = m.integer(0, x.rank - 1)
@@ -67,7 +69,11 @@ def cumulative(m: GraphMaker) -> None:
 
 @draws()
 def unique(m: GraphMaker) -> None:
-    x = m.pick(lambda item: item.rank == 1 and not item.error and item.is_finite and item.dtype in ("float32", "int64"))
+    x = m.pick(
+        lambda item: (
+            item.rank == 1 and not item.error and item.is_finite and item.dtype in ("float32", "int64")
+        )
+    )
     if x is not None:
         m.add("Unique", [x], m.integer(1, 4), sorted=1)
 
@@ -134,7 +140,7 @@ def norm_by_hand(m: GraphMaker) -> None:
 def layer_norm(m: GraphMaker) -> None:
     x = m.floats(1)
     axis = m.axis(x)
-    scale = m.leaf(x.dtype, x.shape[axis:] if axis < 0 else x.shape[axis:])
+    scale = m.leaf(x.dtype, x.shape[axis:])
     shift = m.leaf(x.dtype, scale.shape) if m.flag() else None
     if m.flag() and m.opset >= 17:
         count = m.choose([1, 1, 3]) if x.dtype == "float32" else 1

@@ -1,4 +1,4 @@
-"""Damaged models are loaded and run, or refused by an error of onnxplan's own: no crash, hang, or other error."""
+"""Damaged models run, or are refused by an error of onnxplan's own: no crash, hang, or other error."""
 
 from __future__ import annotations
 
