@@ -192,10 +192,10 @@ class Builder:
         """Appends an operation that writes ``outputs``, or evaluates it if all inputs are constants.
 
         Returns the outputs to use from now on. ``outputs`` must be views of new storages. Raises
-        ``ValueError`` where the operands do not fit the primitive: kernels would read and write what is not
-        theirs.
+        ``ValueError`` where operands do not fit: kernels would read and write what is not theirs.
         """
-        operation = self._operation(primitive, inputs, outputs)
+        operation = Operation(primitive, tuple(inputs), tuple(outputs), (self.node,))
+        check_operation(operation)
         if self._should_fold(inputs, outputs):
             return self._fold(primitive, inputs, outputs)
         self.operations.append(operation)
@@ -203,17 +203,13 @@ class Builder:
 
     def emit_into(self, primitive: Primitive, inputs: Sequence[View], target: View) -> None:
         """Appends an operation that writes ``target``, a view on a storage under construction."""
-        self.operations.append(self._operation(primitive, inputs, [target]))
-
-    def _operation(self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]) -> Operation:
-        operation = Operation(primitive, tuple(inputs), tuple(outputs), (self.node,))
+        operation = Operation(primitive, tuple(inputs), (target,), (self.node,))
         check_operation(operation)
-        return operation
+        self.operations.append(operation)
 
     def _should_fold(self, inputs: Sequence[View], outputs: Sequence[View]) -> bool:
-        for view in inputs:
-            if not view.is_constant:
-                return False
+        if not all(view.is_constant for view in inputs):
+            return False
         limit = max(FOLD_LIMIT_BYTES, 2 * sum(view.storage.nbytes for view in inputs))
         return all(view.size * view.dtype.itemsize <= limit for view in outputs)
 
@@ -282,8 +278,7 @@ class Builder:
 
     def fill_into(self, value: float | int | bool, target: View) -> None:
         """Writes ``value`` to all of ``target``, a view on a storage under construction."""
-        expression = constant_expression(value, target.dtype)
-        self.emit_into(MapReduce(expression, target.shape), [], target)
+        self.emit_into(MapReduce(constant_expression(value, target.dtype), target.shape), [], target)
 
     def reshape(self, view: View, shape: Shape) -> View:
         """``view`` under another shape of equal size, copied where strides cannot express it."""
