@@ -217,12 +217,8 @@ class Builder:
         self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]
     ) -> tuple[View, ...]:
         def compute() -> tuple[npt.NDArray[Any], ...]:
-            return evaluate(
-                primitive,
-                [view.numpy() for view in inputs],
-                [view.shape for view in outputs],
-                [view.dtype for view in outputs],
-            )
+            shapes, dtypes = [view.shape for view in outputs], [view.dtype for view in outputs]
+            return evaluate(primitive, [view.numpy() for view in inputs], shapes, dtypes)
 
         if len(outputs) > 1 or outputs[0].storage.nbytes < MEMO_BYTES:
             return tuple(self.constant(array) for array in compute())
