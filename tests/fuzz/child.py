@@ -2,7 +2,8 @@
 
 Each model is its length in eight bytes and itself. For each, a line of JSON is written when it begins and one
 when it ends. The process has at most ``BYTES`` of address space more than it starts with, and dies with a
-traceback on standard error where a model takes longer than ``SECONDS``.
+traceback on standard error where a model takes more than ``SECONDS`` of processor time, or ten times as long
+on the clock.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import faulthandler
 import json
 import os
 import resource
+import signal
 import sys
 import traceback
 import warnings
@@ -55,14 +57,19 @@ def main() -> None:
         used = int(file.read().split()[0]) * resource.getpagesize()
     limit = used + int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    seconds = float(sys.argv[2])
+    # The signal's default action, which follows the traceback, ends the process.
+    faulthandler.register(signal.SIGPROF, chain=True)
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     while head := sys.stdin.buffer.read(8):
         data = sys.stdin.buffer.read(int.from_bytes(head, "little"))
         print(json.dumps(["begins", ""]), file=results, flush=True)
-        faulthandler.dump_traceback_later(float(sys.argv[2]), exit=True)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        faulthandler.dump_traceback_later(10 * seconds, exit=True)
         outcome = attempt(data)
         faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(outcome), file=results, flush=True)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 ADDRESS_SPACE = 3 << 30
 SECONDS = 20.0
+"""Processor time that a model may take: most need milliseconds, and kernels are compiled meanwhile."""
 
 
 @dataclass(frozen=True)
