@@ -46,7 +46,12 @@ BROKEN = [
         {"attributes": {"kernel_shape": [3, 0], "auto_pad": "SAME_LOWER"}},
         "kernel",
     ),
-    ("BitShift", {"x": np.ones(2, np.uint8), "y": STRINGS}, {"attributes": {"direction": "LEFT"}}, "string"),
+    (
+        "BitShift",
+        {"x": np.ones(2, np.uint8), "y": STRINGS},
+        {"attributes": {"direction": "LEFT"}, "constants": ()},
+        "string",
+    ),
     (
         "ConvTranspose",
         {"x": np.zeros((1, 1, 3), np.float32), "w": np.zeros((1, 1, 2), np.float32)},
