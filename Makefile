@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-models test-cuda lint types format bench bench-cuda clean docs/operators.md
+.PHONY: demo test fuzz test-models test-cuda lint types format bench bench-cuda clean docs/operators.md
 .NOTPARALLEL:
 
 $(BIN)/python:
@@ -21,6 +21,11 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# Random models and damaged ones, N of each; failures are saved in build/fuzz.
+N ?= 5000
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m tests.fuzz.campaign --graphs $(N) --mutants $(N)
 
 test-models: $(VENV)/.installed-test $(VENV)/.installed-bench
 	$(BIN)/python -m pytest tests/models

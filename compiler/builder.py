@@ -30,6 +30,7 @@ from onnxplan.compiler.primitives import MapReduce, MatMul, Primitive
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.trace import Body, trace
+from onnxplan.compiler.verify_primitive import check_operation
 from onnxplan.compiler.view import Shape, Storage, View, dense_strides
 
 FOLD_LIMIT_BYTES = 16 << 20
@@ -210,19 +211,27 @@ class Builder:
         """Appends an operation that writes ``outputs``, or evaluates it if all inputs are constants.
 
         Returns the outputs to use from now on. ``outputs`` must be views of new storages. No kernel works on
-        strings: what an operation on them reads is asked for.
+        strings: what an operation on them reads is asked for. Raises ``ValueError`` where operands do not
+        fit: kernels would read and write what is not theirs.
         """
         if any(view.dtype is DType.STRING for view in (*inputs, *outputs)):
             inputs = [view if view.is_constant else self.constant(self.value(view)) for view in inputs]
+        operation = Operation(primitive, tuple(inputs), tuple(outputs), (self.node,))
+        check_operation(operation)
         if self._should_fold(inputs, outputs):
             return self._fold(primitive, inputs, outputs)
-        self.operations.append(Operation(primitive, tuple(inputs), tuple(outputs), (self.node,)))
-        return tuple(outputs)
+        self.operations.append(operation)
+        return operation.outputs
+
+    def emit_into(self, primitive: Primitive, inputs: Sequence[View], target: View) -> None:
+        """Appends an operation that writes ``target``, a view on a storage under construction."""
+        operation = Operation(primitive, tuple(inputs), (target,), (self.node,))
+        check_operation(operation)
+        self.operations.append(operation)
 
     def _should_fold(self, inputs: Sequence[View], outputs: Sequence[View]) -> bool:
-        for view in inputs:
-            if not view.is_constant:
-                return False
+        if not all(view.is_constant for view in inputs):
+            return False
         limit = max(FOLD_LIMIT_BYTES, 2 * sum(view.storage.nbytes for view in inputs))
         return all(view.dtype is DType.STRING or view.size * view.dtype.itemsize <= limit for view in outputs)
 
@@ -230,12 +239,8 @@ class Builder:
         self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]
     ) -> tuple[View, ...]:
         def compute() -> tuple[npt.NDArray[Any], ...]:
-            return evaluate(
-                primitive,
-                [view.numpy() for view in inputs],
-                [view.shape for view in outputs],
-                [view.dtype for view in outputs],
-            )
+            shapes, dtypes = [view.shape for view in outputs], [view.dtype for view in outputs]
+            return evaluate(primitive, [view.numpy() for view in inputs], shapes, dtypes)
 
         largest = max(view.storage.nbytes for view in (*inputs, *outputs))
         if len(outputs) > 1 or largest < MEMO_BYTES:
@@ -288,14 +293,11 @@ class Builder:
 
     def copy_into(self, view: View, target: View) -> None:
         """Writes ``view`` to ``target``, a view of equal shape on a storage under construction."""
-        primitive = MapReduce(identity(view.dtype), view.shape)
-        self.operations.append(Operation(primitive, (view,), (target,), (self.node,)))
+        self.emit_into(MapReduce(identity(view.dtype), view.shape), [view], target)
 
     def fill_into(self, value: float | int | bool, target: View) -> None:
         """Writes ``value`` to all of ``target``, a view on a storage under construction."""
-        expression = constant_expression(value, target.dtype)
-        primitive = MapReduce(expression, target.shape)
-        self.operations.append(Operation(primitive, (), (target,), (self.node,)))
+        self.emit_into(MapReduce(constant_expression(value, target.dtype), target.shape), [], target)
 
     def reshape(self, view: View, shape: Shape) -> View:
         """``view`` under another shape of equal size, copied where strides cannot express it."""

@@ -52,5 +52,9 @@ class SessionClosedError(OnnxPlanError, RuntimeError):
     """The session was closed before or while it was used."""
 
 
+class PeerError(OnnxPlanError, RuntimeError):
+    """What results are to be compared with is not installed or cannot run the model; the message says why."""
+
+
 class CompilerError(OnnxPlanError, RuntimeError):
     """A pass broke the intermediate representation; the message names the pass."""

@@ -6,7 +6,8 @@ import numpy as np
 
 from onnxplan.compiler.errors import CompilerError
 from onnxplan.compiler.program import Operation, Program
-from onnxplan.compiler.verify_primitive import MalformedError, check_operation, demand
+from onnxplan.compiler.verify_expression import MalformedError, demand
+from onnxplan.compiler.verify_primitive import check_operation
 from onnxplan.compiler.view import Storage, View
 
 # Up to this many elements a storage's coverage by its writers is checked element by element.

@@ -1,12 +1,11 @@
-"""What each primitive demands of the shapes and types of its operands, and of its scalar expression."""
+"""What each primitive demands of the shapes and types of its operands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.expression import REDUCTIONS, Expression, Instruction
 from onnxplan.compiler.primitives import (
     ArgReduce,
     Attention,
@@ -29,21 +28,9 @@ from onnxplan.compiler.primitives import (
     product_operands,
 )
 from onnxplan.compiler.program import Operation
-from onnxplan.compiler.scalar import OPERATIONS, WIDE_FLOATS
+from onnxplan.compiler.scalar import WIDE_FLOATS
+from onnxplan.compiler.verify_expression import check_expression, demand, fail
 from onnxplan.compiler.view import Shape, View
-
-
-class MalformedError(Exception):
-    """What is wrong with an operation; :func:`onnxplan.compiler.verify.verify_program` adds where."""
-
-
-def fail(text: str) -> NoReturn:
-    raise MalformedError(text)
-
-
-def demand(condition: bool, text: str) -> None:
-    if not condition:
-        fail(text)
 
 
 def check_operation(operation: Operation) -> None:
@@ -52,81 +39,6 @@ def check_operation(operation: Operation) -> None:
     if check is None:
         fail(f"primitive {operation.primitive.name} has no check")
     check(operation.primitive, operation.inputs, operation.outputs)
-
-
-def check_expression(expression: Expression, inputs: Sequence[DType], rank: int, *, reductions: bool) -> None:
-    """Raises :class:`MalformedError` unless ``expression`` is well-formed over operands of types ``inputs``.
-
-    ``rank`` is that of the iteration space; ``reductions`` says whether it may hold any.
-    """
-    instructions = expression.instructions
-    for position, instruction in enumerate(instructions):
-        where = f"instruction {position} ({instruction.op})"
-        if instruction.op == "input":
-            _check_input(instruction, inputs, where)
-        elif instruction.op == "constant":
-            _check_constant(instruction, where)
-        elif instruction.op == "index":
-            demand(len(instruction.arguments) == 1, f"{where} takes one axis")
-            demand(0 <= instruction.arguments[0] < rank, f"{where}: no axis {instruction.arguments[0]}")
-            demand(instruction.dtype is DType.INT64, f"{where} is {instruction.dtype}, not int64")
-        else:
-            if any(not 0 <= argument < position for argument in instruction.arguments):
-                fail(f"{where} reads what does not precede it: {instruction.arguments}")
-            types = [instructions[argument].dtype for argument in instruction.arguments]
-            if instruction.op in REDUCTIONS:
-                demand(reductions, f"{where}: no reduction may stand here")
-                demand(types == [instruction.dtype], f"{where} of {types} is {instruction.dtype}")
-                demand(instruction.dtype.kind in "fiub", f"{where} of {instruction.dtype}")
-            else:
-                _check_scalar(instruction, types, where)
-    demand(bool(expression.outputs), "the expression has no outputs")
-    for output in expression.outputs:
-        demand(0 <= output < len(instructions), f"output {output} is no instruction")
-
-
-def _check_input(instruction: Instruction, inputs: Sequence[DType], where: str) -> None:
-    demand(len(instruction.arguments) == 1, f"{where} takes one operand number")
-    number = instruction.arguments[0]
-    demand(0 <= number < len(inputs), f"{where}: no operand {number} of {len(inputs)}")
-    demand(
-        inputs[number] is instruction.dtype,
-        f"{where} is {instruction.dtype}, operand {number} {inputs[number]}",
-    )
-
-
-def _check_constant(instruction: Instruction, where: str) -> None:
-    dtype, value = instruction.dtype, instruction.value
-    demand(instruction.arguments == (), f"{where} takes no arguments")
-    if dtype.is_float:
-        demand(isinstance(value, str), f"{where}: {value!r} is not a hexadecimal float")
-    else:
-        demand(type(value) is int, f"{where}: {value!r} is not an int")
-        assert isinstance(value, int)
-        bits = {DType.INT4: 4, DType.UINT4: 4, DType.INT2: 2, DType.UINT2: 2, DType.BOOL: 1}.get(
-            dtype, 8 * dtype.itemsize
-        )
-        low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if dtype.kind == "i" else (0, 1 << bits)
-        demand(low <= value < high, f"{where}: {value} is out of the range of {dtype}")
-
-
-def _check_scalar(instruction: Instruction, types: list[DType], where: str) -> None:
-    entry = OPERATIONS.get(instruction.op)
-    if entry is None:
-        fail(f"{where} is no scalar operation")
-    demand(len(types) == entry.arity, f"{where} has {len(types)} arguments, not {entry.arity}")
-    if instruction.op.startswith("cast"):
-        demand(types[0].kind in "fiub", f"{where} of {types[0]}")
-        demand(instruction.dtype.kind in "fiub", f"{where} to {instruction.dtype}")
-        return
-    if instruction.op == "select":
-        demand(types[0] is DType.BOOL, f"{where} chooses by {types[0]}")
-        types = types[1:]
-    common = types[0]
-    demand(all(dtype is common for dtype in types), f"{where} mixes {', '.join(map(str, types))}")
-    demand(common.kind in entry.kinds, f"{where} of {common}")
-    expected = DType.BOOL if entry.result == "bool" else common
-    demand(instruction.dtype is expected, f"{where} of {common} is {instruction.dtype}, not {expected}")
 
 
 def _expect(view: View, shape: Shape, dtype: DType | None, what: str) -> None:
@@ -151,7 +63,8 @@ def _map_reduce(primitive: MapReduce, inputs: Sequence[View], outputs: Sequence[
     if len(set(axes)) != len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
         fail(f"reduced axes {axes} of rank {len(shape)}")
     for number, view in enumerate(inputs):
-        _expect(view, shape, None, f"input {number}")
+        if view.shape != shape:
+            fail(f"input {number} has shape {view.shape}, not {shape}")
     _count(outputs, len(expression.outputs), len(expression.outputs), "outputs")
     reduced = expression.reduced() if axes else ()
     short = tuple(1 if axis in axes else extent for axis, extent in enumerate(shape))

@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxplan.comparison import Comparison as Comparison
+    from onnxplan.comparison import compare as compare
     from onnxplan.compiler.errors import CompilerError as CompilerError
     from onnxplan.compiler.errors import DeviceError as DeviceError
     from onnxplan.compiler.errors import DeviceUnavailableError as DeviceUnavailableError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from onnxplan.compiler.errors import InvalidModelError as InvalidModelError
     from onnxplan.compiler.errors import OnnxPlanError as OnnxPlanError
     from onnxplan.compiler.errors import OutOfMemoryError as OutOfMemoryError
+    from onnxplan.compiler.errors import PeerError as PeerError
     from onnxplan.compiler.errors import SessionClosedError as SessionClosedError
     from onnxplan.compiler.errors import UnsupportedOperatorError as UnsupportedOperatorError
     from onnxplan.compiler.plan import ExecutionPlan as ExecutionPlan
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "Comparison": "comparison",
     "CompilerError": "compiler.errors",
     "DeviceError": "compiler.errors",
     "DeviceUnavailableError": "compiler.errors",
@@ -44,12 +48,14 @@ _HOMES = {
     "InvalidModelError": "compiler.errors",
     "OnnxPlanError": "compiler.errors",
     "OutOfMemoryError": "compiler.errors",
+    "PeerError": "compiler.errors",
     "SessionMemory": "runtime.budget",
     "SessionClosedError": "compiler.errors",
     "StructureInfo": "infos",
     "Tensor": "tensor",
     "TensorInfo": "infos",
     "UnsupportedOperatorError": "compiler.errors",
+    "compare": "comparison",
     "compile": "compiling",
 }
 __all__ = ["__version__", *_HOMES]

@@ -21,11 +21,13 @@ from onnxplan.compiler.ops.windows import (
     window_of,
 )
 from onnxplan.compiler.primitives import Conv
-from onnxplan.compiler.program import Operation
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.trace import Scalar, cast, trace
 from onnxplan.compiler.view import Shape, View
+
+MAX_PHASES = 4096
+"""Phases of the largest transposed convolution that is planned: strides of 64 on two axes."""
 
 
 @operator("Conv")
@@ -90,6 +92,11 @@ def conv_transpose(b: Builder, node: Node, x: View, w: View, bias: View | None =
     features = w.shape[1] * groups
     check_groups(x.shape[1], features, groups)
     strides, dilations, pads, outputs = _transposed_window(node, x, w)
+    count = math.prod(map(min, strides, outputs))
+    if count > MAX_PHASES:
+        raise ValueError(
+            f"strides of {list(strides)} take {count} convolutions, {MAX_PHASES} at most are planned"
+        )
     phases = [
         _phases(stride, dilation, pad, taps, extent)
         for stride, dilation, pad, taps, extent in zip(
@@ -186,7 +193,7 @@ def _convolve_phase(
             accumulator=accumulator,
             epilogue=_bias_epilogue(target.dtype, accumulator) if extras else None,
         )
-        b.operations.append(Operation(primitive, (x, weights, *extras), (target,), (b.node,)))
+        b.emit_into(primitive, [x, weights, *extras], target)
 
 
 def _window_of_phase(phase: tuple[_Phase, ...], weights: View) -> Window:

@@ -1,7 +1,8 @@
-"""The command line: ``onnxplan run | plan | bench | compile | check | doctor | cache``.
+"""The command line: ``onnxplan run | plan | bench | compile | check | compare | doctor | cache``.
 
 Exit status: 0 for success, 1 for what fails (a model that cannot be read or run, a file that cannot be
-written, gaps that ``check`` found), 2 for arguments that make no sense.
+written, gaps that ``check`` found), 2 for arguments that make no sense. Of ``compare``, 1 says that something
+differs, and 2 stands for failures too.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from onnxplan.compiler.errors import OnnxPlanError
 
 def main() -> None:
     """Runs the command line; errors of the user's making end in one line and exit status 1."""
-    from rich.text import Text
-
     from onnxplan.cli.commands import application
-    from onnxplan.cli.terminal import console
+    from onnxplan.cli.terminal import print_error
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -26,5 +25,5 @@ def main() -> None:
     try:
         application()
     except (OnnxPlanError, OSError) as error:
-        console(stderr=True).print(Text.assemble((type(error).__name__, "red"), f": {error}"), soft_wrap=True)
+        print_error(error)
         sys.exit(1)

@@ -13,15 +13,18 @@ from rich.text import Text
 
 import onnxplan
 from onnxplan.cli.cache import cache
+from onnxplan.cli.comparing import show_comparison
 from onnxplan.cli.compile import parse_dim_lists, parse_shapes, shape_sets, size_text
 from onnxplan.cli.doctor import MISSING, diagnose
 from onnxplan.cli.inputs import Sizes, parse_lengths, read_inputs, resolve_shapes
 from onnxplan.cli.outputs import output_rows, write_results
 from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
-from onnxplan.cli.terminal import add_row, compilation_bar, console, counted, table
+from onnxplan.cli.terminal import add_row, compilation_bar, console, counted, print_error, progress_bar, table
 from onnxplan.cli.timing import compare_latency
+from onnxplan.comparison import Comparer
 from onnxplan.compiler.errors import OnnxPlanError, UnsupportedOperatorError
 from onnxplan.interface import Signature
+from onnxplan.peers import PEERS
 
 SHOWN_NODES = 3
 
@@ -222,6 +225,48 @@ def _show_operators(counts: dict[Operator, int], gaps: dict[Operator, Sequence[s
     screen.print(found)
     total = counted(len({*counts, *gaps}), "operator")
     screen.print(f"{len(gaps)} of {total} do not run here" if gaps else f"{total}: all run here")
+
+
+@application.command()
+def compare(
+    model: Model,
+    against: Annotated[
+        str, typer.Option(help="onnxruntime, reference (ONNX's own) or unoptimised (onnxplan, node by node)")
+    ] = "onnxruntime",
+    inputs: Inputs = None,
+    dim: Dims = None,
+    length: Lengths = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    seed: Seed = 0,
+    rtol: Annotated[
+        float | None, typer.Option(min=0, help="relative tolerance; default: by element type")
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option(min=0, help="absolute tolerance; default: by element type")
+    ] = None,
+) -> None:
+    """Find the first node that computes something else than onnxruntime does.
+
+    Exit status: 0 where all values agree, 1 where one differs, 2 where the two could not be compared.
+    """
+    sizes = Sizes.parse(dim or [], length or [])
+    if against not in PEERS:
+        raise typer.BadParameter(f"--against {against}: expected one of {', '.join(PEERS)}")
+    try:
+        with open_session(model, device, threads) as session:
+            feeds = read_inputs(session, inputs or [], sizes, seed)
+        with compilation_bar():
+            comparer = Comparer(model, feeds, against, rtol, atol, device, threads)
+        with progress_bar("comparing nodes") as report:
+            found = comparer.search(report)
+    except (OnnxPlanError, OSError) as error:
+        # 1 says that something differs.
+        print_error(error)
+        raise typer.Exit(2) from error
+    show_comparison(console(), found)
+    if not found.agrees:
+        raise typer.Exit(1)
 
 
 @application.command()

@@ -29,7 +29,7 @@ def output_rows(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str
             if len(value) > SHOWN_ITEMS or not value:
                 yield name, f"sequence of {len(value)}", "", "", "", "..." if value else ""
         elif isinstance(value, dict):
-            items = [f"{key}: {_element(item)}" for key, item in list(value.items())[:SHOWN_ELEMENTS]]
+            items = [f"{key}: {format_element(item)}" for key, item in list(value.items())[:SHOWN_ELEMENTS]]
             yield name, f"map of {len(value)}", "", "", "", _shortened(items, len(value), ", ")
         elif value is None:
             yield name, "absent", "", "", "", ""
@@ -51,7 +51,7 @@ def statistics(tensor: Tensor) -> tuple[str, str, str]:
 
 def first_elements(tensor: Tensor) -> str:
     """The first elements in row-major order."""
-    shown = [_element(value) for value in tensor.data[:SHOWN_ELEMENTS]]
+    shown = [format_element(value) for value in tensor.data[:SHOWN_ELEMENTS]]
     return _shortened(shown, tensor.size, " ")
 
 
@@ -59,10 +59,11 @@ def _shortened(shown: list[str], count: int, separator: str) -> str:
     return separator.join([*shown, "..."] if count > len(shown) else shown)
 
 
-def _element(value: Any) -> str:
+def format_element(value: Any, digits: int = 6) -> str:
+    """One element; floats to so many significant digits."""
     if isinstance(value, str):
         return repr(value)
-    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -47,6 +47,22 @@ def counted(number: int, noun: str) -> str:
 
 def mebibytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
+
+
+def print_error(error: BaseException) -> None:
+    """An error of the user's making, in one line on standard error."""
+    text = Text.assemble((type(error).__name__, "red"), f": {error}")
+    console(stderr=True).print(text, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, if that is a terminal, and the function that is told (done, total)."""
+    screen = console(stderr=True)
+    columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager
