@@ -355,7 +355,9 @@ class Lowering(Builder):
             result = rule(self, node, *inputs)
             outputs = result if isinstance(result, Sequence) else [result]
             for output in outputs:
-                _check_sizes(output)
+                for view in (output,) if isinstance(output, View) else tensors(output):
+                    if view.size > SIZE_LIMIT or (view.shape and min(view.shape) < 0):
+                        raise ValueError(f"the result would have the shape {list(view.shape)}")
         except (ValueNeeded, OnnxPlanError):
             raise
         except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
@@ -422,12 +424,6 @@ class Lowering(Builder):
                 storage.constant = np.empty(0, storage.dtype.numpy)
             else:
                 program.inputs.setdefault(storage.name, self._sources[storage])
-
-
-def _check_sizes(output: Lowered) -> None:
-    for view in tensors(output):
-        if view.size > SIZE_LIMIT or (view.shape and min(view.shape) < 0):
-            raise ValueError(f"the result would have the shape {list(view.shape)}")
 
 
 def _needed(target: Value, known: Container[Value], producers: Mapping[Value, Node]) -> set[Node]:

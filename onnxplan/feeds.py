@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,21 +27,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"{hint} (known: {', '.join(map(repr, names))})"
 
 
-@dataclass(frozen=True, slots=True)
-class Fed:
-    """What a run is fed: ``arrays`` by name, and which of them make up the inputs that are no tensors."""
-
-    arrays: dict[str, AnyArray]
-    structures: tuple[tuple[str, Structure[str]], ...] = ()
-
-
 def check_feeds(
     feeds: Mapping[str, Any], inputs: Sequence[ValueInfo], optional: Sequence[ValueInfo], device: Device
-) -> Fed:
+) -> tuple[dict[str, AnyArray], tuple[tuple[str, Structure[str]], ...]]:
     """The feeds as aligned, C-contiguous arrays of the inputs' types, in the inputs' order.
 
-    They are NumPy arrays or lie in the memory of ``device``, on which the run will be. ``optional`` are
-    inputs with a default. Raises :class:`InvalidFeedsError`.
+    They are NumPy arrays or lie in the memory of ``device``, on which the run will be. Behind them is which
+    of them make up the inputs that are no tensors. ``optional`` are inputs with a default. Raises
+    :class:`InvalidFeedsError`.
     """
     if not isinstance(feeds, Mapping):
         raise InvalidFeedsError(
@@ -73,7 +65,7 @@ def check_feeds(
         if not isinstance(structure, str | Absent):
             structures.append((name, structure))
     check_dims({name: arrays[name].shape for name in infos}, infos)
-    return Fed(arrays, tuple(structures))
+    return arrays, tuple(structures)
 
 
 def check_fetches(fetches: Iterable[str] | None, outputs: Sequence[ValueInfo]) -> tuple[str, ...] | None:

@@ -94,16 +94,16 @@ class ModelInterface:
         self, feeds: Mapping[str, Any], fetches: Iterable[str] | None, device: Device
     ) -> tuple[Request, tuple[AnyArray, ...]]:
         """What is asked for, and the arrays that are fed; raises :class:`InvalidFeedsError`."""
-        fed = check_feeds(feeds, self._inputs, self._optional, device)
+        fed, structures = check_feeds(feeds, self._inputs, self._optional, device)
         wanted = check_fetches(fetches, self._outputs)
-        arrays = tuple(fed.arrays.values())
+        arrays = tuple(fed.values())
         texts = tuple(
             (name, tuple(array.flat))
-            for name, array in fed.arrays.items()
+            for name, array in fed.items()
             if isinstance(array, np.ndarray) and array.dtype == object
         )
         shapes = tuple(array.shape for array in arrays)
-        return Request(tuple(fed.arrays), shapes, wanted, texts, fed.structures), arrays
+        return Request(tuple(fed), shapes, wanted, texts, structures), arrays
 
     def _refused(self, request: Request, error: InvalidModelError) -> InvalidFeedsError:
         """The error of a model that is valid for other inputs than these."""

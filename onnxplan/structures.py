@@ -96,6 +96,8 @@ def check_key(key: Any, kind: MapType, what: str) -> Key:
 
 def result(value: Structure[AnyArray]) -> Any:
     """What callers get: a tensor, a list, ``None``, or a dict of Python's own numbers or strings."""
+    if isinstance(value, np.ndarray):
+        return wrap(value)
     if isinstance(value, SequenceValue):
         return [result(item) for item in value.elements]
     if isinstance(value, MapValue):

@@ -187,7 +187,7 @@ def concat(b: Builder, node: Node, *parts: View) -> View:
 def concat_views(b: Builder, parts: Sequence[View], axis: int) -> View:
     """The views one after the other, checked.
 
-    As in onnxruntime, those without elements may have other extents if there are any with.
+    As in onnxruntime, those of extent 0 along the axis may have other extents, if there are any of more.
     """
     if not parts:
         raise ValueError("there is nothing to concatenate")
@@ -195,7 +195,7 @@ def concat_views(b: Builder, parts: Sequence[View], axis: int) -> View:
         raise TypeError("the element types differ")
     position = normal_axis(axis, parts[0].rank)
     if all(part.rank == parts[0].rank for part in parts):
-        parts = [part for part in parts if part.size] or parts
+        parts = [part for part in parts if part.shape[position]] or parts
     frames = {part.shape[:position] + part.shape[position + 1 :] for part in parts}
     if len(frames) > 1 or any(part.rank != parts[0].rank for part in parts):
         shapes = ", ".join(str(list(part.shape)) for part in parts)

@@ -98,7 +98,7 @@ CPU = open_device("cpu")
 
 def taken(given, kind: str = "float32", dims=None) -> np.ndarray:
     """What a kernel would be handed."""
-    (found,) = check_feeds({"x": given}, [info(kind, dims)], [], CPU).arrays.values()
+    (found,) = check_feeds({"x": given}, [info(kind, dims)], [], CPU)[0].values()
     assert found.flags.c_contiguous
     assert found.flags.aligned
     assert found.dtype == DType.from_label(kind).numpy

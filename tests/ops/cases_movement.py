@@ -196,6 +196,8 @@ def part_cases() -> list[Case]:
         reference = lambda *x: np.concatenate(x, 1)  # noqa: E731
         found += moving(f"{dtype}", "Concat", inputs, reference, attributes={"axis": 1})
     inputs = {"x": distinct(FLOAT32, 2, 3), "y": distinct(FLOAT32, 2, 2)}
+    unlike = {"x": distinct(FLOAT32, 0, 5), "y": distinct(FLOAT32, 2, 3)}
+    found += moving("nothing", "Concat", unlike, lambda x, y: y, attributes={"axis": 0})
     found += moving("default", "Concat", inputs, lambda *x: np.concatenate(x, 1), opset=1)
     return found + split_cases()
 

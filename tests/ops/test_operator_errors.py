@@ -68,6 +68,8 @@ BROKEN = [
     ("Transpose", {"x": X}, {"attributes": {"perm": [0, 0]}}, "repeat"),
     ("Concat", {"x": X, "y": np.zeros((3, 3), np.float32)}, {"attributes": {"axis": 1}}, "differ"),
     ("Concat", {"x": X}, {"attributes": {"axis": 2}}, "axis 2"),
+    ("Concat", {"x": X, "y": np.zeros((3, 0), np.float32)}, {"attributes": {"axis": 0}}, "differ"),
+    ("Concat", {"x": X, "y": np.zeros(0, np.float32)}, {"attributes": {"axis": 0}}, "differ"),
     ("Split", {"x": X, "split": shape_of(1, 1)}, {"attributes": {"axis": 1}, "outputs": 2}, "add up to 3"),
     ("Split", {"x": X}, {"attributes": {"axis": 1}, "outputs": 2, "opset": 13}, "equal parts"),
     (
