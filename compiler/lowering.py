@@ -135,7 +135,9 @@ class Lowering(Builder):
                 raise InvalidModelError(f"input {value.name!r} has no shape and no default")
             return self._initializer(value, value.default)
         if value.name in self._texts:
-            return self.constant(np.array(self._texts[value.name], object).reshape(shape))
+            text = self.constant(np.array(self._texts[value.name], object).reshape(shape))
+            text.storage.transient = True
+            return text
         assert value.type is not None
         if value.type.dtype is DType.STRING:
             raise InvalidFeedsError(
@@ -159,6 +161,8 @@ class Lowering(Builder):
         return view
 
     def value(self, view: View) -> npt.NDArray[Any]:
+        # What the rule makes of elements that belong to a run does so, too.
+        self.transient |= view.storage.transient or not view.is_constant
         if view.is_constant:
             return view.numpy()
         if view.size == 0:
@@ -222,14 +226,14 @@ class Lowering(Builder):
         self._held.extend(arguments)
         for value, view in zip(graph.inputs, arguments, strict=True):
             self._views[value] = view
-        node = self.node
+        node, transient = self.node, self.transient
         self._lower_nodes(graph)
         results = [self._view(value) for value in graph.outputs]
         for computed in [*graph.inputs, *(output for inner in graph.nodes for output in inner.outputs)]:
             if computed is not None:
                 self._views.pop(computed, None)
         self._held.extend(results)
-        self.node, self._node_start = node, len(self.operations)
+        self.node, self.transient, self._node_start = node, transient, len(self.operations)
         return results
 
     def replay(self, name: str, bound: Mapping[str, View]) -> tuple[View, list[Operation]]:
@@ -290,6 +294,7 @@ class Lowering(Builder):
         check_inputs(rule, node)
         inputs = [None if value is None else self._view(value) for value in node.inputs]
         self.node = node.label
+        self.transient = False
         self._node_start = len(self.operations)
         held = len(self._held)
         try:
