@@ -152,6 +152,7 @@ class Builder:
         self.operations: list[Operation] = []
         self.node = ""
         self.prefix = "%"
+        self.transient = False
         self._storage_count = 0
         self._run_key: View | None = None
         self._draws: Counter[object] = Counter()
@@ -162,7 +163,9 @@ class Builder:
         """A constant of ``value`` (anything NumPy takes)."""
         array = np.asarray(value, dtype.numpy if dtype else None)
         flat = np.ascontiguousarray(array).reshape(-1)
-        storage = Storage(DType.from_numpy(array.dtype), array.size, self.node, flat)
+        storage = Storage(
+            DType.from_numpy(array.dtype), array.size, self.node, flat, transient=self.transient
+        )
         return View.dense(storage, array.shape)
 
     def value(self, view: View) -> npt.NDArray[Any]:
@@ -242,9 +245,16 @@ class Builder:
             shapes, dtypes = [view.shape for view in outputs], [view.dtype for view in outputs]
             return evaluate(primitive, [view.numpy() for view in inputs], shapes, dtypes)
 
-        largest = max(view.storage.nbytes for view in (*inputs, *outputs))
-        if len(outputs) > 1 or largest < MEMO_BYTES:
-            return tuple(self.constant(array) for array in compute())
+        passing = any(view.storage.transient for view in inputs)
+        if (
+            passing
+            or len(outputs) > 1
+            or max(view.storage.nbytes for view in (*inputs, *outputs)) < MEMO_BYTES
+        ):
+            before, self.transient = self.transient, self.transient or passing
+            results = tuple(self.constant(array) for array in compute())
+            self.transient = before
+            return results
         storage = self.pool.get(derived_key(repr(primitive), inputs), lambda: compute()[0], self.node)
         return (View.dense(storage, outputs[0].shape),)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -223,3 +223,21 @@ class Model:
         if hasattr(mmap, "MADV_DONTNEED"):
             for mapping in self.mappings:
                 mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def needed_nodes(target: Value, known: Container[Value], producers: Mapping[Value, Node]) -> set[Node]:
+    """The nodes that compute ``target`` from what is ``known`` and constants; ``ValueError`` if more is needed."""
+    nodes: set[Node] = set()
+    pending = [target]
+    while pending:
+        value = pending.pop()
+        if value in known or value.constant is not None:
+            continue
+        node = producers.get(value)
+        if node is None:
+            raise ValueError(f"{target.name!r} depends on {value.name!r}, which is not among the inputs")
+        if node not in nodes:
+            nodes.add(node)
+            pending.extend(read for read in node.inputs if read is not None)
+            pending.extend(read for graph in node.subgraphs for read in graph.captures())
+    return nodes

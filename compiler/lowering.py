@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,10 +28,11 @@ from onnxplan.compiler.errors import (
     OutOfMemoryError,
     UnsupportedOperatorError,
 )
-from onnxplan.compiler.ir import Graph, Model, Node, OptionalType, TensorType, Value, ValueType
+from onnxplan.compiler.ir import Graph, Model, Node, OptionalType, TensorType, Value, ValueType, needed_nodes
 from onnxplan.compiler.plan import DEMAND, HostFunction
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.registry import find
+from onnxplan.compiler.stage import Stage
 from onnxplan.compiler.structures import (
     Absent,
     Lowered,
@@ -47,28 +48,6 @@ from onnxplan.compiler.view import Shape, Storage, View
 
 KNOWN_BYTES = 4 << 10
 """Answers up to this size (shapes, conditions) become constants of the later stages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stretch of the model without open questions.
-
-    ``program`` reads graph inputs by their names and results of earlier stages by the names under which
-    those returned them. ``final`` tells the last stage, whose outputs are the graph's; those of the others
-    are ``DEMAND`` and whatever later stages may read. ``run_key`` names the input that holds a random uint64,
-    the same in all stages of a run and another in each run; it is empty where nothing is random.
-    ``structures`` are the graph's outputs that are no tensors, with the program's names for their tensors.
-
-    Where there is a ``function``, what it makes of ``DEMAND`` on the host is an input of later stages, called
-    ``host_input``, and its shape is the answer.
-    """
-
-    program: Program
-    final: bool
-    run_key: str = ""
-    structures: Mapping[str, Structure[str]] = field(default_factory=dict)
-    function: HostFunction | None = None
-    host_input: str = ""
 
 
 def lower(
@@ -181,7 +160,9 @@ class Lowering(Builder):
 
     def _fed_tensor(self, name: str, dtype: DType, shape: Shape) -> View:
         if name in self._texts:
-            return self.constant(np.array(self._texts[name], object).reshape(shape))
+            text = self.constant(np.array(self._texts[name], object).reshape(shape))
+            text.storage.transient = True
+            return text
         if dtype is DType.STRING:
             raise InvalidFeedsError(
                 f"input {name!r} is of strings, on whose content a plan depends: it is made in a run"
@@ -204,6 +185,8 @@ class Lowering(Builder):
         return found
 
     def value(self, view: View) -> npt.NDArray[Any]:
+        # What the rule makes of elements that belong to a run does so, too.
+        self.transient |= view.storage.transient or not view.is_constant
         if view.is_constant:
             return view.numpy()
         if view.size == 0:
@@ -273,14 +256,14 @@ class Lowering(Builder):
             raise ValueError(f"{graph.name!r} has {len(graph.inputs)} inputs, {len(arguments)} are given")
         self._held.extend(arguments)
         self._lowered.update(zip(graph.inputs, arguments, strict=True))
-        node = self.node
+        node, transient = self.node, self.transient
         self._lower_nodes(graph)
         results = [self._find(value) for value in graph.outputs]
         for computed in [*graph.inputs, *(output for inner in graph.nodes for output in inner.outputs)]:
             if computed is not None:
                 self._lowered.pop(computed, None)
         self._held.extend(results)
-        self.node, self._node_start = node, len(self.operations)
+        self.node, self.transient, self._node_start = node, transient, len(self.operations)
         return results
 
     def replay(self, name: str, bound: Mapping[str, View]) -> tuple[View, list[Operation]]:
@@ -301,7 +284,7 @@ class Lowering(Builder):
         for unknown in [each for each in (name, *bound) if each not in values]:
             raise ValueError(f"the graph has no value {unknown!r}")
         points = {values[each]: view for each, view in bound.items()}
-        nodes = _needed(values[name], points, producers)
+        nodes = needed_nodes(values[name], points, producers)
         order = {node: place for place, node in enumerate(dict.fromkeys(producers.values()))}
         lowered, draws, label, start = (
             dict(self._lowered),
@@ -348,6 +331,7 @@ class Lowering(Builder):
         check_inputs(rule, node)
         inputs = [None if value is None else self._find(value) for value in node.inputs]
         self.node = node.label
+        self.transient = False
         self._node_start = len(self.operations)
         held = len(self._held)
         try:
@@ -355,7 +339,9 @@ class Lowering(Builder):
             result = rule(self, node, *inputs)
             outputs = result if isinstance(result, Sequence) else [result]
             for output in outputs:
-                for view in (output,) if isinstance(output, View) else tensors(output):
+                # Few outputs are no tensors, and this is done for each node.
+                views: Iterable[View] = (output,) if isinstance(output, View) else tensors(output)
+                for view in views:
                     if view.size > SIZE_LIMIT or (view.shape and min(view.shape) < 0):
                         raise ValueError(f"the result would have the shape {list(view.shape)}")
         except (ValueNeeded, OnnxPlanError):
@@ -424,21 +410,3 @@ class Lowering(Builder):
                 storage.constant = np.empty(0, storage.dtype.numpy)
             else:
                 program.inputs.setdefault(storage.name, self._sources[storage])
-
-
-def _needed(target: Value, known: Container[Value], producers: Mapping[Value, Node]) -> set[Node]:
-    """The nodes that compute ``target`` from what is ``known`` and constants."""
-    nodes: set[Node] = set()
-    pending = [target]
-    while pending:
-        value = pending.pop()
-        if value in known or value.constant is not None:
-            continue
-        node = producers.get(value)
-        if node is None:
-            raise ValueError(f"{target.name!r} depends on {value.name!r}, which is not among the inputs")
-        if node not in nodes:
-            nodes.add(node)
-            pending.extend(read for read in node.inputs if read is not None)
-            pending.extend(read for graph in node.subgraphs for read in graph.captures())
-    return nodes

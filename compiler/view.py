@@ -24,7 +24,8 @@ class Storage:
     ``constant`` holds the elements (one-dimensional) of a constant, or else ``make`` computes them (a
     contiguous array of any shape) whenever they are asked for: they are often read once, to be packed, and
     need no memory before and after. ``key`` identifies a constant's content by where it came from, so that
-    work derived from it (folding, packing) is done once per model.
+    work derived from it (folding, packing) is done once per model. ``transient`` constants hang on strings or
+    other elements of a run: what is derived from them serves no other plan.
     """
 
     dtype: DType
@@ -33,6 +34,7 @@ class Storage:
     constant: npt.NDArray[Any] | None = field(default=None, repr=False)
     key: str = ""
     make: Callable[[], npt.NDArray[Any]] | None = field(default=None, repr=False)
+    transient: bool = False
     _made: weakref.ref[npt.NDArray[Any]] | None = field(default=None, init=False, repr=False)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.structures import MapValue, SequenceValue, Structure, map_tensors, tensors
 from onnxplan.differences import Difference, Result, find_difference
-from onnxplan.feeds import Fed, check_feeds
+from onnxplan.feeds import check_feeds
 from onnxplan.peers import run_peer
 from onnxplan.runtime.devices import open_device
 from onnxplan.session import InferenceSession
@@ -131,7 +131,7 @@ class Comparer:
         with InferenceSession(self._plain, **self._options) as session:
             # The other side reads the host's memory.
             fed = check_feeds(feeds, session.inputs, session.optional_inputs, open_device("cpu"))
-            self._feeds = _plain(fed)
+            self._feeds = _plain(*fed)
             outputs = _arrays(session.run_sync(self._feeds))
         values = [name for node in self._nodes for name in node.output if name]
         self._session = InferenceSession(self._open, **self._options)
@@ -298,12 +298,12 @@ class Comparer:
             return _arrays(session.run_sync(feeds))
 
 
-def _plain(fed: Fed) -> dict[str, Any]:
+def _plain(arrays: Mapping[str, Any], structures: Iterable[tuple[str, Structure[str]]]) -> dict[str, Any]:
     """Feeds as every engine takes them: arrays, lists of arrays, dicts."""
-    parts = {name for _, structure in fed.structures for name in tensors(structure)}
-    plain: dict[str, Any] = {name: array for name, array in fed.arrays.items() if name not in parts}
-    for name, structure in fed.structures:
-        plain[name] = _plain_value(map_tensors(fed.arrays.__getitem__, structure))
+    parts = {name for _, structure in structures for name in tensors(structure)}
+    plain: dict[str, Any] = {name: array for name, array in arrays.items() if name not in parts}
+    for name, structure in structures:
+        plain[name] = _plain_value(map_tensors(arrays.__getitem__, structure))
     return plain
 
 

@@ -22,7 +22,6 @@ from onnxplan.backend import OnnxPlanBackend
 
 # Regular expression of case names -> why they fail.
 KNOWN_FAILURES = {
-    "^test_dft_inverse(_opset19)?_c": "where zeros are right the reference leaves 2e-7",
     "^test_bernoulli": "the cases demand the numbers of one generator; Bernoulli `may not produce the same "
     "values in different implementations (even if a seed is specified)`, says the standard",
     "^test_attention_4d_causal_fp16": "4 of 192 elements (2 in the expanded form) are two units of float16 "

@@ -12,7 +12,7 @@ from tests.backend.suite import KNOWN_FAILURES, SLOW_IF_EMULATED, SuiteBackend
 KINDS = ("node", "real", "simple", "pytorch-converted", "pytorch-operator")
 
 # Cases of a release of onnx, and how many of them KNOWN_FAILURES leaves out.
-RELEASES = {"1.23.2": (2033, 10)}
+RELEASES = {"1.23.2": (2033, 8)}
 
 
 @pytest.fixture(scope="module")

@@ -76,3 +76,29 @@ def test_strings_of_computed_numbers_follow_the_numbers():
             squares = np.array(values, np.float32) ** 2
             assert results["text"].numpy().tolist() == [f"{square:.8g}" for square in squares.tolist()]
             np.testing.assert_array_equal(results["sum"].numpy(), squares + np.array(values, np.float32))
+
+
+def test_constants_of_strings_serve_no_other_plan():
+    """Models of texts meet new ones all the time: what is made of them must not pile up."""
+    grams = [f"word{number}" for number in range(20_000)]
+    node = helper.make_node(
+        "TfIdfVectorizer",
+        ["x"],
+        ["y"],
+        mode="TF",
+        min_gram_length=1,
+        max_gram_length=1,
+        max_skip_count=0,
+        ngram_counts=[0],
+        ngram_indexes=list(range(len(grams))),
+        pool_strings=grams,
+    )
+    x = helper.make_tensor_value_info("x", TensorProto.STRING, ["n"])
+    outputs = [helper.make_empty_tensor_value_info("y")]
+    graph = helper.make_graph([node], "counts", [x], outputs)
+    with onnxplan.InferenceSession(helper.make_model(graph), max_plans=2) as session:
+        for number in range(6):
+            results = session.run_sync({"x": [grams[number], "other", grams[number]]})
+            assert np.flatnonzero(results["y"].numpy()).tolist() == [number]
+            assert results["y"].numpy()[number] == 2
+        assert session._engine._pool.nbytes < 3 * results["y"].numpy().nbytes

@@ -105,6 +105,13 @@ def transform_cases() -> list[Case]:
             settings = {"attributes": old, "tolerance": CLOSE[FLOAT32], "opset": 17}
             inputs = {"x": uniform(FLOAT32, 2, 3, 6, parts), "n": shape_of(6)[0]}
             found.append(case(f"{parts}{inverse}{onesided}", "DFT", inputs, reference=reference, **settings))
+    for parts, inverse, onesided, points in ((2, 0, 0, 300), (1, 0, 1, 256), (2, 1, 1, 300), (2, 1, 0, 64)):
+        attributes = {"inverse": inverse, "onesided": onesided}
+        inputs = {"x": uniform(FLOAT32, 2, 151, parts), "n": np.int64(points)[...]}
+        settings = {"attributes": attributes, "tolerance": CLOSE[FLOAT32], "dtypes": (FLOAT32,)}
+        reference = functools.partial(transform, attributes, -2)
+        name = f"{parts}{inverse}{onesided} of {points}"
+        found.append(case(name, "DFT", inputs, reference=reference, constants=("n",), **settings))
     for dtype in (FLOAT64, FLOAT16):
         inputs = {"x": uniform(dtype, 2, 30, 1)}
         reference = functools.partial(transform, {}, -2)
