@@ -226,7 +226,7 @@ class Model:
 
 
 def needed_nodes(target: Value, known: Container[Value], producers: Mapping[Value, Node]) -> set[Node]:
-    """The nodes that compute ``target`` from what is ``known`` and constants; ``ValueError`` if more is needed."""
+    """The nodes that compute ``target`` from what is ``known`` and constants; else raises ``ValueError``."""
     nodes: set[Node] = set()
     pending = [target]
     while pending:
