@@ -10,13 +10,16 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
+from typing import TYPE_CHECKING
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.machine import machine_identity, package_identity
 from onnxplan.runtime.object_loader import ObjectLoader
-from onnxplan.runtime.shared_build import Job, build_shared
 from onnxplan.runtime.store import KernelStore, ObjectCode, StoredCode, content_key, store_directory
+
+if TYPE_CHECKING:
+    from onnxplan.runtime.shared_build import Job
 
 logger = logging.getLogger("onnxplan.store")
 
@@ -118,6 +121,9 @@ class KernelLibrary:
         total = len(specs)
         if not total:
             return
+        # Not needed by a warm start.
+        from onnxplan.runtime.shared_build import build_shared
+
         if progress is not None:
             progress(0, total)
         with closing(build_shared(self._store, [self._job(spec) for spec in specs], self._parallel)) as built:
@@ -126,6 +132,8 @@ class KernelLibrary:
                     progress(done, total)
 
     def _job(self, spec: KernelSpec) -> Job:
+        from onnxplan.runtime.shared_build import Job
+
         return Job(
             self._key(spec),
             partial(self._build, spec, self._target),

@@ -12,8 +12,7 @@ from typing import Any
 from onnxplan.runtime.cpu.object_layout import object_layout
 from onnxplan.runtime.cpu.semaphore import function_address
 from onnxplan.runtime.library import LOADER, tool_key
-from onnxplan.runtime.shared_build import get_or_build
-from onnxplan.runtime.store import KernelStore, StoredCode, content_key
+from onnxplan.runtime.store import KernelStore, ObjectCode, StoredCode, content_key
 
 FUNCTIONS = ("call_run", "run", "help_runs", "stop", "spin")
 SOURCES = (
@@ -75,7 +74,7 @@ def load_executor(store: KernelStore) -> NativeExecutor:
     """The executor, compiled once per machine and kept in ``store``."""
     folder = Path(__file__).parent
     key = content_key("executor", tool_key(), *((folder / name).read_bytes() for name in SOURCES))
-    stored = get_or_build(store, key, _build, "cpu")
+    stored = store.get(key) or _build_stored(store, key)
     imports = {name: function_address(getattr(ctypes.pythonapi, name)) for name in INTERPRETER_FUNCTIONS}
     call_run, run, help_runs, stop, spin = LOADER.load(stored.code, FUNCTIONS, imports)
     word = ctypes.c_int64
@@ -87,6 +86,12 @@ def load_executor(store: KernelStore) -> NativeExecutor:
         ctypes.CFUNCTYPE(word, ctypes.c_void_p, word)(spin),
         _method_definition(call_run),
     )
+
+
+def _build_stored(store: KernelStore, key: str) -> ObjectCode:
+    from onnxplan.runtime.shared_build import get_or_build
+
+    return get_or_build(store, key, _build, "cpu")
 
 
 def _build() -> StoredCode:
