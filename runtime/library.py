@@ -10,12 +10,16 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
+from typing import TYPE_CHECKING
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.machine import machine_identity, package_identity
 from onnxplan.runtime.object_loader import ObjectLoader
 from onnxplan.runtime.store import KernelStore, ObjectCode, StoredCode, content_key, store_directory
+
+if TYPE_CHECKING:
+    pass
 
 logger = logging.getLogger("onnxplan.store")
 
@@ -140,6 +144,7 @@ class KernelLibrary:
         total = len(specs)
         if not total:
             return
+        # Not needed by a warm start.
         from onnxplan.runtime.shared_build import Job, build_shared
 
         jobs = [

@@ -89,16 +89,13 @@ def build_shared(store: KernelStore, jobs: Sequence[Job], parallel: int = 1) -> 
 
 
 def get_or_build(store: KernelStore, key: str, build: Callable[[], StoredCode], target: str) -> ObjectCode:
-    """The entry of ``key``, built by one of the processes that ask for it."""
+    """The entry of ``key``, which was not there, built by one of the processes that ask for it."""
     found: list[ObjectCode] = []
 
     def take(entry: StoredCode) -> bool:
         found.append(entry)
         return True
 
-    entry = store.get(key)
-    if entry is not None:
-        return entry
     for _ in build_shared(store, [Job(key, build, take, found.append, target)]):
         pass
     return found[0]

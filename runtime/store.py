@@ -30,6 +30,8 @@ MAGIC = b"onnxplan kernel 1\n"
 """Begins every entry; the number changes with the form of the entries."""
 DIGEST_BYTES = 32
 ENTRY_SUFFIX, LOCK_SUFFIX, TEMPORARY_SUFFIX = ".kernel", ".lock", ".tmp"
+FAILED_FOLDER = "failed"
+"""The folder beside the entries where sources that did not compile are kept."""
 TOUCH_SECONDS = 3600.0
 """An entry's last use is its file's modification time, which is kept no more exactly than this."""
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)

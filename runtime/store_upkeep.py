@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxplan.runtime.file_lock import try_lock
-from onnxplan.runtime.store import ENTRY_SUFFIX, LOCK_SUFFIX, TEMPORARY_SUFFIX, KernelStore
+from onnxplan.runtime.store import ENTRY_SUFFIX, FAILED_FOLDER, LOCK_SUFFIX, TEMPORARY_SUFFIX, KernelStore
 
 logger = logging.getLogger("onnxplan.store")
 
@@ -28,8 +28,6 @@ CHECK_PART = 16
 """A process that wrote this part of the bound looks at once."""
 STALE_SECONDS = 3600.0
 """Nobody needs so long to write an entry: an older temporary file is one of a dead process."""
-FAILED_FOLDER = "failed"
-"""Where sources that did not compile are kept."""
 MARK = "checked"
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:I?B)?|B)?\s*", re.ASCII | re.IGNORECASE)
 

@@ -83,9 +83,7 @@ def executor_code(store: KernelStore) -> bytes:
     key = content_key(executor_digest(), tool_key())
     stored: ObjectCode | None = store.get(key)
     if stored is None:
-        from onnxplan.runtime.shared_build import get_or_build
-
-        stored = get_or_build(store, key, _build, "cpu")
+        stored = _build_stored(store, key)
     return stored.code
 
 
@@ -111,6 +109,12 @@ def load_executor(store: KernelStore, supplied: Supplied | None = None) -> Nativ
         ctypes.CFUNCTYPE(word, ctypes.c_void_p, word)(spin),
         _method_definition(call_run),
     )
+
+
+def _build_stored(store: KernelStore, key: str) -> ObjectCode:
+    from onnxplan.runtime.shared_build import get_or_build
+
+    return get_or_build(store, key, _build, "cpu")
 
 
 def _build() -> StoredCode:

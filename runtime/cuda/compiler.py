@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from onnxplan.compiler.errors import CompilerError, DeviceUnavailableError
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
-from onnxplan.runtime.store import StoredCode, content_key, store_directory
+from onnxplan.runtime.store import FAILED_FOLDER, StoredCode, content_key, store_directory
 
 OPTIONS = ("-std=c++17", "--fmad=true")
 """Strict arithmetic: neither fast division nor flushed denormals; only products and sums are contracted."""
@@ -91,7 +91,7 @@ def _report(text: str, name: str, architecture: str, log: str) -> str:
 def _keep(text: str, name: str) -> str:
     """Writes the source beside the kernel store, or where that cannot be written, to a temporary file."""
     file = f"{name}-{content_key(text)[:16]}.cu"
-    for folder in (store_directory() / "failed", Path(tempfile.gettempdir())):
+    for folder in (store_directory() / FAILED_FOLDER, Path(tempfile.gettempdir())):
         path = folder / file
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

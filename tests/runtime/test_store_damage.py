@@ -22,9 +22,6 @@ SPECS = [KernelSpec("one"), KernelSpec("two")]
 MUTATIONS = 300
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions and limits")
-needs_user = pytest.mark.skipif(
-    os.name != "posix" or os.getuid() == 0, reason="the administrator may do everything"
-)
 
 
 def make_library(store: KernelStore) -> KernelLibrary:
@@ -219,10 +216,12 @@ def test_limit_on_the_size_of_files(tmp_path, caplog):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@needs_user
+@needs_posix
 def test_directory_that_is_read_only(tmp_path, caplog):
     tmp_path.chmod(0o555)
     try:
+        if os.access(tmp_path, os.W_OK):
+            pytest.skip("this user may write everywhere")
         expect_works_without(KernelStore(tmp_path), caplog, "Permission denied")
     finally:
         tmp_path.chmod(0o755)
