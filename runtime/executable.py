@@ -24,7 +24,10 @@ def map_image(image: Image, imports: Mapping[str, int]) -> int:
     Symbols that are not in ``imports`` are looked up in the process. Raises ``RuntimeError`` for symbols that
     are nowhere, and where the system does not let new code run.
     """
-    memory = mmap.mmap(-1, len(image.code), prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    try:
+        memory = mmap.mmap(-1, len(image.code), prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as error:
+        raise RuntimeError(f"there is no memory for new code: {error}") from error
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     memory.write(image.code)
     for name, place in image.imports:

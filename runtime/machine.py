@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
 import os
 import platform
 import struct
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+
+from onnxplan.runtime.elf import Image
+from onnxplan.runtime.executable import MAPS_IMAGES, map_image
 
 # ``cpuid(leaf, subleaf, words)`` and ``xgetbv(0, 0, words)`` in the System V calling convention of x86-64.
 _CPUID = bytes.fromhex("f30f1efa 53 4989d0 89f8 89f1 0fa2 418900 41895804 41894808 4189500c 5b c3")
@@ -58,7 +60,7 @@ def machine_identity() -> tuple[str, ...] | None:
     kind = platform.machine().lower()
     found: tuple[str, ...] | None = None
     if kind in ("x86_64", "amd64"):
-        words = None if sys.platform == "win32" or struct.calcsize("P") != 8 else _x86_words()
+        words = _x86_words()
         if words is not None:
             found = (words.hex(),)
     elif kind in ("aarch64", "arm64"):
@@ -70,23 +72,13 @@ def machine_identity() -> tuple[str, ...] | None:
 
 def _x86_words() -> bytes | None:
     """What the processor says of itself, the same on each of its cores; None where code cannot be made."""
-    try:
-        page = mmap.mmap(
-            -1,
-            mmap.PAGESIZE,
-            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
-            prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
-        )
-    except OSError:
-        # Systems that forbid memory which is writable and executable.
+    if not MAPS_IMAGES:
         return None
-    with page:
-        page.write(_CPUID.ljust(64, b"\xcc") + _XGETBV)
-        start = ctypes.c_char.from_buffer(page)
-        try:
-            return _read_words(ctypes.addressof(start))
-        finally:
-            del start
+    try:
+        return _read_words(map_image(Image(_CPUID.ljust(64, b"\xcc") + _XGETBV, {}, (), ()), {}))
+    except RuntimeError:
+        # A system that lets no new code run.
+        return None
 
 
 def _read_words(code: int) -> bytes:
