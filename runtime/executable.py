@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -35,8 +36,9 @@ def map_image(image: Image, imports: Mapping[str, int]) -> int:
     for place in image.rebases:
         ctypes.c_uint64.from_buffer(memory, place).value += address
     if _library().mprotect(address, len(image.code), mmap.PROT_READ | mmap.PROT_EXEC):
-        error = ctypes.get_errno()
-        raise RuntimeError(f"the system does not let new code run (mprotect: error {error})")
+        raise RuntimeError(
+            f"the system does not let new code run (mprotect: {os.strerror(ctypes.get_errno())})"
+        )
     _kept.append(memory)
     return address
 
