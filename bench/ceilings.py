@@ -1,12 +1,13 @@
-"""What the processor can do at most: float32 multiply-adds in registers, and copies through memory."""
+"""What the processor can do at most: multiply-adds in registers, and copies through memory."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial, reduce
 from typing import Any
 
@@ -28,35 +29,47 @@ REPEATS = 12
 class Ceilings:
     """Operations and bytes per second with some number of threads (a copied byte is read and written: two).
 
-    Memory's ceiling is no limit for what stays in caches: there a rate may lie above it.
+    ``flops`` are of float32, ``byte_operations`` of products of bytes that are summed in int32. Memory's
+    ceiling is no limit for what stays in caches: there a rate may lie above it.
     """
 
     flops: float
     bandwidth: float
+    byte_operations: float = math.inf
 
     def seconds(self, flops: float, nbytes: float) -> float:
         """The time that work takes at least where it comes from memory."""
         return max(flops / self.flops, nbytes / self.bandwidth)
 
+    def for_bytes(self) -> Ceilings:
+        """The ceilings of work whose operations are products of bytes."""
+        return replace(self, flops=self.byte_operations)
+
     def best(self, other: Ceilings) -> Ceilings:
         """The higher of each."""
-        return Ceilings(max(self.flops, other.flops), max(self.bandwidth, other.bandwidth))
+        return Ceilings(*map(max, astuple(self), astuple(other)))
 
 
 def measure_ceilings(threads: int, repeats: int = REPEATS) -> Ceilings:
     """The best of ``repeats`` short measurements with ``threads`` threads, for the chosen instruction set."""
     target = detect_target(threads)
-    return Ceilings(_multiply_rate(target, repeats), _copy_rate(target, repeats))
+    flops = _multiply_rate(target, repeats, quads=False)
+    # Without dot products each vector of bytes takes four instructions.
+    byte_operations = _multiply_rate(target, repeats, quads=True) if target.dot_products else flops
+    return Ceilings(flops, _copy_rate(target, repeats), byte_operations)
 
 
-def _multiply_rate(target: Target, repeats: int) -> float:
-    """Multiply-adds of independent vectors, enough of them to hide latency; each is two operations."""
+def _multiply_rate(target: Target, repeats: int, *, quads: bool) -> float:
+    """Multiply-adds of independent vectors, enough of them to hide latency; each is two operations.
+
+    With ``quads`` each lane is the sum of four products of bytes.
+    """
     lanes, chains = target.vector_bytes // 4, 12 if target.vector_registers < 32 else 16
-    address = load_object(_compile_multiplier(lanes, chains), "multiply")
+    address = load_object(_compile_multiplier(lanes, chains, quads=quads), "multiply")
     multiply = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(address)
     results = [np.zeros(lanes, np.float32) for _ in range(target.threads)]
     seconds = _best_seconds([partial(multiply, PASSES, each.ctypes.data) for each in results], repeats)
-    return 2 * PASSES * DEPTH * chains * lanes * target.threads / seconds
+    return (8 if quads else 2) * PASSES * DEPTH * chains * lanes * target.threads / seconds
 
 
 def _copy_rate(target: Target, repeats: int) -> float:
@@ -90,31 +103,37 @@ def _best_seconds(calls: Sequence[Callable[[], Any]], repeats: int) -> float:
     return best
 
 
-def _compile_multiplier(lanes: int, chains: int) -> bytes:
+def _compile_multiplier(lanes: int, chains: int, *, quads: bool) -> bytes:
     """``multiply(passes, result)``: each pass is ``DEPTH`` multiply-adds to each of ``chains`` vectors."""
     import llvmlite.ir as ir
 
     from onnxplan.runtime.cpu.native_builder import WORD, compile_module
 
-    vector = ir.VectorType(ir.FloatType(), lanes)
-    offsets = [ir.Constant(vector, [float(number)] * lanes) for number in range(chains)]
+    vector = ir.VectorType(ir.IntType(32) if quads else ir.FloatType(), lanes)
+    offsets = [ir.Constant(vector, [number if quads else float(number)] * lanes) for number in range(chains)]
 
     def build(module: Any) -> None:
         kind = ir.FunctionType(ir.VoidType(), [WORD, vector.as_pointer()])
         function = ir.Function(module, kind, "multiply")
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        dot = ir.Function(module, ir.FunctionType(vector, [vector] * 3), name) if quads else None
         entry, loop, end = (function.append_basic_block(name) for name in ("entry", "loop", "end"))
         passes, result = function.args
         builder = ir.IRBuilder(entry)
         # Read from memory: with known numbers the loop would be computed when it is compiled.
         factor = builder.load(result, align=4)
         # Chains that begin alike would be merged.
-        first = [builder.fadd(factor, offset) for offset in offsets]
+        add = builder.add if quads else builder.fadd
+        first = [add(factor, offset) for offset in offsets]
         builder.branch(loop)
         builder.position_at_end(loop)
         counter = builder.phi(WORD)
         totals = [builder.phi(vector) for _ in range(chains)]
         sums: list[Any] = list(totals)
         for _ in range(DEPTH):
+            if quads:
+                sums = [builder.call(dot, [total, factor, factor]) for total in sums]
+                continue
             products = [builder.fmul(total, factor, flags=("contract",)) for total in sums]
             sums = [builder.fadd(product, factor, flags=("contract",)) for product in products]
         following = builder.add(counter, ir.Constant(WORD, 1))
@@ -125,7 +144,7 @@ def _compile_multiplier(lanes: int, chains: int) -> bytes:
             phi.add_incoming(total, loop)
         builder.cbranch(builder.icmp_signed("<", following, passes), loop, end)
         builder.position_at_end(end)
-        builder.store(reduce(builder.fadd, sums), result, align=4)
+        builder.store(reduce(add, sums), result, align=4)
         builder.ret_void()
 
     return compile_module("bench.ceilings", build)

@@ -20,22 +20,27 @@ IR_VERSION = 10
 
 @dataclass(frozen=True)
 class OpCase:
-    """One node. ``inputs`` are the shapes of float32 tensors that are fed; ``constants`` follow them.
+    """One node. ``inputs`` are the shapes of what is fed, of type ``dtype``; ``constants`` follow them.
 
     A constant is a shape (of random float32 weights), an array, or None for an input that is left out.
-    ``flops`` are those of the direct algorithm; 0 where memory is what counts. ``result`` is the shape of the
-    output where ``domain`` is not the standard's, whose operators tell it themselves.
+    ``flops`` are those of the direct algorithm; 0 where memory is what counts. ``result`` is its type and
+    shape, where the type is not float32 or the operator not one of the standard.
     """
 
     group: str
     name: str
     op: str
     inputs: tuple[Shape, ...]
-    constants: tuple[Shape | Array | None, ...] = ()
+    constants: tuple[Shape | Array | np.generic[Any] | None, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
     flops: int = 0
+    dtype: str = "float32"
     domain: str = ""
-    result: Shape | None = None
+    result: tuple[str, Shape] | None = None
+
+    @property
+    def multiplies_bytes(self) -> bool:
+        return self.group == "quantized"
 
     def model(self) -> onnx.ModelProto:
         """The model, with the shape of its output ``y``."""
@@ -48,26 +53,30 @@ class OpCase:
             if isinstance(constant, tuple):
                 named[f"c{number}"] = _weights(generator, constant)
             elif constant is not None:
-                named[f"c{number}"] = constant
+                named[f"c{number}"] = np.asarray(constant)
         node = helper.make_node(self.op, names, ["y"], domain=self.domain, **self.attributes)
         infos = [
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            helper.make_tensor_value_info(name, _code(self.dtype), shape)
             for name, shape in zip(fed, self.inputs, strict=True)
         ]
         initializers = [numpy_helper.from_array(array, name) for name, array in named.items()]
-        result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, self.result)
+        dtype, shape = self.result or ("float32", None)
+        result = helper.make_tensor_value_info("y", _code(dtype), shape)
         graph = helper.make_graph([node], "operator", infos, [result], initializers)
         opsets = [helper.make_opsetid("", OPSET)]
         if self.domain:
             opsets.append(helper.make_opsetid(self.domain, 1))
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        if self.domain:
-            return model
         return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
 
     def feeds(self) -> dict[str, Array]:
-        """Standard normal numbers."""
+        """Standard normal numbers, or any bytes."""
         generator = np.random.default_rng(0)
+        if self.dtype != "float32":
+            return {
+                f"x{number}": generator.integers(0, 256, shape).astype(self.dtype)
+                for number, shape in enumerate(self.inputs)
+            }
         return {
             f"x{number}": generator.standard_normal(shape, np.float32)
             for number, shape in enumerate(self.inputs)
@@ -77,11 +86,16 @@ class OpCase:
 def traffic(model: onnx.ModelProto) -> int:
     """Bytes of a model's inputs, weights and outputs: each must move once where none is in a cache."""
     graph = model.graph
-    elements = sum(
+    moved = sum(
         math.prod(int(dim.dim_value) for dim in info.type.tensor_type.shape.dim)
+        * helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type).itemsize
         for info in (*graph.input, *graph.output)
     )
-    return 4 * elements + sum(int(numpy_helper.to_array(weight).nbytes) for weight in graph.initializer)
+    return moved + sum(int(numpy_helper.to_array(weight).nbytes) for weight in graph.initializer)
+
+
+def _code(dtype: str) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def _weights(generator: np.random.Generator, shape: Shape) -> Array:
@@ -248,9 +262,81 @@ def few_bits() -> Iterator[OpCase]:
             (packed, scales, zeros),
             {"K": depth, "N": columns, "bits": bits, "block_size": block, "accuracy_level": 1},
             2 * rows * depth * columns,
+            "float32",
             "com.microsoft",
-            (rows, columns),
+            ("float32", (rows, columns)),
         )
+
+
+QUANTIZED_PRODUCTS = ((1, 768, 3072), (128, 768, 3072), (512, 1024, 1024))
+"""Rows, depth, columns."""
+
+QUANTIZED_CONVOLUTIONS: tuple[tuple[str, int, int, int, int, int, int], ...] = (
+    ("ResNet stem", 3, 64, 224, 7, 2, 1),
+    ("ResNet", 64, 64, 56, 3, 1, 1),
+    ("ResNet", 64, 256, 56, 1, 1, 1),
+    ("ResNet", 128, 128, 56, 3, 2, 1),
+    ("ResNet", 128, 128, 28, 3, 1, 1),
+    ("ResNet", 256, 256, 14, 3, 1, 1),
+    ("ResNet", 1024, 256, 14, 1, 1, 1),
+    ("MobileNet depthwise", 32, 32, 112, 3, 1, 32),
+    ("MobileNet depthwise", 144, 144, 56, 3, 1, 144),
+    ("MobileNet depthwise", 384, 384, 14, 3, 1, 384),
+    ("EfficientNet depthwise", 240, 240, 28, 5, 1, 240),
+)
+"""Network, channels in and out, height and width, kernel, stride, groups."""
+
+
+def quantized() -> Iterator[OpCase]:
+    """Products and convolutions of uint8 by constant int8, which is symmetric and scaled by column."""
+    generator = np.random.default_rng(2)
+    for rows, depth, columns in QUANTIZED_PRODUCTS:
+        weights = generator.integers(-128, 128, (depth, columns)).astype(np.int8)
+        scales, zeros = np.full(columns, 0.01, np.float32), np.zeros(columns, np.int8)
+        size = f"{rows}x{depth}x{columns}"
+        flops = 2 * rows * depth * columns
+        fed = ((rows, depth),)
+        own, other = (np.float32(0.02), np.uint8(120)), (np.float32(5), np.uint8(110))
+        yield OpCase(
+            "quantized", f"integers {size}", "MatMulInteger", fed, (weights, own[1], np.int8(0)), {}, flops,
+            "uint8", "", ("int32", (rows, columns)),
+        )  # fmt: skip
+        yield OpCase(
+            "quantized", f"requantised {size}", "QLinearMatMul", fed, (*own, weights, scales, zeros, *other),
+            {}, flops, "uint8", "", ("uint8", (rows, columns)),
+        )  # fmt: skip
+        yield OpCase(
+            "quantized", f"dynamic {size}", "DynamicQuantizeMatMul", fed, (weights, scales, zeros), {}, flops,
+            "float32", "com.microsoft", ("float32", (rows, columns)),
+        )  # fmt: skip
+    for network, channels, features, extent, kernel, stride, groups in QUANTIZED_CONVOLUTIONS:
+        yield _quantized_convolution(generator, network, channels, features, extent, kernel, stride, groups)
+
+
+def _quantized_convolution(
+    generator: np.random.Generator,
+    network: str,
+    channels: int,
+    features: int,
+    extent: int,
+    kernel: int,
+    stride: int,
+    groups: int,
+) -> OpCase:
+    """A convolution of one image with bias; zero points are not 0."""
+    plain = _convolution("quantized", network, channels, features, extent, kernel, stride, groups)
+    weights = generator.integers(-128, 128, (features, channels // groups, kernel, kernel)).astype(np.int8)
+    constants = (
+        np.float32(0.02), np.uint8(120), weights, np.full(features, 0.01, np.float32),
+        np.zeros(features, np.int8), np.float32(5), np.uint8(110),
+        generator.integers(-999, 999, features).astype(np.int32),
+    )  # fmt: skip
+    outputs = (extent + 2 * (kernel // 2) - kernel) // stride + 1
+    name = f"{network} {channels}->{features}, {extent}x{extent}, {kernel}x{kernel}/{stride}"
+    return OpCase(
+        "quantized", name, "QLinearConv", plain.inputs, constants, plain.attributes, plain.flops,
+        "uint8", "", ("uint8", (1, features, outputs, outputs)),
+    )  # fmt: skip
 
 
 GROUPS: Mapping[str, Callable[[], Iterator[OpCase]]] = {
@@ -259,4 +345,5 @@ GROUPS: Mapping[str, Callable[[], Iterator[OpCase]]] = {
     "depthwise": depthwise,
     "memory": memory_bound,
     "few_bits": few_bits,
+    "quantized": quantized,
 }

@@ -54,11 +54,15 @@ class OpTime:
 
     def bound(self, ceilings: Ceilings) -> str:
         """What limits the case: ``arithmetic`` or ``memory``."""
+        ceilings = self._own(ceilings)
         arithmetic = self.case.flops / ceilings.flops >= self.bytes / ceilings.bandwidth
         return "arithmetic" if arithmetic else "memory"
 
     def of_ceiling(self, ceilings: Ceilings) -> float:
-        return ceilings.seconds(self.case.flops, self.bytes) / self.ours
+        return self._own(ceilings).seconds(self.case.flops, self.bytes) / self.ours
+
+    def _own(self, ceilings: Ceilings) -> Ceilings:
+        return ceilings.for_bytes() if self.case.multiplies_bytes else ceilings
 
     def to_json(self, ceilings: Ceilings) -> dict[str, Any]:
         return {
@@ -104,7 +108,7 @@ def summary_rows(times: Sequence[OpTime], ceilings: dict[int, Ceilings]) -> list
 
 def show_times(times: Sequence[OpTime], ceilings: dict[int, Ceilings]) -> None:
     headings = ("operator", "ms", "onnxruntime", "ratio", "GFLOP/s", "GB/s", "bound", "of ceiling")
-    found = table(*headings, title="operators, float32: milliseconds")
+    found = table(*headings, title="operators: milliseconds")
     for each in times:
         cells = each.to_json(ceilings[each.threads])
         add_row(
@@ -145,6 +149,7 @@ def main(
     for count, found in ceilings.items():
         label = record.threads_label(count)
         rows.append(record.Row(f"arithmetic peak, {label}", 1e-9 * found.flops, "GFLOP/s"))
+        rows.append(record.Row(f"peak of products of bytes, {label}", 1e-9 * found.byte_operations, "GOP/s"))
         rows.append(record.Row(f"copy bandwidth, {label}", 1e-9 * found.bandwidth, "GB/s"))
     show_times(times, ceilings)
     record.show("operators", rows)

@@ -87,6 +87,8 @@ def test_ceilings_are_those_of_a_processor(threads):
     found = measure_ceilings(threads, repeats=1)
     assert 0 < found.flops < math.inf
     assert 0 < found.bandwidth < math.inf
+    assert found.flops / 2 < found.byte_operations < math.inf
+    assert found.for_bytes().flops == found.byte_operations
     assert found.best(CEILINGS).flops == max(found.flops, CEILINGS.flops)
 
 
@@ -94,11 +96,13 @@ def every_case():
     """All cases but those with large weights, which take seconds to make."""
     cases = [case for make in op_cases.GROUPS.values() for case in make()]
     assert len({(case.group, case.name) for case in cases}) == len(cases)
-    return [
-        case
-        for case in cases
-        if sum(math.prod(constant) for constant in case.constants if isinstance(constant, tuple)) < 1 << 20
-    ]
+    return [case for case in cases if sum(map(size, case.constants)) < 1 << 20]
+
+
+def size(constant):
+    """Elements of a constant of a case."""
+    shape = constant if isinstance(constant, tuple) else np.shape(constant)
+    return math.prod(shape)
 
 
 @pytest.mark.parametrize("case", every_case(), ids=lambda case: f"{case.group}: {case.name}")
@@ -107,7 +111,10 @@ def test_models_of_operators(case):
     onnx.checker.check_model(model)
     shape = [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]
     assert all(extent > 0 for extent in shape)
-    assert op_cases.traffic(model) >= 4 * (math.prod(shape) + sum(map(math.prod, case.inputs)))
+    itemsize = 1 if case.dtype == "uint8" else 4
+    assert op_cases.traffic(model) >= itemsize * (math.prod(shape) + sum(map(math.prod, case.inputs)))
+    if case.op == "QLinearConv":
+        assert case.flops == 2 * math.prod(shape) * math.prod(case.constants[2].shape[1:])
     if case.op == "Conv":
         assert case.flops == 2 * math.prod(shape) * math.prod(case.constants[0][1:])
     if case.op in ("MatMul", "Gemm"):

@@ -18,13 +18,13 @@ from onnxplan.kernels.cpu import quad_code
 
 I8, U8, I32, F32 = DType.INT8, DType.UINT8, DType.INT32, DType.FLOAT32
 PAIRS = [(U8, I8), (I8, U8)]
-ISAS = [isa for name in cpu_isas() for isa in (name, f"{name}_words") if name in harness.DOT_PRODUCTS]
+NATIVE = [name for name in cpu_isas() if name in harness.DOT_PRODUCTS]
+ISAS = [isa for name in NATIVE for isa in (name, f"{name}_words")]
 EXTREMES = {U8: (0, 255), I8: (-128, 127)}
 
-pytestmark = [
-    pytest.mark.skipif(not ISAS, reason="products of quads are x86's"),
-    pytest.mark.parametrize("isa", ISAS or ["generic"]),
-]
+pytestmark = pytest.mark.skipif(not ISAS, reason="products of quads are x86's")
+native = pytest.mark.parametrize("isa", NATIVE)
+either = pytest.mark.parametrize("isa", ISAS)
 
 
 def random_bytes(rng, views, extreme=False):
@@ -54,6 +54,7 @@ def check_product(isa, rng, a, b, output, *, constant, extreme=False):
     np.testing.assert_array_equal(got, (left @ right).astype(np.int32))
 
 
+@either
 @pytest.mark.parametrize("types", PAIRS, ids=lambda types: "-".join(t.label for t in types))
 def test_every_tail(isa, types):
     rng = np.random.default_rng(0)
@@ -64,6 +65,7 @@ def test_every_tail(isa, types):
         check_product(isa, rng, a, b, output, constant=True)
 
 
+@native
 @pytest.mark.parametrize("layout", ["dense", "gaps", "swapped", "stepped"])
 @pytest.mark.parametrize("constant", [True, False])
 def test_layouts_and_batches(isa, layout, constant):
@@ -80,6 +82,7 @@ def test_layouts_and_batches(isa, layout, constant):
         check_product(isa, rng, a, b, output, constant=constant)
 
 
+@either
 @pytest.mark.parametrize("types", PAIRS, ids=lambda types: "-".join(t.label for t in types))
 def test_sums_that_saturate_sixteen_bits(isa, types):
     """Neighbouring products of extremes leave int16, and sums of many the range of int32."""
@@ -113,10 +116,11 @@ def requantized(total, bias, scale, dtype):
     return np.clip(np.rint(real) + 3, low, high).astype(dtype.numpy)
 
 
+@native
 @pytest.mark.parametrize("dtype", [U8, I8])
 def test_requantisation_in_registers(isa, dtype):
     rng = np.random.default_rng(3)
-    for rows, depth, columns in ((13, 68, 150), (1, 40, 64), (60, 1030, 70)):
+    for rows, depth, columns in ((13, 68, 190), (1, 40, 64), (60, 1030, 128)):
         a, b = dense(U8, (rows, depth)), dense(I8, (depth, columns))
         bias, scale = dense(I32, (columns,)), dense(F32, (columns,))
         values = random_bytes(rng, (a, b))
@@ -141,7 +145,7 @@ def test_requantisation_in_registers(isa, dtype):
 
 def check_convolution(isa, x, w, geometry, groups=1, *, constant=True, epilogue=None, dtype=I32):
     rng = np.random.default_rng(4)
-    _, _, strides, dilations, pads, _ = geometry
+    strides, dilations, pads = geometry[2:5]
     features = w.shape[-1]
     output = place(rng, (x.shape[0], *output_extents(*geometry), features), dtype, "gaps")
     values = random_bytes(rng, (x, w))
@@ -164,6 +168,7 @@ def check_convolution(isa, x, w, geometry, groups=1, *, constant=True, epilogue=
     np.testing.assert_array_equal(got, want.astype(dtype.numpy))
 
 
+@native
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda geometry: "x".join(map(str, geometry[0])))
 @pytest.mark.parametrize(("channels", "features"), [(3, 70), (16, 24), (21, 5)])
 def test_convolutions(isa, geometry, channels, features):
@@ -175,6 +180,7 @@ def test_convolutions(isa, geometry, channels, features):
     check_convolution(isa, x, w, geometry, epilogue=requantization(U8), dtype=U8)
 
 
+@native
 @pytest.mark.parametrize(("groups", "channels", "features"), [(2, 12, 16), (3, 5, 7), (4, 1, 3)])
 @pytest.mark.parametrize("constant", [True, False])
 def test_grouped_convolutions(isa, groups, channels, features, constant):
@@ -185,8 +191,9 @@ def test_grouped_convolutions(isa, groups, channels, features, constant):
     check_convolution(isa, x, w, geometry, groups, constant=constant)
 
 
+@either
 @pytest.mark.parametrize("types", [*PAIRS, (I8, I8), (U8, U8)], ids=lambda types: "-".join(map(str, types)))
-@pytest.mark.parametrize("channels", [5, 16, 61])
+@pytest.mark.parametrize("channels", [5, 61])
 def test_depthwise_convolutions(isa, types, channels):
     rng = np.random.default_rng(8)
     for geometry in (GEOMETRIES[0], GEOMETRIES[2], GEOMETRIES[3]):
@@ -195,6 +202,7 @@ def test_depthwise_convolutions(isa, types, channels):
         check_convolution(isa, x, w, geometry, channels, epilogue=requantization(I8), dtype=I8)
 
 
+@native
 def test_one_by_one_convolutions(isa):
     rng = np.random.default_rng(9)
     for channels, strides in ((64, (1, 1)), (20, (2, 2)), (3, (1, 2))):
@@ -203,6 +211,7 @@ def test_one_by_one_convolutions(isa):
         check_convolution(isa, x, place(rng, (1, 1, channels, 40), I8, "dense"), geometry)
 
 
+@native
 def test_results_do_not_depend_on_threads_or_cuts(isa):
     rng = np.random.default_rng(10)
     a, b = dense(U8, (150, 900)), dense(I8, (900, 200))
@@ -214,6 +223,7 @@ def test_results_do_not_depend_on_threads_or_cuts(isa):
         np.testing.assert_array_equal(result, alone)
 
 
+@native
 def test_other_sums_and_types_take_other_kernels(isa):
     """Sums of 64 bits, and operands that are both signed or both unsigned."""
     for left, right, sums in ((U8, I8, DType.INT64), (I8, I8, I32), (U8, U8, I32)):
@@ -227,6 +237,7 @@ def test_other_sums_and_types_take_other_kernels(isa):
         np.testing.assert_array_equal(got, product.astype(sums.numpy))
 
 
+@either
 def test_dot_products_that_the_processor_lacks_are_refused(isa, monkeypatch):
     monkeypatch.setattr(quad_code, "machine_description", lambda isa: ("", "", "+avx2"))
     a, b = dense(U8, (5, 40)), dense(I8, (40, 20))
@@ -235,7 +246,7 @@ def test_dot_products_that_the_processor_lacks_are_refused(isa, monkeypatch):
     harness.selector(isa).select(operation, recorder)
     spec = recorder.steps[-1].kernel
     if harness.make_target(isa).dot_products:
-        with pytest.raises(ValueError, match=r"lacks avx.*vnni"):
+        with pytest.raises(ValueError, match=r"lacks avx\w*vnni"):
             harness.registry.build(spec, harness.make_target(isa))
     else:
         harness.registry.build(spec, harness.make_target(isa))

@@ -246,6 +246,54 @@ def convolution_cases() -> list[Case]:
     return found
 
 
+def extreme_cases() -> list[Case]:
+    """Operands and zero points at the ends of their ranges, weights whose differences need nine bits."""
+    found = []
+    for left, right in PAIRS:
+        ends = {dtype: (np.iinfo(dtype).min, np.iinfo(dtype).max) for dtype in (left, right)}
+        for a_zero, w_zero in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+            zeros = {
+                "a_zero": np.array(ends[left][a_zero], left),
+                "w_zero": np.array(ends[right][w_zero], right),
+            }
+            inputs = {"a": extremes(left, 5, 301), "w": extremes(right, 301, 7), **zeros}
+            settings = {"reference": total, "dtypes": (INT32,), "constants": ("w", "w_zero")}
+            name = f"extremes {left} {right} {a_zero} {w_zero}"
+            found.append(case(name, "MatMulInteger", inputs, **settings))
+            for x, w, attributes, constants in [
+                ((2, 5, 7, 6), (4, 5, 3, 3), {"pads": [1, 0, 2, 1], "strides": [1, 2]}, ()),
+                ((1, 6, 5, 5), (6, 1, 3, 3), {"group": 6, "pads": [2, 1, 1, 2]}, ("w", "w_zero")),
+                (
+                    (1, 32, 5, 5),
+                    (8, 16, 3, 3),
+                    {"group": 2, "pads": [1, 1, 1, 1], "dilations": [2, 1]},
+                    ("w", "x_zero", "w_zero"),
+                ),
+            ]:
+
+                def convolution(*inputs, attributes=attributes):
+                    return integer_convolution(*inputs, **attributes)
+
+                inputs = {
+                    "x": extremes(left, *x),
+                    "w": extremes(right, *w),
+                    "x_zero": zeros["a_zero"],
+                    "w_zero": zeros["w_zero"],
+                }
+                settings = {"reference": convolution, "dtypes": (INT32,), "attributes": attributes}
+                label = f"{name} {len(constants)}"
+                found.append(case(label, "ConvInteger", inputs, constants=constants, **settings))
+    return found
+
+
+def extremes(dtype, *shape):
+    """The least and the largest number of a type, in a pattern."""
+    limits = np.iinfo(dtype)
+    size = int(np.prod(shape))
+    pattern = np.random.default_rng(size).integers(0, 2, size)
+    return np.where(pattern, limits.max, limits.min).astype(dtype).reshape(shape)
+
+
 def product_to_float_cases() -> list[Case]:
     found = []
     for left, right in PAIRS:
@@ -357,6 +405,7 @@ CASES = [
     *integer_cases(),
     *quantized_matrix_cases(),
     *convolution_cases(),
+    *extreme_cases(),
     *product_to_float_cases(),
     *few_bits_cases(),
 ]
