@@ -23,7 +23,7 @@ def link(folder: Path) -> Path:
     sources = [*(ROOT / "onnxplan").iterdir(), *(ROOT / room for room in ROOMS)]
     wanted = {source.name: source for source in sources if source.name != "__pycache__"}
     for old in package.iterdir():
-        if old.name not in wanted:
+        if old.name not in wanted and old.name != "__pycache__":
             old.unlink()
     for name, source in wanted.items():
         place = package / name

@@ -63,7 +63,8 @@ def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
         found = b.emit(Gather(0), [table, places_of_rows], [b.new(x.dtype, (rows, channels))])[0]
         if padding == "zeros":
             inside = scalar_map(b, _is_inside, places_of_rows.unsqueeze((1,)))
-            found = choose(b, inside, found, b.constant(0, x.dtype))
+            zero = b.constant("" if x.dtype is DType.STRING else 0, x.dtype)
+            found = choose(b, inside, found, zero)
     else:
         if x.dtype.is_integer:
             table = b.cast(table, interpolation_type(x.dtype))

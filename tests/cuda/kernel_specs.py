@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from onnxplan.compiler.builder import ConstantPool
 from onnxplan.compiler.dtypes import DType
@@ -59,11 +60,14 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _is_text(value: Any) -> bool:
-    return not isinstance(value, onnx.TensorProto) and np.asarray(value).dtype.kind in "OUS"
+    if isinstance(value, onnx.TensorProto):
+        return value.data_type == onnx.TensorProto.STRING
+    return np.asarray(value).dtype.kind in "OUS"
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, np.asarray(value).reshape(-1)))
+    array = numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+    return tuple(map(str, array.reshape(-1)))
 
 
 def suite_kernels() -> dict[KernelSpec, str]:

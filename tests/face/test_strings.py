@@ -101,4 +101,4 @@ def test_constants_of_strings_serve_no_other_plan():
             results = session.run_sync({"x": [grams[number], "other", grams[number]]})
             assert np.flatnonzero(results["y"].numpy()).tolist() == [number]
             assert results["y"].numpy()[number] == 2
-        assert session._engine._pool.nbytes < 3 * results["y"].numpy().nbytes
+        assert session._engine.planner.pool.nbytes < 3 * results["y"].numpy().nbytes

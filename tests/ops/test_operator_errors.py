@@ -154,5 +154,7 @@ BROKEN = [
 def test_reason(op_type, inputs, settings, reason):
     broken = case("", op_type, inputs, **{"constants": tuple(inputs)[1:], **settings})
     model = load_model(broken.model())
+    feeds = broken.feeds()
+    texts = {name: array.reshape(-1).tolist() for name, array in feeds.items() if array.dtype == object}
     with pytest.raises(InvalidModelError, match=f"'y0' .{op_type} of .*{reason}"):
-        lower(model, {name: array.shape for name, array in broken.feeds().items()})
+        lower(model, {name: array.shape for name, array in feeds.items()}, texts=texts)
