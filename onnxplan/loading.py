@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactError
+from onnxplan.compiler.ir import Model
 from onnxplan.feeds import TensorInfo
 from onnxplan.interface import Signature
 from onnxplan.runtime.artifact import Artifact, TargetEntry, TensorEntry, is_artifact
@@ -37,8 +39,12 @@ def load(
     optimize: int = 1,
     recompile: bool = False,
     verify_key: str | os.PathLike[str] | bytes | None = None,
+    adapt: Callable[[Model], None] | None = None,
 ) -> Loaded:
-    """The model or artifact ``model`` for ``device``; see :class:`~onnxplan.InferenceSession`."""
+    """The model or artifact ``model`` for ``device``; see :class:`~onnxplan.InferenceSession`.
+
+    ``adapt`` may change a model once it is read; it is not called for artifacts.
+    """
     if is_artifact(model):
         assert isinstance(model, str | os.PathLike)
         key = verify_key if isinstance(verify_key, bytes | None) else _read(verify_key)
@@ -51,6 +57,8 @@ def load(
     from onnxplan.runtime.model_planner import ModelPlanner
 
     imported = load_model(model)
+    if adapt is not None:
+        adapt(imported)
     planner = ModelPlanner(imported, device.selector, optimize=optimize)
     return Loaded(Signature.of(imported), planner, imported.source)
 

@@ -1,0 +1,82 @@
+"""What only the model's message tells: types of values that are no tensors, denotations, inferred shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.onnxruntime.types import type_name
+
+if TYPE_CHECKING:
+    import onnx
+
+Shape = list[int | str | None]
+
+
+def read_message(source: Any) -> onnx.ModelProto:
+    """The message of the model at a path or in bytes, without its external data."""
+    import onnx
+
+    if isinstance(source, bytes):
+        return onnx.load_model_from_string(source)
+    return onnx.load(source, load_external_data=False)
+
+
+def denoted_places(source: Any, sizes: Mapping[str, int]) -> dict[tuple[str, int], int]:
+    """The sizes of the axes of inputs whose denotations are in ``sizes``, by input and axis."""
+    return {
+        (info.name, axis): sizes[dim.denotation]
+        for info in read_message(source).graph.input
+        for axis, dim in enumerate(info.type.tensor_type.shape.dim)
+        if dim.denotation in sizes
+    }
+
+
+def declared(source: Any) -> dict[str, tuple[str, Shape]]:
+    """Type and shape of each input and output, by name, inferred where the message does not declare them."""
+    import onnx
+
+    message = read_message(source)
+    try:
+        message = onnx.shape_inference.infer_shapes(message, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError):
+        # What is declared is all there is then, as for messages of more than 2 GiB.
+        pass
+    infos = [*message.graph.input, *message.graph.output]
+    return {info.name: (_type_text(info.type), _shape(info.type)) for info in infos}
+
+
+def _type_text(proto: onnx.TypeProto) -> str:
+    """``seq(map(int64,tensor(float)))``"""
+    match proto.WhichOneof("value"):
+        case "tensor_type":
+            return _tensor_text(proto.tensor_type.elem_type)
+        case "sparse_tensor_type":
+            return f"sparse_{_tensor_text(proto.sparse_tensor_type.elem_type)}"
+        case "sequence_type":
+            return f"seq({_type_text(proto.sequence_type.elem_type)})"
+        case "optional_type":
+            return f"optional({_type_text(proto.optional_type.elem_type)})"
+        case "map_type":
+            key = DType.from_code(proto.map_type.key_type).label
+            return f"map({key},{_type_text(proto.map_type.value_type)})"
+    return ""
+
+
+def _tensor_text(code: int) -> str:
+    return type_name(DType.from_code(code)) if code else ""
+
+
+def _shape(proto: onnx.TypeProto) -> Shape:
+    if proto.WhichOneof("value") == "optional_type":
+        return _shape(proto.optional_type.elem_type)
+    dims: Sequence[Any] = proto.tensor_type.shape.dim
+    shape: Shape = []
+    for dim in dims:
+        if dim.HasField("dim_value"):
+            shape.append(dim.dim_value if dim.dim_value >= 0 else None)
+        else:
+            # Names that inference makes up tell nothing.
+            shape.append(None if dim.dim_param.startswith("unk__") else dim.dim_param or None)
+    return shape
