@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.onnxruntime.core import host_value
+from onnxplan.onnxruntime.core import host_value, overlaps
 from onnxplan.onnxruntime.devices import OrtDevice, device_name
 from onnxplan.onnxruntime.errors import Fail, InvalidArgument
 from onnxplan.onnxruntime.feeds import read_feeds
@@ -37,8 +37,8 @@ class _Output:
 class IOBinding:
     """What runs of one session read and write.
 
-    Inputs are read in place. Outputs that callers gave no memory for are new tensors after each run, which
-    no later run overwrites.
+    Inputs are read in place. Outputs that callers gave no memory for are allocated by the first run, and
+    overwritten by later ones where the shape stays and no input is in their memory.
     """
 
     def __init__(self, session: InferenceSession) -> None:
@@ -140,7 +140,8 @@ class IOBinding:
         feeds = {**read_feeds(given, self._session.types), **self._pointers()}
         direct = self._direct(feeds)
         on_device = any(bound.place != "cpu" for name, bound in self._outputs.items() if name not in direct)
-        results = session._compute(feeds, list(self._outputs), run_options, direct, on_device=on_device)
+        names = list(self._outputs)
+        results = session._compute(feeds, names, run_options, direct, self._left(), on_device=on_device)
         for name, bound in self._outputs.items():
             self._deliver(name, bound, results[name])
 
@@ -157,14 +158,20 @@ class IOBinding:
                 continue
             if not isinstance(target, np.ndarray):
                 found[name] = target
-            elif target.flags.aligned and not any(np.may_share_memory(target, array) for array in arrays):
+            elif target.flags.aligned and not overlaps(target, arrays):
                 found[name] = target
                 arrays.append(target)
         return found
 
+    def _left(self) -> dict[str, Any]:
+        """The tensors that the run before allocated, as far as they are where they are to be."""
+        bounds = [(name, bound) for name, bound in self._outputs.items() if bound.target is None]
+        return {name: bound.value._value for name, bound in bounds if bound.value is not None and bound.value.is_tensor()}
+
     def _deliver(self, name: str, bound: _Output, result: Any) -> None:
         if bound.target is None:
-            bound.value = OrtValue._of(host_value(result) if bound.place == "cpu" else result)
+            if bound.value is None or bound.value._value is not result:
+                bound.value = OrtValue._of(host_value(result) if bound.place == "cpu" else result)
             return
         if bound.value is None:
             bound.value = OrtValue._of(bound.target)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -122,17 +123,24 @@ class Core(InferenceSession):
         fetches: Sequence[str] | None,
         cancel: CancelFlag | None = None,
         out: Mapping[str, Any] | None = None,
+        reuse: Mapping[str, AnyArray] | None = None,
         *,
         on_device: bool = False,
     ) -> dict[str, Any]:
         """A run on feeds that were checked: outputs by name, as arrays, lists, dicts or ``None``.
 
-        Results are written into the arrays of ``out``, which fit and do not overlap the feeds. Raises what
-        onnxruntime raises.
+        Results are written into the arrays of ``out``, which fit and do not overlap the feeds, and into those
+        of ``reuse`` that do. Raises what onnxruntime raises.
         """
         with run_errors():
             request, arrays = self._check(feeds, fetches, self._device)
             targets = {name: self._target(array) for name, array in (out or {}).items()}
+            if reuse:
+                stage = self._engine.first_stage(request)
+                for name, planned in zip(stage.output_names, stage.allocations, strict=True):
+                    old = reuse.get(name)
+                    if stage.final and old is not None and (old.shape, old.dtype) == planned and not overlaps(old, arrays):
+                        targets[name] = old
             results = self._run_request(request, arrays, cancel, targets, on_device=on_device)
         return {name: to_plain(value) for name, value in results.items()}
 
@@ -160,6 +168,22 @@ class Core(InferenceSession):
             # Artifacts tell all that they know.
             self._declared = {} if is_artifact(self._message) else declared(self._message)
         return self._declared.get(name, ("", []))
+
+
+def overlaps(one: AnyArray, others: Iterable[AnyArray]) -> bool:
+    """Does ``one`` share memory with any of ``others``? That of the host and of a device is never the same."""
+    begin, end = _range(one)
+    on_host = isinstance(one, np.ndarray)
+    for other in others:
+        first, last = _range(other)
+        if isinstance(other, np.ndarray) is on_host and begin < last and first < end:
+            return True
+    return False
+
+
+def _range(tensor: AnyArray) -> tuple[int, int]:
+    begin = tensor.ctypes.data if isinstance(tensor, np.ndarray) else tensor.pointer
+    return begin, begin + math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
 def to_plain(value: Any) -> Any:

@@ -42,7 +42,7 @@ class OrtDevice:
         if kind is None:
             raise Exception(f"Unsupported device type: {ort_device_name}")
         vendor = _VENDORS.get(ort_device_name, 0) if vendor_id < 0 else vendor_id
-        return OrtDevice(kind, 0, int(vendor), device_id)
+        return OrtDevice(GPU if ort_device_name == "dml" else kind, 0, int(vendor), device_id)
 
     def device_id(self) -> int:
         return self._number

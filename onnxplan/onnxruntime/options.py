@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, overload
 
 from onnxplan.onnxruntime.enumerations import ExecutionMode, ExecutionOrder, GraphOptimizationLevel
-from onnxplan.onnxruntime.errors import Fail
+from onnxplan.onnxruntime.errors import InvalidArgument
 from onnxplan.onnxruntime.unsupported import refuse, unsupported_function
 from onnxplan.onnxruntime.values import OrtValue
 from onnxplan.runtime.cancellation import CancelFlag
@@ -212,7 +212,9 @@ class SessionOptions(_Configured):
         if name not in ALL_PROVIDERS:
             raise RuntimeError(f"Unknown Provider Type: {name}")
         if name not in get_available_providers():
-            raise Fail(f"Failed to add provider of type {name!r} to SessionOptions: it is not available")
+            raise InvalidArgument(
+                f"Failed to add provider of type {name!r} to SessionOptions: it is not available"
+            )
         self._providers.append((name, dict(options)))
 
     def has_providers(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 import warnings
@@ -83,7 +84,7 @@ class InferenceSession:
     def _create(
         self, providers: Sequence[Provider] | None, provider_options: Sequence[dict[Any, Any]] | None
     ) -> None:
-        options = self._sess_options_initial or SessionOptions()
+        options = copy.copy(self._sess_options_initial) or SessionOptions()
         options.check()
         names, settings = check_and_normalize_provider_args(
             providers, provider_options, get_available_providers()
@@ -314,6 +315,7 @@ class InferenceSession:
         names: Sequence[str],
         run_options: RunOptions | None,
         out: Mapping[str, Any] | None = None,
+        reuse: Mapping[str, Any] | None = None,
         *,
         on_device: bool = False,
     ) -> dict[str, Any]:
@@ -322,7 +324,7 @@ class InferenceSession:
         flag = None if run_options is None else run_options._flag
         begin = time.perf_counter_ns()
         try:
-            results = self._sess.compute(feeds, names, flag, out, on_device=on_device)
+            results = self._sess.compute(feeds, names, flag, out, reuse, on_device=on_device)
         except EPFail as error:
             if not self._enable_fallback or CUDA not in self._providers:
                 raise
@@ -331,7 +333,7 @@ class InferenceSession:
             self.set_providers(self._fallback_providers)
             # Fall back only once.
             self.disable_fallback()
-            results = self._sess.compute(feeds, names, flag, out, on_device=on_device)
+            results = self._sess.compute(feeds, names, flag, out, reuse, on_device=on_device)
         if self._profile is not None:
             self._profile.add("model_run", begin)
         if run_options is not None and run_options._shrinks_memory:

@@ -68,8 +68,8 @@ class OrtValue:
         if not isinstance(numpy_obj, np.ndarray) or numpy_obj.dtype.kind in "OUST":
             raise RuntimeError(_NOT_FROM)
         place = _place(device_type, device_id, vendor_id)
-        array = np.require(numpy_obj, numpy_obj.dtype.newbyteorder("="), ["C", "A"]).reshape(numpy_obj.shape)
-        dtype = dtype_of(array)
+        dtype = dtype_of(numpy_obj)
+        array = np.require(numpy_obj, dtype.numpy, ["C", "A"]).reshape(numpy_obj.shape)
         return cls._of(array if place == "cpu" else copy_to(array, place), dtype)
 
     @classmethod
@@ -151,7 +151,8 @@ class OrtValue:
         """The elements: without a copy on the host, else copied there."""
         tensor = self._tensor()
         array = tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
-        if array.dtype.isbuiltin != 1:
+        assert self._dtype is not None
+        if self._dtype.numpy.isbuiltin != 1:
             raise RuntimeError(_NOT_NUMPY.format(self._dtype))
         # A view, as each array of onnxruntime is one.
         return array.view()
