@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.dtypes import DType
@@ -38,13 +38,17 @@ def declared(source: Any) -> dict[str, tuple[str, Shape]]:
     import onnx
 
     message = read_message(source)
+    known = {dim.dim_param for info in _infos(message) for dim in info.type.tensor_type.shape.dim}
     try:
         message = onnx.shape_inference.infer_shapes(message, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError):
         # What is declared is all there is then, as for messages of more than 2 GiB.
         pass
-    infos = [*message.graph.input, *message.graph.output]
-    return {info.name: (_type_text(info.type), _shape(info.type)) for info in infos}
+    return {info.name: (_type_text(info.type), _shape(info.type, known)) for info in _infos(message)}
+
+
+def _infos(message: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    return [*message.graph.input, *message.graph.output]
 
 
 def _type_text(proto: onnx.TypeProto) -> str:
@@ -68,9 +72,9 @@ def _tensor_text(code: int) -> str:
     return type_name(DType.from_code(code)) if code else ""
 
 
-def _shape(proto: onnx.TypeProto) -> Shape:
+def _shape(proto: onnx.TypeProto, known: Collection[str]) -> Shape:
     if proto.WhichOneof("value") == "optional_type":
-        return _shape(proto.optional_type.elem_type)
+        return _shape(proto.optional_type.elem_type, known)
     dims: Sequence[Any] = proto.tensor_type.shape.dim
     shape: Shape = []
     for dim in dims:
@@ -78,5 +82,5 @@ def _shape(proto: onnx.TypeProto) -> Shape:
             shape.append(dim.dim_value if dim.dim_value >= 0 else None)
         else:
             # Names that inference makes up tell nothing.
-            shape.append(None if dim.dim_param.startswith("unk__") else dim.dim_param or None)
+            shape.append((dim.dim_param if dim.dim_param in known else None) or None)
     return shape
