@@ -9,6 +9,8 @@ from __future__ import annotations
 from onnxplan.onnxruntime import capi as capi
 from onnxplan.onnxruntime.binding import IOBinding as IOBinding
 from onnxplan.onnxruntime.binding import SessionIOBinding as SessionIOBinding
+from onnxplan.onnxruntime.capi import _pybind_state as _pybind_state
+from onnxplan.onnxruntime.capi import onnxruntime_inference_collection as _inference_collection  # noqa: F401
 from onnxplan.onnxruntime.core import set_seed as set_seed
 from onnxplan.onnxruntime.devices import OrtDevice as OrtDevice
 from onnxplan.onnxruntime.enumerations import ExecutionMode as ExecutionMode

@@ -108,7 +108,9 @@ class IOBinding:
 
     def get_outputs(self) -> list[OrtValue]:
         """The outputs of the latest run, in the order in which they were bound."""
-        return [OrtValue._of(None) if bound.value is None else bound.value for bound in self._outputs.values()]
+        return [
+            OrtValue._of(None) if bound.value is None else bound.value for bound in self._outputs.values()
+        ]
 
     def get_outputs_as_ortvaluevector(self) -> OrtValueVector:
         return OrtValueVector(self.get_outputs())
@@ -166,7 +168,11 @@ class IOBinding:
     def _left(self) -> dict[str, Any]:
         """The tensors that the run before allocated, as far as they are where they are to be."""
         bounds = [(name, bound) for name, bound in self._outputs.items() if bound.target is None]
-        return {name: bound.value._value for name, bound in bounds if bound.value is not None and bound.value.is_tensor()}
+        return {
+            name: bound.value._value
+            for name, bound in bounds
+            if bound.value is not None and bound.value.is_tensor()
+        }
 
     def _deliver(self, name: str, bound: _Output, result: Any) -> None:
         if bound.target is None:
@@ -174,7 +180,7 @@ class IOBinding:
                 bound.value = OrtValue._of(host_value(result) if bound.place == "cpu" else result)
             return
         if bound.value is None:
-            bound.value = OrtValue._of(bound.target)
+            bound.value = OrtValue._of(bound.target if isinstance(bound.target, np.ndarray) else result)
         if result is bound.target or not isinstance(bound.target, np.ndarray):
             return
         if bound.target.dtype != result.dtype or bound.target.shape != result.shape:

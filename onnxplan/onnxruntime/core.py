@@ -102,7 +102,9 @@ class Core(InferenceSession):
 
     @property
     def model_meta(self) -> ModelMetadata:
-        empty = dict.fromkeys(("producer_name", "graph_name", "domain", "description", "graph_description"), "")
+        empty = dict.fromkeys(
+            ("producer_name", "graph_name", "domain", "description", "graph_description"), ""
+        )
         return ModelMetadata({**empty, "version": NO_VERSION, **self.metadata_fields})
 
     # Running
@@ -139,7 +141,12 @@ class Core(InferenceSession):
                 stage = self._engine.first_stage(request)
                 for name, planned in zip(stage.output_names, stage.allocations, strict=True):
                     old = reuse.get(name)
-                    if stage.final and old is not None and (old.shape, old.dtype) == planned and not overlaps(old, arrays):
+                    if (
+                        stage.final
+                        and old is not None
+                        and (old.shape, old.dtype) == planned
+                        and not overlaps(old, arrays)
+                    ):
                         targets[name] = old
             results = self._run_request(request, arrays, cancel, targets, on_device=on_device)
         return {name: to_plain(value) for name, value in results.items()}
@@ -159,7 +166,11 @@ class Core(InferenceSession):
         kind = type_name(dtype) if dtype is not None else self._from_message(info.name)[0]
 
         def shape() -> Sequence[int | str | None]:
-            return self._from_message(info.name)[1] if info.dims is None else info.dims
+            # Inference has nothing to add to dimensions that are declared, and takes a while.
+            if info.dims is not None and (None not in info.dims or info not in self._outputs):
+                return info.dims
+            inferred = self._from_message(info.name)[1]
+            return info.dims if info.dims is not None and len(inferred) != len(info.dims) else inferred
 
         return NodeArg(info.name, kind, shape)
 

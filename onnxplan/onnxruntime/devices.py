@@ -44,6 +44,9 @@ class OrtDevice:
         vendor = _VENDORS.get(ort_device_name, 0) if vendor_id < 0 else vendor_id
         return OrtDevice(GPU if ort_device_name == "dml" else kind, 0, int(vendor), device_id)
 
+    def _get_c_device(self) -> OrtDevice:
+        return self
+
     def device_id(self) -> int:
         return self._number
 

@@ -151,7 +151,7 @@ def run_errors() -> Iterator[None]:
     except Cancelled as error:
         raise Fail("Exiting due to terminate flag being set to true.") from error
     except UnsupportedOperatorError as error:
-        raise NotImplemented(str(error)) from error
+        raise NotImplementedError(str(error)) from error
     except (InvalidFeedsError, InvalidModelError) as error:
         raise Fail(str(error)) from error
     except OutOfMemoryError as error:

@@ -105,6 +105,7 @@ def _strings(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     texts: npt.NDArray[Any] = np.empty(array.shape, object)
     decode = array.dtype.kind == "S"
     texts.reshape(-1)[:] = [
-        item.decode("utf-8", "surrogateescape") if decode else str(item) for item in array.reshape(-1).tolist()
+        item.decode("utf-8", "surrogateescape") if decode else str(item)
+        for item in array.reshape(-1).tolist()
     ]
     return texts

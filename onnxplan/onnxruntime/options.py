@@ -137,7 +137,9 @@ class _Configured:
 
     def _add(self, key: str, value: str) -> None:
         if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"incompatible function arguments: a key and a value of type str, not {key!r}, {value!r}")
+            raise TypeError(
+                f"incompatible function arguments: a key and a value of type str, not {key!r}, {value!r}"
+            )
         if not 0 < len(key) <= MAX_KEY:
             raise RuntimeError(f"Config key is empty or longer than maximum length {MAX_KEY}")
         self._entries[key] = value
@@ -148,7 +150,6 @@ class _Configured:
         except KeyError:
             kind = type(self).__name__
             raise RuntimeError(f"{kind} does not have configuration with key: {key}") from None
-
 
 
 class SessionOptions(_Configured):

@@ -20,26 +20,20 @@ def override_dimensions(
 
     A name that is fixed is so in the types of outputs too. Negative sizes fix nothing.
     """
-    sizes = {name: size for name, size in by_name.items() if size >= 0}
-    inputs = [(value, value.type) for value in model.graph.inputs if isinstance(value.type, TensorType)]
-    for value, kind in inputs:
-        for axis, dim in enumerate(kind.shape or ()):
-            if isinstance(dim, str) and by_place.get((value.name, axis), -1) >= 0:
-                sizes.setdefault(dim, by_place[value.name, axis])
-    for value, kind in inputs:
-        if kind.shape is not None:
-            places = [by_place.get((value.name, axis), -1) for axis in range(len(kind.shape))]
-            shape = tuple([_fixed(dim, sizes, size) for dim, size in zip(kind.shape, places, strict=True)])
-            value.type = replace(kind, shape=shape)
-    for value in model.graph.outputs:
-        if isinstance(value.type, TensorType) and value.type.shape is not None:
-            value.type = replace(value.type, shape=tuple(_fixed(dim, sizes, -1) for dim in value.type.shape))
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        kind = value.type
+        if isinstance(kind, TensorType) and kind.shape is not None:
+            shape = [
+                dim if isinstance(dim, int) else _fixed(dim, by_name, by_place.get((value.name, axis), -1))
+                for axis, dim in enumerate(kind.shape)
+            ]
+            value.type = replace(kind, shape=tuple(shape))
 
 
-def _fixed(dim: Dim, sizes: Mapping[str, int], size: int) -> Dim:
-    if isinstance(dim, str):
-        return sizes.get(dim, dim)
-    return size if dim is None and size >= 0 else dim
+def _fixed(dim: str | None, by_name: Mapping[str, int], size: int) -> Dim:
+    if size < 0 and dim is not None:
+        size = by_name.get(dim, -1)
+    return size if size >= 0 else dim
 
 
 def override_initializers(model: Model, values: Mapping[str, OrtValue]) -> None:

@@ -55,7 +55,13 @@ CUDA_HINTS = frozenset(
 )
 """Options of the CUDA provider that tune, and change nothing here. Float32 arithmetic stays in float32."""
 CUDA_REFUSED = frozenset(
-    {"gpu_external_alloc", "gpu_external_empty_cache", "gpu_external_free", "has_user_compute_stream", "user_compute_stream"}
+    {
+        "gpu_external_alloc",
+        "gpu_external_empty_cache",
+        "gpu_external_free",
+        "has_user_compute_stream",
+        "user_compute_stream",
+    }
 )
 _OFF = ("", "0", "None")
 

@@ -14,6 +14,7 @@ from onnxplan.compiler.errors import DeviceUnavailableError, OnnxPlanError
 from onnxplan.onnxruntime.asynchronous import submit
 from onnxplan.onnxruntime.binding import IOBinding
 from onnxplan.onnxruntime.core import Core, host_value
+from onnxplan.onnxruntime.devices import OrtDevice
 from onnxplan.onnxruntime.errors import EPFail, InvalidArgument, InvalidProtobuf, StatusError, run_errors
 from onnxplan.onnxruntime.feeds import read_feeds
 from onnxplan.onnxruntime.options import RunOptions, SessionOptions
@@ -27,8 +28,8 @@ from onnxplan.onnxruntime.providers import (
     place,
 )
 from onnxplan.onnxruntime.types import ModelMetadata, NodeArg
-from onnxplan.onnxruntime.unsupported import unsupported_function
-from onnxplan.onnxruntime.values import OrtValue
+from onnxplan.onnxruntime.unsupported import refuse, unsupported_function
+from onnxplan.onnxruntime.values import OrtValue, OrtValueVector
 from onnxplan.runtime.cancellation import Cancelled
 
 _KEYWORDS = frozenset({"disabled_optimizers", "enable_fallback", "read_config_from_model"})
@@ -65,13 +66,16 @@ class InferenceSession:
             )
         for name in kwargs.keys() - _KEYWORDS:
             warnings.warn(f"onnxplan.onnxruntime: the argument {name!r} has no effect", stacklevel=2)
+        if int(kwargs.get("read_config_from_model", 0)):
+            refuse("the argument read_config_from_model")
         self._enable_fallback = int(kwargs.get("enable_fallback", 1)) == 1
         self._sess_options_initial = sess_options
         self._fallback_providers = [CPU]
         try:
             self._create(providers, provider_options)
         except (ValueError, RuntimeError) as error:
-            if not self._enable_fallback or isinstance(error, NotImplementedError):
+            strict = sess_options is not None and sess_options._disables_cpu_fallback
+            if strict or not self._enable_fallback or isinstance(error, NotImplementedError):
                 raise
             print("*************** EP Error ***************")
             print(f"EP Error {error} when using {providers}")
@@ -97,7 +101,10 @@ class InferenceSession:
                 stacklevel=3,
             )
         elif options._providers:
-            names, settings = [name for name, _ in options._providers], [item for _, item in options._providers]
+            names, settings = (
+                [name for name, _ in options._providers],
+                [item for _, item in options._providers],
+            )
         placement = place(
             names, settings, fallback=self._enable_fallback and not options._disables_cpu_fallback
         )
@@ -270,6 +277,24 @@ class InferenceSession:
         except StatusError as error:
             raise RuntimeError(f"Error in execution: {error.message}") from error
 
+    def run_with_ortvaluevector(
+        self,
+        run_options: RunOptions | None,
+        feed_names: Sequence[str],
+        feeds: OrtValueVector,
+        fetch_names: Sequence[str],
+        fetches: OrtValueVector,
+        fetch_devices: Sequence[OrtDevice],
+    ) -> None:
+        """The same from and to vectors: those of ``fetches`` are made anew, each on its device."""
+        binding = IOBinding(self)
+        for name, value in zip(feed_names, feeds, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        for name, device in zip(fetch_names, fetch_devices, strict=True):
+            binding.bind_output(name, "gpu" if device.device_type() else "cpu", device.device_id())
+        self.run_with_iobinding(binding, run_options)
+        fetches._values[:] = binding.get_outputs()
+
     def create_ortvalue_from_shape_and_type(
         self,
         shape: Sequence[int],
@@ -385,7 +410,6 @@ class InferenceSession:
         "InferenceSession.get_provider_graph_assignment_info"
     )
     get_tuning_results = unsupported_function("InferenceSession.get_tuning_results")
-    run_with_ortvaluevector = unsupported_function("InferenceSession.run_with_ortvaluevector")
     set_ep_dynamic_options = unsupported_function("InferenceSession.set_ep_dynamic_options")
     set_tuning_results = unsupported_function("InferenceSession.set_tuning_results")
 

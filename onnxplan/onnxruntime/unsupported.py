@@ -1,4 +1,7 @@
-"""Stand-ins for what onnxruntime has and this module has not: using them says so, by name."""
+"""Stand-ins for what onnxruntime has and this module has not: using them says so, by name.
+
+The table of the documents knows them by the beginning of their docstrings.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from onnxplan.onnxruntime.errors import UnsupportedFeatureError
-
-MARK = "onnxplan_unsupported"
-"""The attribute that stand-ins have, so that the table of the documents knows them."""
 
 
 def refuse(feature: str) -> NoReturn:
@@ -24,7 +24,6 @@ def unsupported_function(name: str) -> Callable[..., Any]:
 
     function.__name__ = function.__qualname__ = name.rpartition(".")[2]
     function.__doc__ = "Not supported: it raises ``NotImplementedError``."
-    setattr(function, MARK, True)
     return function
 
 
@@ -43,6 +42,5 @@ def unsupported_class(name: str) -> type:
     members = {
         "__new__": make,
         "__doc__": "Not supported: making one raises ``NotImplementedError``.",
-        MARK: True,
     }
     return Meta(name, (), members)

@@ -1,6 +1,5 @@
 """Objects in images by nudenet: all boxes that its detector finds in a synthetic picture, and the raw output."""
 
-
 import numpy as np
 from nudenet import NudeDetector
 from reporting import report

@@ -1,6 +1,5 @@
 """Text in images by rapidocr: detection, direction and recognition of rendered lines."""
 
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rapidocr_onnxruntime import RapidOCR

@@ -1,10 +1,9 @@
 """Voice activity by silero-vad, over synthetic speech-like sounds: the frames' probabilities and the segments."""
 
-
 import numpy as np
 import torch
-from silero_vad import get_speech_timestamps, load_silero_vad
 from reporting import report
+from silero_vad import get_speech_timestamps, load_silero_vad
 
 RATE = 16000
 
