@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= auto
+# Programs that use onnxruntime, apart from what the tests need.
+CLIENTS_VENV ?= .venv-clients
 
-.PHONY: demo test test-models test-cuda lint types format bench bench-cuda clean
+.PHONY: demo test test-models test-clients clients test-cuda lint types format bench bench-cuda clean docs/onnxruntime.md
 .NOTPARALLEL:
 
 $(BIN)/python:
@@ -24,6 +26,17 @@ test: $(VENV)/.installed-test
 
 test-models: $(VENV)/.installed-test $(VENV)/.installed-bench
 	$(BIN)/python -m pytest tests/models
+
+test-clients:
+	$(MAKE) clients VENV=$(CLIENTS_VENV)
+
+# Two of them name different builds of OpenCV; the one without windows, installed last, serves both everywhere.
+clients: $(VENV)/.installed-clients
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
+	$(BIN)/python -m pytest tests/clients
+
+docs/onnxruntime.md: $(VENV)/.installed-test
+	$(BIN)/python -m tests.dropin.member_table
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -55,4 +68,4 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.model_times
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) $(CLIENTS_VENV)

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactError
-from onnxplan.compiler.ir import Model
 from onnxplan.feeds import TensorInfo
 from onnxplan.interface import Signature
 from onnxplan.runtime.artifact import Artifact, TargetEntry, TensorEntry, is_artifact
@@ -19,6 +18,8 @@ from onnxplan.runtime.planner import Planner
 
 if TYPE_CHECKING:
     import onnx
+
+    from onnxplan.compiler.ir import Model
 
     ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto
 

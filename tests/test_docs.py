@@ -15,6 +15,7 @@ from examples.demo import reference_model
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/design.md", "docs/status.md"]
+DOCUMENTS += ["docs/onnxruntime.md"]
 
 
 def words(document: str) -> set[str]:

@@ -18,7 +18,7 @@ Runs a Python program in which `import onnxruntime` gives onnxplan.onnxruntime.
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the program that ``arguments`` name as the interpreter would; ``SystemExit`` 2 where they do not."""
+    """Runs the program that ``arguments`` name as the interpreter does; ``SystemExit`` 2 if they do not."""
     match arguments:
         case ["-h" | "--help", *_]:
             print(USAGE, end="")

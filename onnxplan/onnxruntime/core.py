@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxplan import TensorInfo
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Model
-from onnxplan.feeds import TensorInfo
 from onnxplan.loading import Loaded, load
 from onnxplan.onnxruntime.declarations import Shape, declared, denoted_places
 from onnxplan.onnxruntime.enumerations import GraphOptimizationLevel
@@ -68,7 +68,7 @@ class Core(InferenceSession):
             self._engine.draw_key = lambda: generator.randbytes(8)
         self._declared: dict[str, tuple[str, Shape]] | None = None
         self.inputs_meta = [self._node_arg(info) for info in self._inputs]
-        self.outputs_meta = [self._node_arg(info) for info in self._outputs]
+        self.outputs_meta = [self._node_arg(info, is_output=True) for info in self._outputs]
         self.overridable_initializers = [self._node_arg(info) for info in self._optional]
         metas = (*self.inputs_meta, *self.overridable_initializers)
         infos = (*self._inputs, *self._optional)
@@ -110,7 +110,7 @@ class Core(InferenceSession):
     # Running
 
     def try_run(self, feeds: Mapping[str, Any]) -> list[Any] | None:
-        """The outputs, if ``feeds`` are just what the latest run was fed; ``None`` if that is to be checked."""
+        """The outputs, if ``feeds`` are just what the latest run was fed; ``None`` if not, or if unsure."""
         recent = self._recent
         if recent is None:
             return None
@@ -161,16 +161,17 @@ class Core(InferenceSession):
 
     # What is known of inputs and outputs
 
-    def _node_arg(self, info: Any) -> NodeArg:
+    def _node_arg(self, info: Any, *, is_output: bool = False) -> NodeArg:
         dtype = _dtype(info)
         kind = type_name(dtype) if dtype is not None else self._from_message(info.name)[0]
 
         def shape() -> Sequence[int | str | None]:
             # Inference has nothing to add to dimensions that are declared, and takes a while.
-            if info.dims is not None and (None not in info.dims or info not in self._outputs):
-                return info.dims
+            known: tuple[int | str | None, ...] | None = info.dims
+            if known is not None and (None not in known or not is_output):
+                return known
             inferred = self._from_message(info.name)[1]
-            return info.dims if info.dims is not None and len(inferred) != len(info.dims) else inferred
+            return inferred if known is None or len(inferred) == len(known) else known
 
         return NodeArg(info.name, kind, shape)
 
@@ -182,7 +183,7 @@ class Core(InferenceSession):
 
 
 def overlaps(one: AnyArray, others: Iterable[AnyArray]) -> bool:
-    """Does ``one`` share memory with any of ``others``? That of the host and of a device is never the same."""
+    """Does ``one`` share memory with any of ``others``? The host and a device never do."""
     begin, end = _range(one)
     on_host = isinstance(one, np.ndarray)
     for other in others:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.dtypes import DType
@@ -39,11 +40,9 @@ def declared(source: Any) -> dict[str, tuple[str, Shape]]:
 
     message = read_message(source)
     known = {dim.dim_param for info in _infos(message) for dim in info.type.tensor_type.shape.dim}
-    try:
+    # Where inference fails, as for messages of more than 2 GiB, what is declared is all there is.
+    with suppress(onnx.shape_inference.InferenceError, ValueError):
         message = onnx.shape_inference.infer_shapes(message, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError):
-        # What is declared is all there is then, as for messages of more than 2 GiB.
-        pass
     return {info.name: (_type_text(info.type), _shape(info.type, known)) for info in _infos(message)}
 
 

@@ -115,4 +115,4 @@ def device_name(device: OrtDevice) -> str:
         return "cpu"
     if device.device_type() == GPU and device.device_vendor_id() in (0, OrtDeviceVendorId.NVIDIA):
         return f"cuda:{device.device_id()}"
-    refuse(f"devices of type {device.device_type()} and vendor {device.device_vendor_id():#x}")
+    return refuse(f"devices of type {device.device_type()} and vendor {device.device_vendor_id():#x}")

@@ -1,7 +1,8 @@
 """onnxruntime's exceptions, and which of them each error of onnxplan becomes.
 
 They derive from ``Exception`` alone, as onnxruntime's do, and their text begins as there:
-``[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ...``. The error of onnxplan, which often says more, is their cause.
+``[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ...``. The error of onnxplan,
+which often says more, is their cause.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class ModelLoaded(StatusError):
     code, status = 8, "MODEL_LOADED"
 
 
-class NotImplemented(StatusError):  # noqa: A001 - onnxruntime's name
+class NotImplemented(StatusError):  # noqa: A001
     code, status = 9, "NOT_IMPLEMENTED"
 
 
@@ -127,7 +128,7 @@ for _kind in EXCEPTIONS:
 
 @contextmanager
 def model_errors(label: str) -> Iterator[None]:
-    """Errors of reading a model as onnxruntime raises them; ``label`` is ``Load model from x.onnx failed:``."""
+    """Errors of reading a model as onnxruntime raises them, their text behind ``label``."""
     try:
         yield
     except FileNotFoundError as error:

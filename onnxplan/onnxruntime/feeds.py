@@ -20,8 +20,8 @@ def read_feeds(feeds: Mapping[str, Any], types: Mapping[str, tuple[DType | None,
     """``feeds`` as :class:`~onnxplan.InferenceSession` takes them.
 
     ``types`` has the element type and dims of each input; no type for those that are no tensors. Raises
-    ``InvalidArgument`` for unknown names and for tensors that do not fit, and ``RuntimeError`` for values that
-    are none, in onnxruntime's words.
+    ``InvalidArgument`` for unknown names and for tensors that do not fit, and ``RuntimeError`` for values
+    that are none, in onnxruntime's words.
     """
     found = {}
     for name, value in feeds.items():

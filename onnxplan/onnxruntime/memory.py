@@ -48,7 +48,7 @@ def at_address(address: int, shape: Sequence[int], dtype: DType, name: str) -> A
     nbytes = math.prod(shape) * dtype.itemsize
     if not nbytes:
         return np.empty(tuple(shape), dtype.numpy)
-    memory = (ctypes.c_char * nbytes).from_address(address)
+    memory: Any = (ctypes.c_char * nbytes).from_address(address)
     return np.frombuffer(memory, dtype.numpy).reshape(tuple(shape))
 
 

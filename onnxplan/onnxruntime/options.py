@@ -20,7 +20,7 @@ SESSION_HINTS = {
     "execution_mode": "one run shares its steps among the threads in either mode",
     "execution_order": "the plan's order is the compiler's",
     "inter_op_num_threads": "there is one team of threads",
-    "log_severity_level": "sessions log nothing of their own; set_default_logger_severity sets the level of all",
+    "log_severity_level": "sessions log nothing; `set_default_logger_severity` sets the level for all",
     "log_verbosity_level": "as above",
     "logid": "as above",
     "use_deterministic_compute": "results are always the same",

@@ -62,7 +62,7 @@ class InferenceSession:
             raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
         if not isinstance(sess_options, SessionOptions | None):
             raise TypeError(
-                f"__init__(): incompatible constructor arguments: sess_options is {sess_options!r}, no SessionOptions"
+                f"__init__(): incompatible constructor arguments: {sess_options!r} is no SessionOptions"
             )
         for name in kwargs.keys() - _KEYWORDS:
             warnings.warn(f"onnxplan.onnxruntime: the argument {name!r} has no effect", stacklevel=2)
@@ -95,8 +95,8 @@ class InferenceSession:
         )
         if options._providers and names:
             warnings.warn(
-                "Specified 'providers'/'provider_options' when creating InferenceSession but SessionOptions has "
-                "already been configured with providers. InferenceSession will only use the providers "
+                "Specified 'providers'/'provider_options' when creating InferenceSession but SessionOptions "
+                "has already been configured with providers. InferenceSession will only use the providers "
                 "passed to InferenceSession().",
                 stacklevel=3,
             )
@@ -180,11 +180,11 @@ class InferenceSession:
         self._create(providers, provider_options)
 
     def disable_fallback(self) -> None:
-        """Runs that fail on a device raise, and ``set_providers`` raises where the device is not available."""
+        """Runs that fail on a device raise, and ``set_providers`` does for devices that are not there."""
         self._enable_fallback = False
 
     def enable_fallback(self) -> None:
-        """The first run that fails for a reason of its device is repeated on the CPU, where all later ones go."""
+        """The first run that fails for a reason of its device moves the session to the CPU."""
         self._enable_fallback = True
 
     # Running
@@ -368,7 +368,7 @@ class InferenceSession:
     # Profiles
 
     def end_profiling(self) -> str:
-        """Writes the events since the session was made, and returns the file's name; empty without profile."""
+        """Writes the events since the session was made; the file's name, empty without profile."""
         profile, self._profile = self._profile, None
         return "" if profile is None else profile.write()
 

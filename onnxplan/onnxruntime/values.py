@@ -33,7 +33,8 @@ class OrtValue:
     def __init__(self, ortvalue: OrtValue, numpy_obj: Any = None, session: Any = None) -> None:
         if not isinstance(ortvalue, OrtValue):
             raise ValueError(
-                "`Provided ortvalue` needs to be of type `onnxruntime.capi.onnxruntime_pybind11_state.OrtValue`"
+                "`Provided ortvalue` needs to be of type "
+                "`onnxruntime.capi.onnxruntime_pybind11_state.OrtValue`"
             )
         self._value: Any = ortvalue._value
         self._dtype: DType | None = ortvalue._dtype
@@ -80,7 +81,8 @@ class OrtValue:
         dtype = element_dtype(int(onnx_element_type))
         if dtype.itemsize != data.dtype.itemsize:
             raise RuntimeError(
-                f"Items size in the incoming array: {data.dtype.itemsize} specified by onnxtype: {dtype.itemsize}"
+                f"Items size in the incoming array: {data.dtype.itemsize} "
+                f"specified by onnxtype: {dtype.itemsize}"
             )
         return cls._of(np.require(data, None, ["C", "A"]).view(dtype.numpy).reshape(data.shape), dtype)
 
@@ -180,7 +182,7 @@ class OrtValue:
 
     @classmethod
     def from_dlpack(cls, data: Any, /) -> OrtValue:
-        """The tensor that shares the memory of an object with ``__dlpack__``, or of a capsule of the host's."""
+        """The tensor that shares the memory of an object with ``__dlpack__``, or of a capsule on the host."""
         if isinstance(data, OrtValue):
             return cls(data)
         if isinstance(data, Tensor):

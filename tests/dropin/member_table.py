@@ -70,8 +70,8 @@ def entries(title: str, names: frozenset[str]) -> str:
 
 def table() -> str:
     lines = [
-        f"Made from onnxruntime {onnxruntime.__version__} by `make docs/onnxruntime.md`; *hint* is what is taken and "
-        "changes nothing.\n"
+        f"Made from onnxruntime {onnxruntime.__version__} by `make docs/onnxruntime.md`; *hint* is what is "
+        "taken and changes nothing.\n"
     ]
     lines += rows("The module", onnxruntime, onnxplan.onnxruntime, {})
     for name, hints in CLASSES.items():

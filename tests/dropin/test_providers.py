@@ -68,9 +68,12 @@ def test_the_configuration_entry_forbids_the_fallback_too():
     ort = onnxplan.onnxruntime
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    with pytest.warns(UserWarning), pytest.raises(DeviceUnavailableError, match="there is no driver"):
+    with (
+        pytest.warns(UserWarning, match="Specified"),
+        pytest.raises(DeviceUnavailableError, match="there is no driver"),
+    ):
         ort.InferenceSession(sums(), options, [CUDA])
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="Specified"):
         session = ort.InferenceSession(sums(), None, [CUDA])
     assert session.get_providers() == [CPU]
 
@@ -81,7 +84,10 @@ def test_providers_are_set_anew(ort):
     assert session.get_providers() == [CPU]
     np.testing.assert_array_equal(session.run(None, {"x": X})[0], X + 1)
     session.disable_fallback()
-    with pytest.raises(RuntimeError, match="Unknown Provider Type"), pytest.warns(UserWarning):
+    with (
+        pytest.raises(RuntimeError, match="Unknown Provider Type"),
+        pytest.warns(UserWarning, match="Specified"),
+    ):
         session.set_providers(["Foo"])
 
 

@@ -1,4 +1,4 @@
-"""Objects in images by nudenet: all boxes that its detector finds in a synthetic picture, and the raw output."""
+"""Objects in images by nudenet: the boxes that its detector finds in a picture, and its raw output."""
 
 import numpy as np
 from nudenet import NudeDetector

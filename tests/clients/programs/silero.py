@@ -1,4 +1,4 @@
-"""Voice activity by silero-vad, over synthetic speech-like sounds: the frames' probabilities and the segments."""
+"""Voice activity by silero-vad, over speech-like sounds: the frames' probabilities and the segments."""
 
 import numpy as np
 import torch
