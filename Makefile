@@ -3,10 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= auto
-# Programs that use onnxruntime, apart from what the tests need.
-CLIENTS_VENV ?= .venv-clients
 
-.PHONY: demo test test-models test-clients clients test-cuda lint types format bench bench-cuda clean docs/onnxruntime.md
+.PHONY: demo test test-models test-cuda lint types format bench bench-cuda clean
 .NOTPARALLEL:
 
 $(BIN)/python:
@@ -26,6 +24,10 @@ test: $(VENV)/.installed-test
 
 test-models: $(VENV)/.installed-test $(VENV)/.installed-bench
 	$(BIN)/python -m pytest tests/models
+
+# Programs that use onnxruntime, apart from what the tests need.
+CLIENTS_VENV ?= .venv-clients
+.PHONY: test-clients clients docs/onnxruntime.md
 
 test-clients:
 	$(MAKE) clients VENV=$(CLIENTS_VENV)
