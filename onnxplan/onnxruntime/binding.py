@@ -13,7 +13,7 @@ from onnxplan.onnxruntime.core import host_value, overlaps
 from onnxplan.onnxruntime.devices import OrtDevice, device_name
 from onnxplan.onnxruntime.errors import Fail, InvalidArgument
 from onnxplan.onnxruntime.feeds import read_feeds
-from onnxplan.onnxruntime.memory import CudaMemory, at_address, write
+from onnxplan.onnxruntime.memory import at_address, write
 from onnxplan.onnxruntime.types import element_dtype, type_name
 from onnxplan.onnxruntime.values import OrtValue, OrtValueVector
 
@@ -101,7 +101,11 @@ class IOBinding:
 
     def bind_ortvalue_output(self, name: str, ortvalue: OrtValue) -> None:
         value = ortvalue._get_c_value()
-        self._outputs[name] = _Output(value.device_name(), value._tensor(), value)
+        tensor = value._tensor()
+        if isinstance(tensor, np.ndarray) and not tensor.flags.writeable:
+            raise RuntimeError(f"the OrtValue for the output {name!r} was made of an array that is read-only")
+        place = "cpu" if isinstance(tensor, np.ndarray) else tensor.location
+        self._outputs[name] = _Output(place, tensor, value)
 
     def synchronize_outputs(self) -> None:
         """Does nothing: runs end when their outputs are complete."""
@@ -132,14 +136,17 @@ class IOBinding:
     def _run(self, session: InferenceSession, run_options: RunOptions | None) -> None:
         if not self._outputs:
             raise InvalidArgument("At least one output should be requested.")
-        for name in self._outputs:
+        for name, bound in self._outputs.items():
             if name not in session._output_names:
                 raise InvalidArgument(f"Invalid output name: {name}")
+            if bound.place not in ("cpu", self._session.device):
+                raise InvalidArgument(
+                    f"output {name!r} is bound to {bound.place}, the session runs on {self._session.device}"
+                )
         for meta in session._inputs_meta:
             if meta.name not in self._inputs and not meta.type.startswith("optional"):
                 raise Fail(f"Missing Input: {meta.name}")
-        given = {name: value for name, value in self._inputs.items() if not isinstance(value, CudaMemory)}
-        feeds = {**read_feeds(given, self._session.types), **self._pointers()}
+        feeds = read_feeds(self._inputs, self._session.types)
         direct = self._direct(feeds)
         on_device = any(bound.place != "cpu" for name, bound in self._outputs.items() if name not in direct)
         names = list(self._outputs)
@@ -147,22 +154,16 @@ class IOBinding:
         for name, bound in self._outputs.items():
             self._deliver(name, bound, results[name])
 
-    def _pointers(self) -> dict[str, CudaMemory]:
-        return {name: value for name, value in self._inputs.items() if isinstance(value, CudaMemory)}
-
     def _direct(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """The tensors of callers that a run can write into as it computes."""
-        arrays = [value for value in feeds.values() if isinstance(value, np.ndarray)]
+        memory = [value for value in feeds.values() if hasattr(value, "shape")]
         found: dict[str, Any] = {}
         for name, bound in self._outputs.items():
             target = bound.target
-            if target is None:
-                continue
-            if not isinstance(target, np.ndarray):
+            is_aligned = not isinstance(target, np.ndarray) or target.flags.aligned
+            if target is not None and is_aligned and not overlaps(target, memory):
                 found[name] = target
-            elif target.flags.aligned and not overlaps(target, arrays):
-                found[name] = target
-                arrays.append(target)
+                memory.append(target)
         return found
 
     def _left(self) -> dict[str, Any]:
@@ -180,8 +181,8 @@ class IOBinding:
                 bound.value = OrtValue._of(host_value(result) if bound.place == "cpu" else result)
             return
         if bound.value is None:
-            bound.value = OrtValue._of(bound.target if isinstance(bound.target, np.ndarray) else result)
-        if result is bound.target or not isinstance(bound.target, np.ndarray):
+            bound.value = OrtValue._of(bound.target)
+        if result is bound.target:
             return
         if bound.target.dtype != result.dtype or bound.target.shape != result.shape:
             raise InvalidArgument(

@@ -17,7 +17,6 @@ from onnxplan.loading import Loaded, load
 from onnxplan.onnxruntime.declarations import Shape, declared, denoted_places
 from onnxplan.onnxruntime.enumerations import GraphOptimizationLevel
 from onnxplan.onnxruntime.errors import model_errors, run_errors
-from onnxplan.onnxruntime.memory import CudaMemory
 from onnxplan.onnxruntime.options import SessionOptions
 from onnxplan.onnxruntime.overrides import override_dimensions, override_initializers
 from onnxplan.onnxruntime.providers import Placement
@@ -124,7 +123,7 @@ class Core(InferenceSession):
         feeds: Mapping[str, Any],
         fetches: Sequence[str] | None,
         cancel: CancelFlag | None = None,
-        out: Mapping[str, Any] | None = None,
+        out: Mapping[str, AnyArray] | None = None,
         reuse: Mapping[str, AnyArray] | None = None,
         *,
         on_device: bool = False,
@@ -136,7 +135,7 @@ class Core(InferenceSession):
         """
         with run_errors():
             request, arrays = self._check(feeds, fetches, self._device)
-            targets = {name: self._target(array) for name, array in (out or {}).items()}
+            targets = dict(out or {})
             if reuse:
                 stage = self._engine.first_stage(request)
                 for name, planned in zip(stage.output_names, stage.allocations, strict=True):
@@ -150,14 +149,6 @@ class Core(InferenceSession):
                         targets[name] = old
             results = self._run_request(request, arrays, cancel, targets, on_device=on_device)
         return {name: to_plain(value) for name, value in results.items()}
-
-    def _target(self, array: Any) -> AnyArray:
-        if isinstance(array, CudaMemory):
-            imported = self._device.import_array(array, copy=False)
-            assert imported is not None
-            return imported
-        target: AnyArray = array
-        return target
 
     # What is known of inputs and outputs
 

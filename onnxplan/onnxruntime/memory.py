@@ -21,7 +21,7 @@ _NO_ALLOCATOR = (
 )
 
 
-class CudaMemory:
+class _CudaMemory:
     """Memory of a CUDA device that a caller gave the address of, as ``__cuda_array_interface__`` tells it."""
 
     def __init__(self, address: int, shape: Sequence[int], dtype: DType) -> None:
@@ -36,13 +36,15 @@ class CudaMemory:
         }
 
 
-def at_address(address: int, shape: Sequence[int], dtype: DType, name: str) -> Any:
+def at_address(address: int, shape: Sequence[int], dtype: DType, name: str) -> AnyArray:
     """The tensor at ``address`` in the memory of the device called ``name`` (``cpu``, ``cuda:0``).
 
     The caller keeps the memory alive.
     """
     if name != "cpu":
-        return CudaMemory(address, shape, dtype)
+        tensor = device_called(name).import_array(_CudaMemory(address, shape, dtype), copy=False)
+        assert tensor is not None
+        return tensor
     if dtype is DType.STRING:
         raise RuntimeError("Only binding of non-string Tensors is currently supported")
     nbytes = math.prod(shape) * dtype.itemsize

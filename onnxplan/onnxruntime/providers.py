@@ -160,8 +160,8 @@ def place(names: Sequence[str], options: Sequence[Mapping[str, str]], *, fallbac
     """The placement for providers as :func:`check_and_normalize_provider_args` gives them.
 
     The first one that is available decides. Those that are not are left out, unless ``fallback`` is false
-    and only the CPU would be left: then ``RuntimeError`` says why. ``RuntimeError`` too for names and options
-    of no provider.
+    and they come before the CPU, which would be all that is left: then ``RuntimeError`` says why. It is raised
+    for names and options of no provider too.
     """
     for name in names:
         if name not in ALL_PROVIDERS:
@@ -169,7 +169,8 @@ def place(names: Sequence[str], options: Sequence[Mapping[str, str]], *, fallbac
     available = get_available_providers()
     kept = {name: item for name, item in zip(names, options, strict=True) if name in available}
     if CUDA not in kept and not fallback:
-        missing = [name for name in names if name not in kept]
+        preferred = names[: names.index(CPU)] if CPU in names else names
+        missing = [name for name in preferred if name not in kept]
         if CUDA in missing:
             raise DeviceUnavailableError(f"{CUDA}: {cuda_failure()}")
         if missing:

@@ -158,6 +158,7 @@ WRONG = {
     "address without shape": lambda ort, s, b: b.bind_output("z", "cpu", 0, None, None, SMALL.ctypes.data),
     "another session": lambda ort, s, b: ort.InferenceSession(sums()).run_with_iobinding(b),
     "device": lambda ort, s, b: b.bind_output("z", "foo"),
+    "device of no session here": lambda ort, s, b: b.bind_output("z", "cuda"),
     "transposed": lambda ort, s, b: b.bind_cpu_input("x", X.T),
     "nothing": lambda ort, s, b: None,
     "synchronised": lambda ort, s, b: (b.synchronize_inputs(), b.synchronize_outputs()),
@@ -167,6 +168,15 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_binding(name):
     same(wrong(WRONG[name]))
+
+
+def test_arrays_that_are_read_only_are_no_outputs():
+    ort = onnxplan.onnxruntime
+    _, binding = bound(ort)
+    array = np.zeros((2, 2), np.float32)
+    array.flags.writeable = False
+    with pytest.raises(RuntimeError, match="read-only"):
+        binding.bind_ortvalue_output("z", ort.OrtValue.ortvalue_from_numpy(array))
 
 
 def test_values_in_and_out():

@@ -73,6 +73,21 @@ def test_addresses_on_the_device(cuda):
     binding.bind_output("z", "cuda", 0, np.float32, [2, 2], target.data_ptr())
     session.run_with_iobinding(binding)
     np.testing.assert_array_equal(target.numpy(), 2 * X)
+    binding.bind_input("x", "cuda", 0, np.float64, [2, 2], source.data_ptr())
+    with pytest.raises(RuntimeError, match="Unexpected input data type"):
+        session.run_with_iobinding(binding)
+
+
+def test_outputs_in_the_memory_of_an_input(cuda):
+    """As caches are that a model reads and extends in place."""
+    session = ort.InferenceSession(double(), providers=[CUDA])
+    value = ort.OrtValue.ortvalue_from_numpy(X, "cuda", 0)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", value)
+    binding.bind_ortvalue_output("z", value)
+    for number in (2, 4):
+        session.run_with_iobinding(binding)
+        np.testing.assert_array_equal(value.numpy(), number * X)
 
 
 def test_a_failing_device_is_left_for_the_cpu_once(cuda, monkeypatch, capsys):

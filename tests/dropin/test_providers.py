@@ -64,6 +64,12 @@ def test_without_fallback_a_missing_device_is_an_error_that_says_why(name):
         onnxplan.onnxruntime.InferenceSession(sums(), enable_fallback=0, **ASKED[name])
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_missing_device_after_the_cpu_is_none():
+    session = onnxplan.onnxruntime.InferenceSession(sums(), enable_fallback=0, providers=[CPU, CUDA])
+    assert session.get_providers() == [CPU]
+
+
 def test_the_configuration_entry_forbids_the_fallback_too():
     ort = onnxplan.onnxruntime
     options = ort.SessionOptions()
