@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactError
 from onnxplan.feeds import TensorInfo
 from onnxplan.interface import Signature
+from onnxplan.options import SessionOptions
 from onnxplan.runtime.artifact import Artifact, TargetEntry, TensorEntry, is_artifact
 from onnxplan.runtime.artifact_planner import ArtifactPlanner
 from onnxplan.runtime.device import Device
@@ -33,23 +34,16 @@ class Loaded:
     source: Any
 
 
-def load(
-    model: ModelLike,
-    device: Device,
-    *,
-    optimize: int = 1,
-    recompile: bool = False,
-    verify_key: str | os.PathLike[str] | bytes | None = None,
-    adapt: Callable[[Model], None] | None = None,
-) -> Loaded:
+def load(model: ModelLike, device: Device, options: SessionOptions, adapt: Callable[[Model], None]) -> Loaded:
     """The model or artifact ``model`` for ``device``; see :class:`~onnxplan.InferenceSession`.
 
     ``adapt`` may change a model once it is read; it is not called for artifacts.
     """
+    verify_key = options.verify_key
     if is_artifact(model):
         assert isinstance(model, str | os.PathLike)
         key = verify_key if isinstance(verify_key, bytes | None) else _read(verify_key)
-        return _load_artifact(Artifact(model, verify_key=key), device, recompile=recompile)
+        return _load_artifact(Artifact(model, verify_key=key), device, recompile=options.recompile)
     if verify_key is not None:
         raise InvalidArtifactError(
             "verify_key is given, but the model is no compiled artifact: it has no signature"
@@ -58,9 +52,8 @@ def load(
     from onnxplan.runtime.model_planner import ModelPlanner
 
     imported = load_model(model)
-    if adapt is not None:
-        adapt(imported)
-    planner = ModelPlanner(imported, device.selector, optimize=optimize)
+    adapt(imported)
+    planner = ModelPlanner(imported, device.selector, optimize=options.optimize)
     return Loaded(Signature.of(imported), planner, imported.source)
 
 

@@ -16,7 +16,7 @@ from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError, Sessio
 from onnxplan.event_loop import Slice, let_others_run, off_the_loop
 from onnxplan.feeds import check_out
 from onnxplan.interface import ModelInterface
-from onnxplan.loading import Loaded, load
+from onnxplan.loading import load
 from onnxplan.options import SessionOptions, check_outputs
 from onnxplan.runtime.budget import SessionMemory
 from onnxplan.runtime.cancellation import CancelFlag
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxplan.compiler.plan import ExecutionPlan
-    from onnxplan.loading import ModelLike
     from onnxplan.runtime.workers import Workers
 
 INLINE_SECONDS = 500e-6
@@ -103,7 +102,7 @@ class InferenceSession(ModelInterface):
             verify_key,
         )
         self._device = open_device(device, threads=threads, math=math, cache=cache)
-        loaded = self._load(model)
+        loaded = load(model, self._device, self._options, self._adapt)
         super().__init__(loaded.signature)
         self._source = loaded.source
         self._engine = Engine(
@@ -128,16 +127,6 @@ class InferenceSession(ModelInterface):
             if stage.final:
                 self._complete(dict(zip(stage.output_names, stage.allocations, strict=True)))
         _sessions.add(self)
-
-    def _load(self, model: ModelLike) -> Loaded:
-        options = self._options
-        return load(
-            model,
-            self._device,
-            optimize=options.optimize,
-            recompile=options.recompile,
-            verify_key=options.verify_key,
-        )
 
     def _reset_runs(self) -> None:
         self._running: deque[None] = deque()

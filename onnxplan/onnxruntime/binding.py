@@ -70,7 +70,8 @@ class IOBinding:
         """The input ``name`` is the tensor at the address ``buffer_ptr``, which the caller keeps."""
         self._require_input(name)
         place = device_name(OrtDevice.make(device_type, device_id))
-        self._inputs[name] = at_address(buffer_ptr, shape, element_dtype(element_type), place)
+        tensor = at_address(buffer_ptr, shape, element_dtype(element_type), place)
+        self._inputs[name] = OrtValue._of(tensor)
 
     def bind_ortvalue_input(self, name: str, ortvalue: OrtValue) -> None:
         self._require_input(name)
@@ -139,16 +140,18 @@ class IOBinding:
         for name, bound in self._outputs.items():
             if name not in session._output_names:
                 raise InvalidArgument(f"Invalid output name: {name}")
-            if bound.place not in ("cpu", self._session.device):
+            if bound.target is not None and bound.place not in ("cpu", self._session.device):
                 raise InvalidArgument(
-                    f"output {name!r} is bound to {bound.place}, the session runs on {self._session.device}"
+                    f"output {name!r} is bound to memory of {bound.place}, the session runs on "
+                    f"{self._session.device}"
                 )
         for meta in session._inputs_meta:
             if meta.name not in self._inputs and not meta.type.startswith("optional"):
                 raise Fail(f"Missing Input: {meta.name}")
         feeds = read_feeds(self._inputs, self._session.types)
         direct = self._direct(feeds)
-        on_device = any(bound.place != "cpu" for name, bound in self._outputs.items() if name not in direct)
+        others = [bound for name, bound in self._outputs.items() if name not in direct]
+        on_device = any(bound.place == self._session.device != "cpu" for bound in others)
         names = list(self._outputs)
         results = session._compute(feeds, names, run_options, direct, self._left(), on_device=on_device)
         for name, bound in self._outputs.items():

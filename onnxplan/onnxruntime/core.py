@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from onnxplan import TensorInfo
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Model
-from onnxplan.loading import Loaded, load
 from onnxplan.onnxruntime.declarations import Shape, declared, denoted_places
 from onnxplan.onnxruntime.enumerations import GraphOptimizationLevel
-from onnxplan.onnxruntime.errors import model_errors, run_errors
+from onnxplan.onnxruntime.errors import InvalidArgument, InvalidProtobuf, model_errors, run_errors
 from onnxplan.onnxruntime.options import SessionOptions
 from onnxplan.onnxruntime.overrides import override_dimensions, override_initializers
 from onnxplan.onnxruntime.providers import Placement
@@ -26,9 +26,6 @@ from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray
 from onnxplan.session import InferenceSession
 from onnxplan.tensor import Tensor, unwrap
-
-if TYPE_CHECKING:
-    from onnxplan.loading import ModelLike
 
 NO_VERSION = (1 << 63) - 1
 """The version of models that have none."""
@@ -50,18 +47,25 @@ class Core(InferenceSession):
 
     def __init__(self, source: str | bytes, options: SessionOptions, placement: Placement) -> None:
         self._ort_options = options
-        self.metadata_fields: dict[str, Any] = {}
-        self._label = "" if isinstance(source, bytes) else f"Load model from {source} failed:"
+        self._told: dict[str, Any] = {}
         self._message = source
+        label = "" if isinstance(source, bytes) else f"Load model from {source} failed:"
         threads = options.intra_op_num_threads
         optimize = options.graph_optimization_level is not GraphOptimizationLevel.ORT_DISABLE_ALL
-        super().__init__(
-            source,
-            device=placement.device,
-            threads=threads if threads > 0 else None,
-            optimize=int(optimize),
-            memory_limit=placement.memory_limit,
-        )
+        _refuse_what_is_no_model(source, label)
+        # Nothing is read of artifacts: what they refuse is a matter of planning.
+        self._is_read = is_artifact(source)
+        try:
+            super().__init__(
+                source,
+                device=placement.device,
+                threads=threads if threads > 0 else None,
+                optimize=int(optimize),
+                memory_limit=placement.memory_limit,
+            )
+        except Exception as error:
+            with run_errors() if self._is_read else model_errors(label):
+                raise error
         if _seeds is not None:
             generator = random.Random(_seeds.getrandbits(64))
             self._engine.draw_key = lambda: generator.randbytes(8)
@@ -78,25 +82,19 @@ class Core(InferenceSession):
         self._optional = tuple(_loose(info) for info in self._optional)
         self._output_order = tuple(self.output_names)
 
-    def _load(self, model: ModelLike) -> Loaded:
-        with model_errors(self._label):
-            loaded = load(model, self._device, optimize=self._options.optimize, adapt=self._adapt)
-        self.metadata_fields.setdefault("custom_metadata_map", dict(loaded.signature.metadata))
-        return loaded
-
     def _adapt(self, model: Model) -> None:
+        self._is_read = True
         options = self._ort_options
         places = denoted_places(self._message, options._denotations) if options._denotations else {}
         override_dimensions(model, options._dimensions, places)
         override_initializers(model, options._initializers)
-        self.metadata_fields.update(
+        self._told.update(
             producer_name=model.producer,
             graph_name=model.graph.name,
             domain=model.domain,
             description=model.description,
             graph_description=model.graph_description,
             version=NO_VERSION if model.version is None else model.version,
-            custom_metadata_map=dict(model.metadata),
         )
 
     @property
@@ -104,7 +102,8 @@ class Core(InferenceSession):
         empty = dict.fromkeys(
             ("producer_name", "graph_name", "domain", "description", "graph_description"), ""
         )
-        return ModelMetadata({**empty, "version": NO_VERSION, **self.metadata_fields})
+        own = {"version": NO_VERSION, "custom_metadata_map": self.metadata}
+        return ModelMetadata({**empty, **own, **self._told})
 
     # Running
 
@@ -187,6 +186,17 @@ def overlaps(one: AnyArray, others: Iterable[AnyArray]) -> bool:
 def _range(tensor: AnyArray) -> tuple[int, int]:
     begin = tensor.ctypes.data if isinstance(tensor, np.ndarray) else tensor.pointer
     return begin, begin + math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def _refuse_what_is_no_model(source: str | bytes, label: str) -> None:
+    """Raises what onnxruntime does for sources without bytes and for folders."""
+    if isinstance(source, bytes):
+        if not source:
+            raise InvalidArgument("No graph was found in the protobuf.")
+    elif os.path.isdir(source):
+        raise InvalidProtobuf(f"{label}Protobuf parsing failed: {source} is a directory.")
+    elif os.path.isfile(source) and not os.path.getsize(source):
+        raise InvalidArgument(f"{label}No graph was found in the protobuf: {source} is empty.")
 
 
 def to_plain(value: Any) -> Any:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from onnxplan.compiler.errors import (
     DeviceError,
     DeviceUnavailableError,
+    IncompatibleArtifactError,
+    InvalidArtifactError,
     InvalidFeedsError,
     InvalidModelError,
     OutOfMemoryError,
@@ -153,7 +155,12 @@ def run_errors() -> Iterator[None]:
         raise Fail("Exiting due to terminate flag being set to true.") from error
     except UnsupportedOperatorError as error:
         raise NotImplementedError(str(error)) from error
-    except (InvalidFeedsError, InvalidModelError) as error:
+    except (
+        InvalidFeedsError,
+        InvalidModelError,
+        InvalidArtifactError,
+        IncompatibleArtifactError,
+    ) as error:
         raise Fail(str(error)) from error
     except OutOfMemoryError as error:
         raise RuntimeException(str(error)) from error

@@ -160,8 +160,8 @@ def place(names: Sequence[str], options: Sequence[Mapping[str, str]], *, fallbac
     """The placement for providers as :func:`check_and_normalize_provider_args` gives them.
 
     The first one that is available decides. Those that are not are left out, unless ``fallback`` is false
-    and they come before the CPU, which would be all that is left: then ``RuntimeError`` says why. It is raised
-    for names and options of no provider too.
+    and they come before the CPU, which would be all that is left: then ``RuntimeError`` says why. It is
+    raised for names and options of no provider too.
     """
     for name in names:
         if name not in ALL_PROVIDERS:

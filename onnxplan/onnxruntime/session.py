@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnxplan.compiler.errors import DeviceUnavailableError, OnnxPlanError
+from onnxplan.compiler.errors import OnnxPlanError
 from onnxplan.onnxruntime.asynchronous import submit
 from onnxplan.onnxruntime.binding import IOBinding
 from onnxplan.onnxruntime.core import Core, host_value
 from onnxplan.onnxruntime.devices import OrtDevice
-from onnxplan.onnxruntime.errors import EPFail, InvalidArgument, InvalidProtobuf, StatusError, run_errors
+from onnxplan.onnxruntime.errors import EPFail, InvalidArgument, StatusError
 from onnxplan.onnxruntime.feeds import read_feeds
 from onnxplan.onnxruntime.options import RunOptions, SessionOptions
 from onnxplan.onnxruntime.profiling import Profile
@@ -110,7 +110,9 @@ class InferenceSession:
         )
         profile = Profile(options.profile_file_prefix) if options.enable_profiling else None
         begin = time.perf_counter_ns()
-        self._sess = self._core(options, placement)
+        source = self._model_path if self._model_path is not None else self._model_bytes
+        assert source is not None
+        self._sess = Core(source, options, placement)
         if profile is not None:
             profile.add("session_initialization", begin)
             weakref.finalize(self, profile.write)
@@ -124,25 +126,6 @@ class InferenceSession:
         self._overridable_initializers = self._sess.overridable_initializers
         self._model_meta = self._sess.model_meta
         self._output_names = list(self._sess.output_names)
-
-    def _core(self, options: SessionOptions, placement: Any) -> Core:
-        path = self._model_path
-        if path is None:
-            assert self._model_bytes is not None
-            if not self._model_bytes:
-                raise InvalidArgument("No graph was found in the protobuf.")
-        elif os.path.isfile(path) and not os.path.getsize(path):
-            raise InvalidArgument(f"Load model from {path} failed:No graph was found in the protobuf.")
-        elif os.path.isdir(path):
-            raise InvalidProtobuf(f"Load model from {path} failed:Protobuf parsing failed.")
-        try:
-            with run_errors():
-                return Core(path if path is not None else self._model_bytes or b"", options, placement)
-        except EPFail as error:
-            # The device cannot be used at all: that is a matter of providers, for which there is a fallback.
-            if isinstance(error.__cause__, DeviceUnavailableError):
-                raise error.__cause__ from None
-            raise
 
     # What is known of the model
 
