@@ -39,7 +39,7 @@ def declared(source: Any) -> dict[str, tuple[str, Shape]]:
     import onnx
 
     message = read_message(source)
-    known = {dim.dim_param for info in _infos(message) for dim in info.type.tensor_type.shape.dim}
+    known = {dim.dim_param for info in _infos(message) for dim in _dims(info.type)}
     # Where inference fails, as for messages of more than 2 GiB, what is declared is all there is.
     with suppress(onnx.shape_inference.InferenceError, ValueError):
         message = onnx.shape_inference.infer_shapes(message, data_prop=True)
@@ -71,12 +71,17 @@ def _tensor_text(code: int) -> str:
     return type_name(DType.from_code(code)) if code else ""
 
 
-def _shape(proto: onnx.TypeProto, known: Collection[str]) -> Shape:
+def _dims(proto: onnx.TypeProto) -> Sequence[Any]:
+    """The dimensions of a tensor or of an optional one; none of other types."""
     if proto.WhichOneof("value") == "optional_type":
-        return _shape(proto.optional_type.elem_type, known)
+        return _dims(proto.optional_type.elem_type)
     dims: Sequence[Any] = proto.tensor_type.shape.dim
+    return dims
+
+
+def _shape(proto: onnx.TypeProto, known: Collection[str]) -> Shape:
     shape: Shape = []
-    for dim in dims:
+    for dim in _dims(proto):
         if dim.HasField("dim_value"):
             shape.append(dim.dim_value if dim.dim_value >= 0 else None)
         else:

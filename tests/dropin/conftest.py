@@ -39,7 +39,7 @@ def model(
     graph = helper.make_graph(nodes, "graph", inputs, outputs, tensors, doc_string="about the graph")
     made = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", 17)],
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)],
         ir_version=8,
         producer_name="maker",
         model_version=7,
@@ -79,6 +79,8 @@ def plain(value: Any) -> Any:
         return value.dtype.name, value.shape, value.tolist()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     return value
 
 
