@@ -30,6 +30,21 @@ fuzz: $(VENV)/.installed-test
 test-models: $(VENV)/.installed-test $(VENV)/.installed-bench
 	$(BIN)/python -m pytest tests/models
 
+# Programs that use onnxruntime, apart from what the tests need.
+CLIENTS_VENV ?= .venv-clients
+.PHONY: test-clients clients docs/onnxruntime.md
+
+test-clients:
+	$(MAKE) clients VENV=$(CLIENTS_VENV)
+
+# Two of them name different builds of OpenCV; the one without windows, installed last, serves both everywhere.
+clients: $(VENV)/.installed-clients
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
+	$(BIN)/python -m pytest tests/clients
+
+docs/onnxruntime.md: $(VENV)/.installed-test
+	$(BIN)/python -m tests.dropin.member_table
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,4 +78,4 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.model_times
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) $(CLIENTS_VENV)

@@ -200,8 +200,9 @@ class Graph:
 class Model:
     """An imported model. ``opsets`` maps domains to versions.
 
-    ``path`` is its file, if it has one. ``source`` is what it can be imported from again: the absolute path,
-    the serialised bytes, or the importer's own message where that is too large to be serialised.
+    ``version`` is ``None`` where the model has none. ``path`` is its file, if it has one. ``source`` is what
+    it can be imported from again: the absolute path, the serialised bytes, or the importer's own message
+    where that is too large to be serialised.
     ``mappings`` are the files mapped into memory that constants may be views of. ``data`` are the bytes of
     the message and ``external`` those of its external files by location, as far as they are known.
     """
@@ -210,7 +211,11 @@ class Model:
     opsets: Mapping[str, int]
     ir_version: int = 0
     producer: str = ""
+    producer_version: str = ""
+    domain: str = ""
+    version: int | None = None
     description: str = ""
+    graph_description: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     path: str | None = None
     source: Any = field(default=None, repr=False)

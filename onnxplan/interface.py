@@ -41,6 +41,9 @@ class Signature:
 class ModelInterface:
     """The inputs, outputs and metadata of a model."""
 
+    def _adapt(self, model: Model) -> None:
+        """Changes a model that was read before anything is made of it; for subclasses."""
+
     def __init__(self, signature: Signature) -> None:
         self._inputs = signature.inputs
         self._optional = signature.optional_inputs

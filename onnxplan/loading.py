@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactE
 from onnxplan.compiler.ir import MapType, OptionalType, SequenceType, TensorType
 from onnxplan.infos import StructureInfo, TensorInfo, ValueInfo
 from onnxplan.interface import Signature
+from onnxplan.options import SessionOptions
 from onnxplan.runtime.artifact import Artifact, TargetEntry, TensorEntry, is_artifact
 from onnxplan.runtime.artifact_planner import ArtifactPlanner
 from onnxplan.runtime.device import Device
@@ -18,6 +20,8 @@ from onnxplan.runtime.planner import Planner
 
 if TYPE_CHECKING:
     import onnx
+
+    from onnxplan.compiler.ir import Model
 
     ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -31,19 +35,16 @@ class Loaded:
     source: Any
 
 
-def load(
-    model: ModelLike,
-    device: Device,
-    *,
-    optimize: int = 1,
-    recompile: bool = False,
-    verify_key: str | os.PathLike[str] | bytes | None = None,
-) -> Loaded:
-    """The model or artifact ``model`` for ``device``; see :class:`~onnxplan.InferenceSession`."""
+def load(model: ModelLike, device: Device, options: SessionOptions, adapt: Callable[[Model], None]) -> Loaded:
+    """The model or artifact ``model`` for ``device``; see :class:`~onnxplan.InferenceSession`.
+
+    ``adapt`` may change a model once it is read; it is not called for artifacts.
+    """
+    verify_key = options.verify_key
     if is_artifact(model):
         assert isinstance(model, str | os.PathLike)
         key = verify_key if isinstance(verify_key, bytes | None) else _read(verify_key)
-        return _load_artifact(Artifact(model, verify_key=key), device, recompile=recompile)
+        return _load_artifact(Artifact(model, verify_key=key), device, recompile=options.recompile)
     if verify_key is not None:
         raise InvalidArtifactError(
             "verify_key is given, but the model is no compiled artifact: it has no signature"
@@ -52,7 +53,8 @@ def load(
     from onnxplan.runtime.model_planner import ModelPlanner
 
     imported = load_model(model)
-    planner = ModelPlanner(imported, device.selector, optimize=optimize)
+    adapt(imported)
+    planner = ModelPlanner(imported, device.selector, optimize=options.optimize)
     return Loaded(Signature.of(imported), planner, imported.source)
 
 

@@ -103,7 +103,7 @@ class InferenceSession(ModelInterface):
             verify_key,
         )
         self._device = open_device(device, threads=threads, math=math, cache=cache)
-        loaded = load(model, self._device, optimize=optimize, recompile=recompile, verify_key=verify_key)
+        loaded = load(model, self._device, self._options, self._adapt)
         super().__init__(loaded.signature)
         self._source = loaded.source
         self._engine = Engine(

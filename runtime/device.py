@@ -42,6 +42,10 @@ class DeviceTensor(Protocol):
         """A copy on the host."""
         ...
 
+    def write(self, array: Array) -> None:
+        """Overwrites the elements by those of ``array``, C-contiguous, of the same type and size."""
+        ...
+
     def __dlpack__(
         self,
         *,

@@ -166,6 +166,8 @@ class Engine:
         self._later: StageCache[tuple[BoundStage, bytes], BoundStage] = StageCache(LATER_STAGES * max_plans)
         self.plain: dict[tuple[Shape, ...], BoundStage] = {}
         """The stages that are all of the model, by the shapes of the required inputs, which they are fed."""
+        self.draw_key: Callable[[], bytes] = partial(os.urandom, 8)
+        """Draws the eight bytes that decide on all random numbers of a run without seeds of their own."""
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -221,7 +223,7 @@ class Engine:
                     raise
                 outputs = _allocate(stage, out, on_device=on_device)
             if stage.run_key and stage.run_key not in tensors:
-                tensors[stage.run_key] = np.frombuffer(os.urandom(8), np.uint64)
+                tensors[stage.run_key] = np.frombuffer(self.draw_key(), np.uint64)
             arrays = tuple([tensors[name] for name in stage.input_names])
             stage.executor.run(arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))

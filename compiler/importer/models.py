@@ -70,8 +70,12 @@ def _import(source: Source, external: Mapping[str, memoryview] | None) -> Model:
         graph=GraphImporter(reader, opsets).run(proto.graph),
         opsets=opsets,
         ir_version=proto.ir_version,
-        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        producer=text(proto.producer_name, "the producer"),
+        producer_version=text(proto.producer_version, "the producer's version"),
+        domain=text(proto.domain, "the domain"),
+        version=proto.model_version if proto.HasField("model_version") else None,
         description=text(proto.doc_string, "the description"),
+        graph_description=text(proto.graph.doc_string, "the graph's description"),
         metadata={
             text(entry.key, "a metadata key"): text(entry.value, f"metadata {entry.key!r}")
             for entry in proto.metadata_props

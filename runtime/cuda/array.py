@@ -76,6 +76,20 @@ class DeviceArray:
                 runtime.memcpy(result.ctypes.data, self.pointer, result.nbytes, runtime.memcpyDeviceToHost)
         return result
 
+    def write(self, array: npt.NDArray[Any]) -> None:
+        """Overwrites the elements by those of ``array``, C-contiguous on the host, of the same type and size.
+
+        Complete when this returns. Raises what :meth:`numpy` raises.
+        """
+        if array.dtype != self.dtype or array.size != self.size or not array.flags.c_contiguous:
+            raise ValueError(f"expected {self.size} contiguous elements of {self.dtype}")
+        with self.device.active("copying a tensor to the device"):
+            if array.nbytes:
+                runtime = self.device.api.runtime
+                if self.stream is not None:
+                    runtime.streamSynchronize(self.stream)
+                runtime.memcpy(self.pointer, array.ctypes.data, array.nbytes, runtime.memcpyHostToDevice)
+
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
             raise ValueError(f"a tensor on {self.location} cannot become a NumPy array without a copy")

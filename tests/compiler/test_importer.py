@@ -119,7 +119,7 @@ def test_metadata(tmp_path):
     proto.producer_name, proto.producer_version, proto.doc_string = "maker", "2", "what it is"
     helper.set_model_props(proto, {"key": "text", "other": "ü"})
     loaded = load_model(source_file(proto, tmp_path))
-    assert loaded.producer == "maker 2"
+    assert (loaded.producer, loaded.producer_version) == ("maker", "2")
     assert loaded.description == "what it is"
     assert loaded.metadata == {"key": "text", "other": "ü"}
     assert loaded.path == str(tmp_path / "model.onnx")

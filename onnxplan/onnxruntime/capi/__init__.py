@@ -1,0 +1,1 @@
+"""The modules that onnxruntime keeps its extension in."""
