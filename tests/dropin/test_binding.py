@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import X, info, model, same
+from both_modules import X, info, model, same
 from onnx import TensorProto, helper
 
 import onnxplan.onnxruntime

@@ -6,7 +6,7 @@ import gc
 
 import numpy as np
 import pytest
-from conftest import X, info, model
+from both_modules import X, info, model
 from onnx import helper
 
 import onnxplan.onnxruntime as ort

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import MODULES, X, identity, info, model, outcome, same, sums
+from both_modules import MODULES, X, identity, info, model, outcome, same, sums
 from onnx import TensorProto, helper
 
 import onnxplan.onnxruntime

@@ -7,7 +7,7 @@ import sys
 
 import onnxruntime
 import pytest
-from conftest import sums
+from both_modules import sums
 from member_table import DOCUMENT, current_document
 
 import onnxplan.onnxruntime

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import X, info, model, outcome, same, sums
+from both_modules import X, info, model, outcome, same, sums
 from onnx import helper
 
 import onnxplan.onnxruntime

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import X, outcome, sums
+from both_modules import X, outcome, sums
 
 import onnxplan.onnxruntime
 from onnxplan.compiler.errors import DeviceUnavailableError

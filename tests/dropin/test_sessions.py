@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import X, identity, info, model, outcome, same, sums
+from both_modules import X, identity, info, model, outcome, same, sums
 from onnx import TensorProto, helper
 
 import onnxplan.onnxruntime

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import X, outcome, same
+from both_modules import X, outcome, same
 from onnx import TensorProto
 
 import onnxplan.onnxruntime
