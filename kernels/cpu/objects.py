@@ -191,6 +191,7 @@ def _prefer_full_vectors(attributes: set[str], target: Target) -> None:
 def _initialize() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
 
 
 def undefined_symbols(code: bytes) -> set[str]:

@@ -40,7 +40,7 @@ class QuadProduct:
         """``total`` plus the sum of the four products of each lane."""
         if emitter.target.dot_products:
             unsigned, signed = (a, b) if self.a is DType.UINT8 else (b, a)
-            return _dot(emitter, "vpdpbusd", total, unsigned[0], signed[0])
+            return _dot_of_bytes(emitter, total, unsigned[0], signed[0])
         for left, right in zip(a, b, strict=True):
             total = emitter.builder.add(total, _pair_products(emitter, left, right))
         return total
@@ -48,20 +48,29 @@ class QuadProduct:
 
 def add_product(emitter: Emitter, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
     """``total + a * b`` in ``i32`` lanes of numbers that fit int16; ``a`` or ``b`` has no high words."""
-    if emitter.target.dot_products:
-        return _dot(emitter, "vpdpwssd", total, a, b)
-    words = ir.VectorType(I16, 2 * emitter.lanes)
     builder = emitter.builder
+    if emitter.target.dot_products:
+        _require_dot_products(emitter)
+        # LLVM would make two instructions of the intrinsic, to shorten chains of sums.
+        signature = ir.FunctionType(total.type, [total.type] * 3)
+        code, register = ("vpdpwssd", "v") if emitter.target.isa == "avx512" else ("{vex} vpdpwssd", "x")
+        constraints = f"={register},{register},{register},0"
+        return builder.asm(signature, f"{code} $2, $1, $0", constraints, [a, b, total], side_effect=False)
+    words = ir.VectorType(I16, 2 * emitter.lanes)
     return builder.add(total, _pair_products(emitter, builder.bitcast(a, words), builder.bitcast(b, words)))
 
 
-def _dot(emitter: Emitter, name: str, total: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
-    """An instruction of AVX512_VNNI or AVX_VNNI; raises ``ValueError`` where this machine has none."""
+def _dot_of_bytes(emitter: Emitter, total: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
+    _require_dot_products(emitter)
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * emitter.lanes}"
+    return emitter.intrinsic(name, total.type, [total, unsigned, signed])
+
+
+def _require_dot_products(emitter: Emitter) -> None:
+    """Raises ``ValueError`` where this machine has neither AVX512_VNNI nor AVX_VNNI, which the plan wants."""
     needed = _FEATURES[emitter.target.isa]
     if needed not in machine_description(emitter.target.isa)[2].split(","):
         raise ValueError(f"this processor lacks {needed[1:]}, which the plan's target has")
-    bits = 32 * emitter.lanes
-    return emitter.intrinsic(f"llvm.x86.avx512.{name}.{bits}", total.type, [total, a, b])
 
 
 def _pair_products(emitter: Emitter, a: ir.Value, b: ir.Value) -> ir.Value:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
@@ -9,12 +11,14 @@ from llvmlite import ir
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter
-from onnxplan.kernels.cpu.llvm_types import I32, storage_type
+from onnxplan.kernels.cpu.llvm_types import I32, I64, storage_type
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.select_transpose import REGION
 from onnxplan.kernels.cpu.walk_code import Reader, walk_rows
 
 SMALLEST_BLOCK = 4
+# Rows a multiple of this apart fall into few sets of the first cache.
+CROWDED_BYTES = 512
 
 
 def build_transpose(variant: Any, target: Target) -> ObjectCode:
@@ -70,14 +74,30 @@ class _Copy:
             emitter.less(start_a, emitter.add(last_a, 1)), emitter.less(start_b, emitter.add(last_b, 1))
         )
         with emitter.branch(fits) as (whole, smaller):
-            with (
-                whole,
-                emitter.loop(start_b, stop_b, block) as b,
-                emitter.loop(start_a, stop_a, block) as a,
-            ):
+            with whole, self._blocks(start_a, stop_a, start_b, stop_b, block) as (a, b):
                 self._block(emitter.minimum(a, last_a), emitter.minimum(b, last_b), block)
             with smaller:
                 self.region(start_a, stop_a, start_b, stop_b, block // 2)
+
+    @contextmanager
+    def _blocks(
+        self, start_a: ir.Value, stop_a: ir.Value, start_b: ir.Value, stop_b: ir.Value, block: int
+    ) -> Iterator[tuple[ir.Value, ir.Value]]:
+        """Runs the body for each block: along ``a`` inside, unless the result's rows share lines of a cache.
+
+        Then each row's part is finished before the next rows.
+        """
+        emitter, builder = self._emitter, self._emitter.builder
+        crowded = builder.icmp_signed("==", builder.and_(self._result_stride, I64(CROWDED_BYTES - 1)), I64(0))
+
+        def either(first: ir.Value, second: ir.Value) -> ir.Value:
+            return builder.select(crowded, first, second)
+
+        with (
+            emitter.loop(either(start_a, start_b), either(stop_a, stop_b), block) as outer,
+            emitter.loop(either(start_b, start_a), either(stop_b, stop_a), block) as inner,
+        ):
+            yield either(outer, inner), either(inner, outer)
 
     def _source_at(self, a: ir.Value, b: ir.Value) -> ir.Value:
         row = self._emitter.offset(self._source, self._emitter.mul(b, self._source_stride))
