@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.errors import InvalidModelError
@@ -77,7 +78,7 @@ def compile(  # noqa: A001 - onnxplan.compile is its public name
             writer.add_plan(target, request, stage)
     if include_model:
         _add_model(writer, imported)
-    key = sign_key if isinstance(sign_key, bytes | None) else _read(sign_key)
+    key = sign_key if isinstance(sign_key, bytes | None) else Path(sign_key).read_bytes()
     if key is None:
         writer.write(path)
         return
@@ -114,8 +115,3 @@ def _add_model(writer: ArtifactWriter, model: Model) -> None:
     writer.fields["external"] = {
         location: writer.add_section(data.data) for location, data in model.external.items()
     }
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactError
@@ -43,7 +44,7 @@ def load(model: ModelLike, device: Device, options: SessionOptions, adapt: Calla
     verify_key = options.verify_key
     if is_artifact(model):
         assert isinstance(model, str | os.PathLike)
-        key = verify_key if isinstance(verify_key, bytes | None) else _read(verify_key)
+        key = verify_key if isinstance(verify_key, bytes | None) else Path(verify_key).read_bytes()
         return _load_artifact(Artifact(model, verify_key=key), device, recompile=options.recompile)
     if verify_key is not None:
         raise InvalidArtifactError(
@@ -56,11 +57,6 @@ def load(model: ModelLike, device: Device, options: SessionOptions, adapt: Calla
     adapt(imported)
     planner = ModelPlanner(imported, device.selector, optimize=options.optimize)
     return Loaded(Signature.of(imported), planner, imported.source)
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _load_artifact(artifact: Artifact, device: Device, *, recompile: bool) -> Loaded:

@@ -102,11 +102,6 @@ class ArtifactPlanner:
         self._make_fallback = fallback
         self._fallback: Planner | None = None
 
-    @property
-    def requests(self) -> tuple[Request, ...]:
-        """What there are plans for, in the order in which they were compiled."""
-        return tuple(self._entries)
-
     def plan(self, request: Request, answers: tuple[Array, ...]) -> PlannedStage:
         entry = None if answers else self._entries.get(request)
         if entry is not None:
