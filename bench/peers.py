@@ -142,7 +142,7 @@ class Peer:
         return list(self._receive())
 
     def block(self, seconds: float, pause: float = 0.0) -> list[float]:
-        """Run times of as many runs as fit into ``seconds`` (two at least), ``pause`` seconds apart."""
+        """Run times of as many runs as fit into ``seconds``, pauses included , two at least."""
         self._pipe.send((seconds, pause))
         return list(self._receive())
 
@@ -177,15 +177,13 @@ def _serve(pipe: Connection, engine: str, model: Path, feeds: Feeds, threads: in
 
 def _block(run: Run, seconds: float, pause: float) -> list[float]:
     times: list[float] = []
-    spent = 0.0
-    while spent < seconds or len(times) < 2:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 2:
         if pause:
             time.sleep(pause)
         start = time.perf_counter()
         run()
-        taken = time.perf_counter() - start
-        times.append(taken)
-        spent += taken
+        times.append(time.perf_counter() - start)
     return times
 
 

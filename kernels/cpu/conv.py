@@ -13,6 +13,7 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
 from onnxplan.kernels.convolution import Convolution
+from onnxplan.kernels.cpu.conv_lines import FEWEST_CHANNELS, has_lines, lines_as_channels
 from onnxplan.kernels.cpu.depthwise import emit_depthwise
 from onnxplan.kernels.cpu.depthwise_rows import emit_depthwise_rows, has_depthwise_rows
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
@@ -31,7 +32,7 @@ from onnxplan.kernels.cpu.tiling import (
     round_up,
     sum_dtype,
 )
-from onnxplan.kernels.cpu.winograd import emit_winograd
+from onnxplan.kernels.cpu.winograd import emit_winograd, prefers_winograd
 from onnxplan.kernels.matrices import Matrices, batch_records, distinct_bytes, fold_batch, transposed
 
 FAMILY = "conv"
@@ -77,7 +78,9 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
     if _is_channels_first(conv, primitive, target):
         _emit_channels_first(emit, target, conv, primitive)
         return
-    if _channels_apart(conv.x):
+    if _reads_lines(conv, primitive, target):
+        conv = lines_as_channels(conv, emit, target)
+    elif _channels_apart(conv.x):
         conv = replace(conv, x=dense_copy(conv.x, emit, target, "channels_last"))
     if not _channels_apart(conv.output):
         _emit_channels_last(emit, target, conv, primitive)
@@ -85,6 +88,17 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
     result = View.dense(emit.temporary(output.dtype, output.size, "channels_last"), conv.output.shape)
     _emit_channels_last(emit, target, replace(conv, output=result), primitive)
     emit_copy(result, conv.output, emit, target)
+
+
+def _reads_lines(conv: Convolution, primitive: Conv, target: Target) -> bool:
+    """Are there so few channels that whole lines of taps are addressed?"""
+    return (
+        conv.channels < CHANNELS_WORTH_ADDRESSING
+        and same_bits(conv.x.dtype, sum_dtype(primitive.accumulator))
+        and not takes_quads(target, conv.x.dtype, conv.w.dtype, primitive.accumulator)
+        and has_lines(conv)
+        and not prefers_winograd(target, conv, primitive)
+    )
 
 
 def _channels_apart(view: View) -> bool:
@@ -252,7 +266,7 @@ def _row_kind(conv: Convolution, accumulator: DType, *, quads: bool) -> str:
     """How rows are made: ``addressed`` in place tap by tap, or copied by ``lines`` or single ``taps``."""
     x = conv.x
     in_place = conv.channels % QUAD == 0 if quads else same_bits(x.dtype, sum_dtype(accumulator))
-    if in_place and conv.channels >= CHANNELS_WORTH_ADDRESSING:
+    if in_place and conv.channels >= FEWEST_CHANNELS:
         return "addressed"
     contiguous = conv.dilations[2] == 1 and x.strides[-2] == conv.channels and conv.groups == 1
     return "lines" if contiguous or conv.kernel[2] == 1 else "taps"

@@ -65,18 +65,41 @@ class AddressedTaps:
         step = emitter.add(word["pitch"], 8 * ADDRESSES)
         names = ("address", *"zyx")
         columns = {name: emitter.offset(start, emitter.mul(step, i)) for i, name in enumerate(names)}
-        with emitter.loop(0, rows) as row:
-            address = emitter.builder.ptrtoint(emitter.offset(origin, positions.offset()), I64)
-            for name, column in columns.items():
-                value = address if name == "address" else positions.first_tap(name)
-                emitter.builder.store(value, emitter.offset(column, emitter.mul(row, 8)), align=8)
-            positions.advance()
+        lines = emitter.sub(emitter.add(word["out_x"], rows), positions.left_in_line())
+        lines = emitter.divide(emitter.add(lines, emitter.sub(word["out_x"], 1)), word["out_x"])
+        row = emitter.variable(I64(0))
+        with emitter.loop(0, lines):
+            count = emitter.minimum(positions.left_in_line(), emitter.sub(rows, row.value))
+            self._list_line(
+                positions, origin, {name: self._entry(columns[name], row.value) for name in names}, count
+            )
+            positions.advance(count)
+            row.value = emitter.add(row.value, count)
         for column in columns.values():
             last = emitter.offset(column, emitter.mul(emitter.sub(rows, 1), 8))
             value = emitter.builder.load(last, align=8, typ=I64)
             with emitter.loop(rows, self._whole_vectors(rows)) as row:
                 emitter.builder.store(value, emitter.offset(column, emitter.mul(row, 8)), align=8)
         return columns
+
+    def _list_line(
+        self, positions: Positions, origin: ir.Value, columns: dict[str, ir.Value], count: ir.Value
+    ) -> None:
+        """The same for ``count`` positions of a line in whole vectors: what is too much is overwritten."""
+        emitter, word = self._emitter.with_lanes(ADDRESSES), self._word
+        address = emitter.builder.ptrtoint(emitter.offset(origin, positions.offset()), I64)
+        steps = {"address": emitter.mul(word["stride_x"], word["step_x"]), "x": word["stride_x"]}
+        lanes = emitter.lane_numbers()
+        for name, column in columns.items():
+            value = emitter.splat(address if name == "address" else positions.first_tap(name))
+            step = emitter.splat(steps.get(name, I64(0)))
+            first = emitter.builder.add(value, emitter.builder.mul(step, lanes))
+            with emitter.loop(0, count, ADDRESSES) as i:
+                moved = emitter.builder.mul(step, emitter.splat(i))
+                emitter.store_stored(emitter.builder.add(first, moved), self._entry(column, i))
+
+    def _entry(self, column: ir.Value, row: ir.Value) -> ir.Value:
+        return self._emitter.offset(column, self._emitter.mul(row, 8))
 
     def _address_taps(self, columns: dict[str, ir.Value], zeros: ir.Value, count: ir.Value) -> None:
         """Writes the table, tap by tap, several rows at a time."""

@@ -10,6 +10,8 @@ from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.product import WORDS
 
+ONE = I64(1)
+
 
 def conv_words(emitter: Emitter) -> dict[str, ir.Value]:
     """The values of :data:`~onnxplan.kernels.cpu.conv.CONV_WORDS`."""
@@ -44,9 +46,14 @@ class Positions:
             total = emitter.add(total, emitter.mul(self.first_tap(axis), word[f"step_{axis}"]))
         return total
 
-    def advance(self) -> None:
+    def left_in_line(self) -> ir.Value:
+        """Positions from here to the end of a line along x."""
+        return self._emitter.sub(self._word["out_x"], self._position["x"].value)
+
+    def advance(self, count: ir.Value = ONE) -> None:
+        """Moves ``count`` positions on, not further than to the next line."""
         emitter, word = self._emitter, self._word
-        carry: ir.Value = I64(1)
+        carry = count
         for axis in "xyz":
             position = self._position[axis]
             moved = emitter.add(position.value, carry)

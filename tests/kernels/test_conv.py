@@ -123,7 +123,7 @@ GEOMETRIES = [
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda geometry: "x".join(map(str, geometry[0])))
-@pytest.mark.parametrize(("channels", "features"), [(3, 70), (20, 24)])
+@pytest.mark.parametrize(("channels", "features"), [(1, 33), (3, 70), (8, 16), (20, 24)])
 def test_geometries(isa, geometry, channels, features):
     rng = np.random.default_rng(0)
     inputs, kernel, strides, dilations, pads, _ = geometry
@@ -132,6 +132,19 @@ def test_geometries(isa, geometry, channels, features):
     extras = bias_and_residual(rng, shape, F32)
     options = {"strides": strides, "dilations": dilations, "pads": pads}
     check(isa, x, w, place(rng, shape, F32, "gaps"), extras, **options)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda geometry: "x".join(map(str, geometry[0])))
+def test_few_channels_first(isa, geometry):
+    """Lines of taps are read in place out of one copy, with zeros between the lines only."""
+    rng = np.random.default_rng(3)
+    inputs, kernel, strides, dilations, pads, _ = geometry
+    shape = (2, *output_extents(*geometry), 48)
+    planes = place(rng, (2, 3, *inputs), F32, "dense")
+    x = planes.transpose((0, *range(2, planes.rank), 1))
+    w = place(rng, (*kernel, 3, 48), F32)
+    options = {"strides": strides, "dilations": dilations, "pads": pads}
+    check(isa, x, w, place(rng, shape, F32, "dense"), bias_and_residual(rng, shape, F32), **options)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda geometry: "x".join(map(str, geometry[0])))
