@@ -10,7 +10,9 @@ from typing import TypeAlias
 from llvmlite import ir
 
 from onnxplan.kernels.cpu import math_coefficients as coefficients
+from onnxplan.kernels.cpu import math_tables
 from onnxplan.kernels.cpu.emitter_core import Core, has_fma
+from onnxplan.kernels.cpu.math_piecewise import has_tables, piecewise
 from onnxplan.kernels.cpu.math_support import (
     LOG2_E,
     SINGLE,
@@ -100,6 +102,8 @@ def expm1(emitter: Core, operand: object, result: object, x: Value) -> Value:
 
 def tanh(emitter: Core, operand: object, result: object, x: Value) -> Value:
     """``(e - 1) / (e + 1)`` with ``e = exp(2 |x|)``; above 1, ``1 - 2 / (e + 1)``, which rounds less."""
+    if has_tables(emitter, x):
+        return piecewise(emitter, x, math_tables.TANH)
     builder = emitter.builder
     size = magnitude(emitter, x)
     twice = at_most(emitter, builder.fadd(size, size), 20.0 if format_of(x) is SINGLE else 40.0)
@@ -126,6 +130,8 @@ def sigmoid(emitter: Core, operand: object, result: object, x: Value) -> Value:
 
 def erf(emitter: Core, operand: object, result: object, x: Value) -> Value:
     """A polynomial near 0, else ``1 - exp(log(erfc(|x|)))`` with a polynomial for the logarithm."""
+    if has_tables(emitter, x):
+        return piecewise(emitter, x, math_tables.ERF)
     builder = emitter.builder
     single = format_of(x) is SINGLE
     border, limit = (475 / 512, 4.0) if single else (1.0, 6.0)

@@ -153,7 +153,7 @@ def scales_in_hardware(emitter: Core, value: Value) -> bool:
 
 def scale_kept(emitter: Core, value: Value, whole: Value, kept: Value) -> Value:
     """``value * 2 ** whole``, rounded once, for any whole number; 0 outside of ``kept``."""
-    return _in_parts(emitter, 64 // size_of(value.type.element), _scale_kept, value, whole, kept)
+    return in_parts(emitter, 64 // size_of(value.type.element), _scale_kept, value, whole, kept)
 
 
 def _scale_kept(emitter: Core, value: Value, whole: Value, kept: Value) -> Value:
@@ -165,14 +165,14 @@ def _scale_kept(emitter: Core, value: Value, whole: Value, kept: Value) -> Value
     return emitter.intrinsic(name, value.type, [value, whole, zero, mask, current_rounding])
 
 
-def _in_parts(emitter: Core, lanes: int, function: Callable[..., Value], *values: Value) -> Value:
+def in_parts(emitter: Core, lanes: int, function: Callable[..., Value], *values: Value) -> Value:
     """Applies a function that exists for ``lanes`` lanes only to vectors of a multiple of them."""
     count = values[0].type.count
     if count == lanes:
         return function(emitter, *values)
     half = emitter.with_lanes(count // 2)
     parts = list(zip(*(emitter.halves(value) for value in values), strict=True))
-    low, high = (_in_parts(half, lanes, function, *part) for part in parts)
+    low, high = (in_parts(half, lanes, function, *part) for part in parts)
     return emitter.join(low, high)
 
 

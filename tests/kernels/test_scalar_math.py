@@ -10,6 +10,7 @@ from harness import apply_op, available_isas, is_cuda
 from onnxplan.compiler import scalar
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import TRANSCENDENTAL
+from onnxplan.kernels.cpu import math_tables
 from onnxplan.kernels.scalar import SCALAR_CODE, cpu_function, cuda_expression
 
 ISAS = tuple(dict.fromkeys((*available_isas(), "generic")))
@@ -87,6 +88,22 @@ def test_float32_within_two_ulp(op, isa):
     assert distance[worst] <= 2, (x[worst], got[worst], want[worst])
     zeros = want == 0
     assert (np.signbit(got[zeros]) == np.signbit(want[zeros])).all()
+
+
+@pytest.mark.parametrize("table", [math_tables.ERF, math_tables.TANH], ids=["erf", "tanh"])
+def test_tables_hold_no_denormal_numbers(table):
+    """A multiplication by one takes a hundred times as long."""
+    entries = np.array(table.rows)
+    assert entries.shape[1] == 16
+    assert ((entries == 0) | (np.abs(entries) > np.finfo(np.float32).tiny)).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("op", ["erf", "tanh"])
+def test_results_never_exceed_one(op, isa):
+    x = np.arange(0x3F800000, 0x41400000, 5, np.int32).view(np.float32)
+    got = apply_op(op, [np.concatenate([x, -x])], DType.FLOAT32, isa)
+    assert np.abs(got).max() == 1
 
 
 @pytest.mark.parametrize("isa", ISAS)
