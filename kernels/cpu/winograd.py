@@ -164,14 +164,25 @@ class _Shape:
 
 def emit_winograd(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> bool:
     """Emits the convolution in this form if that can be done and pays; says whether it did."""
-    if not ENABLED or not _fits(target, conv, primitive):
+    shape = _worthwhile(target, conv, primitive)
+    if shape is None:
         return False
     tile = register_tile(target, DType.FLOAT32, conv.features)
-    shape = min((_shape(conv, m) for m in EXTENTS), key=lambda shape: shape.seconds(target, tile))
-    if shape.seconds(target, tile) > WORTH * _direct_seconds(target, tile, conv):
-        return False
     _emit(emit, target, tile, conv, primitive, shape)
     return True
+
+
+def has_winograd(conv: Convolution, primitive: Conv, target: Target) -> bool:
+    """Can the convolution be computed in this form, and does it pay?"""
+    return _worthwhile(target, conv, primitive) is not None
+
+
+def _worthwhile(target: Target, conv: Convolution, primitive: Conv) -> _Shape | None:
+    if not ENABLED or not _fits(target, conv, primitive):
+        return None
+    tile = register_tile(target, DType.FLOAT32, conv.features)
+    shape = min((_shape(conv, m) for m in EXTENTS), key=lambda shape: shape.seconds(target, tile))
+    return shape if shape.seconds(target, tile) <= WORTH * _direct_seconds(target, tile, conv) else None
 
 
 def _fits(target: Target, conv: Convolution, primitive: Conv) -> bool:
