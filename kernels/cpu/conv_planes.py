@@ -27,7 +27,7 @@ from onnxplan.kernels.cpu.tiling import (
     ceil_div,
     cut,
     depth_block,
-    register_tile,
+    register_tile_of_rows,
     round_up,
     sum_dtype,
 )
@@ -74,7 +74,7 @@ def has_conv_planes(conv: Convolution, primitive: Conv, target: Target) -> bool:
         and all(_position_step(view) is not None for view in (conv.output, *conv.extras))
     ):
         return False
-    tile = register_tile(target, sums, _positions(conv))
+    tile = register_tile_of_rows(target, sums, conv.features)
     if _positions(conv) < LEAST_SHARE * round_up(_positions(conv), tile.lanes):
         return False
     second = target.cache_bytes[1] if len(target.cache_bytes) > 1 else 8 * target.cache_bytes[0]
@@ -85,7 +85,7 @@ def emit_conv_planes(emit: StepEmitter, target: Target, conv: Convolution, primi
     """The steps of a convolution of which :func:`has_conv_planes` holds."""
     sums = sum_dtype(primitive.accumulator)
     size = sums.itemsize
-    tile = register_tile(target, sums, _positions(conv))
+    tile = register_tile_of_rows(target, sums, conv.features)
     weights = _weights(emit, target, conv, tile)
     matrices = _matrices(conv, weights)
     output, extras = matrices.output, matrices.extras
@@ -130,7 +130,14 @@ def emit_conv_planes(emit: StepEmitter, target: Target, conv: Convolution, primi
         *records,
     ]
     kind = "blocks" if blocks else "in_place"
-    variant = (kind, sums.label, (tile.rows, tile.vectors, tile.lanes), conv.strides[2], epilogue.variant)
+    variant = (
+        kind,
+        sums.label,
+        (tile.rows, tile.vectors, tile.lanes),
+        conv.strides[2],
+        conv.taps == 1,
+        epilogue.variant,
+    )
     emit.step(
         KernelSpec(FAMILY, variant),
         operands,

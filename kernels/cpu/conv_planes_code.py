@@ -28,7 +28,7 @@ ROW_WORDS = 3
 
 def build_conv_planes(variant: Variant, target: Target) -> ObjectCode:
     """The kernel of the step of :func:`onnxplan.kernels.cpu.conv_planes.emit_conv_planes`."""
-    kind, label, tile_sizes, stride, epilogue_variant = variant
+    kind, label, tile_sizes, stride, single, epilogue_variant = variant
     assert isinstance(tile_sizes, tuple)
     assert isinstance(stride, int)
     assert isinstance(epilogue_variant, tuple)
@@ -38,12 +38,14 @@ def build_conv_planes(variant: Variant, target: Target) -> ObjectCode:
     dtype = DType.from_label(str(label))
     code = ProductCode(target, tile, dtype, "gathered", epilogue)
     rows = MatrixRows(emitter, dtype, sum_dtype(epilogue.accumulator), str(kind), tile)
-    pack = _panel_gatherer(emitter, dtype, tile, stride)
+    pack = _panel_gatherer(emitter, dtype, tile, stride, ahead=bool(single))
     return emit_product(emitter, code, rows, len(WORDS) + ROW_WORDS + len(PLANE_WORDS), pack)
 
 
-def _panel_gatherer(emitter: Emitter, dtype: DType, tile: RegisterTile, stride: int) -> PackPanel:
-    gather = _Gather(emitter, dtype, tile, stride).function
+def _panel_gatherer(
+    emitter: Emitter, dtype: DType, tile: RegisterTile, stride: int, *, ahead: bool
+) -> PackPanel:
+    gather = _Gather(emitter, dtype, tile, stride, ahead=ahead).function
     parameters = emitter.offset(emitter.function.args[1], 8 * (len(WORDS) + ROW_WORDS))
 
     def pack(target: ir.Value, x: ir.Value, column: ir.Value, columns: ir.Value) -> None:
@@ -55,14 +57,18 @@ def _panel_gatherer(emitter: Emitter, dtype: DType, tile: RegisterTile, stride: 
 class _Gather:
     """Writes ``(words, target, x, first, columns)``: a panel of the positions from ``first`` on.
 
-    What taps meet outside of the input is zero, and so are columns beyond ``columns``.
+    What taps meet outside of the input is zero, and so are columns beyond ``columns``. With ``ahead`` the
+    positions behind those of a whole panel are fetched.
     """
 
-    def __init__(self, emitter: Emitter, dtype: DType, tile: RegisterTile, stride: int) -> None:
+    def __init__(
+        self, emitter: Emitter, dtype: DType, tile: RegisterTile, stride: int, *, ahead: bool
+    ) -> None:
         types = [POINTER, POINTER, POINTER, I64, I64]
         inner = local_function(emitter, "gather_panel", types, tile.lanes)
         words, self._target, self._x, first, columns = inner.function.args
         self._inner, self._dtype, self._tile, self._stride = inner, dtype, tile, stride
+        self._ahead = ahead
         self._word = {
             name: inner.builder.load(inner.offset(words, 8 * number), align=8, typ=I64)
             for number, name in enumerate(PLANE_WORDS)
@@ -131,12 +137,16 @@ class _Gather:
             with wide:
                 self._channels(source, to, self._tile.vectors, None)
             with narrow:
-                full = inner.builder.and_(inner.maximum(valid, 0), I64(-inner.lanes))
-                for start, stop, masked in ((I64(0), full, False), (full, valid, True)):
-                    with inner.loop(start, stop, inner.lanes) as lane:
+                done: ir.Value = I64(0)
+                for vectors in (2, 1, 0):
+                    lanes = max(1, vectors) * inner.lanes
+                    stop = inner.builder.and_(inner.maximum(valid, 0), I64(-lanes)) if vectors else valid
+                    with inner.loop(done, stop, lanes) as lane:
                         here = inner.offset(source, inner.mul(lane, stride * size))
-                        count = inner.sub(valid, lane) if masked else None
-                        self._channels(here, inner.offset(to, inner.mul(lane, size)), 1, count)
+                        count = None if vectors else inner.sub(valid, lane)
+                        there = inner.offset(to, inner.mul(lane, size))
+                        self._channels(here, there, max(1, vectors), count)
+                    done = stop
 
     def _channels(self, source: ir.Value, to: ir.Value, vectors: int, count: ir.Value | None) -> None:
         """Copies whole vectors of positions of all channels, or the first ``count`` of one vector."""
@@ -150,7 +160,7 @@ class _Gather:
             for vector in range(vectors):
                 value = self._positions(inner.offset(at, vector * nbytes * self._stride), count)
                 inner.store_stored(value, inner.offset(place, vector * nbytes), written)
-                if vectors > 1:
+                if self._ahead and vectors == self._tile.vectors:
                     # The next panel's positions: rows of planes are too far apart for the processor to guess.
                     ahead = (vectors + vector) * nbytes * self._stride
                     for line in range(self._stride):
