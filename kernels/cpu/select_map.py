@@ -55,7 +55,7 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     total = len(strides)
     priority = [*range(total - outputs, total), *range(count)]
     axes = collapse(axes_of(shape, strides), priority)
-    if copies and select_transpose(axes, views, kernel_types[0], emit):
+    if copies and select_transpose(axes, views, kernel_types[0], emit, target):
         return
     inner = axes[-1] if axes else Axis(1, (1,) * total)
     outer = pad_axes(axes[:-1], total)

@@ -10,7 +10,7 @@ from onnxplan.kernels.geometry import unique_bytes
 
 STREAMED_BYTES = 32 << 20
 """A result from this size on leaves the caches before anybody reads it."""
-# Head and tail of a shorter row would be a large part of it.
+# Of shorter rows too many lines are written in two parts, which takes longer than reading them before.
 LEAST_ROW_BYTES = 1024
 
 

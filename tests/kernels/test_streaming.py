@@ -82,6 +82,52 @@ def test_results_in_the_place_of_an_operand(isa, always):
     assert_close(got, want, F32, 2)
 
 
+@pytest.mark.parametrize("dtype", [F32, F64, DType.INT16])
+@pytest.mark.parametrize("offset", [0, 4, 31])
+def test_transpositions(isa, dtype, offset, always):
+    """Rows of the result that begin anywhere in a line, with gaps; blocks and what they leave."""
+    rng = np.random.default_rng(5)
+    for outer, a, b in (
+        (1, 64, 1024),
+        (2, 37, 1027),
+        (1, 200, 1091),
+        (1, 9, 1030),
+        (3, 16, 1050),
+        (1, 130, 2000),
+    ):
+        pitch = (b // 64 + 2) * 64
+        result = View(
+            Storage(dtype, offset + outer * a * pitch), offset, (outer, a, b), (a * pitch, pitch, 1)
+        )
+        source = View(Storage(dtype, outer * a * b), 0, (outer, a, b), (a * b, 1, a))
+        (step,) = select(MapReduce(identity(dtype), result.shape), [source], [result], isa)
+        assert step.kernel.family == "transpose"
+        lanes = harness.make_target(isa).vector_bytes // dtype.itemsize
+        assert step.kernel.variant[-1] == (lanes <= 16)
+        (got,), _ = run(
+            identity(dtype),
+            result.shape,
+            (),
+            [source],
+            [result],
+            isa,
+            rng,
+            contents := {source.storage: elements(dtype, source.storage.size, rng)},
+        )
+        np.testing.assert_array_equal(got, contents[source.storage].reshape(outer, b, a).swapaxes(1, 2))
+
+
+def test_rows_that_begin_at_different_places_are_not_streamed(isa, always):
+    rng = np.random.default_rng(6)
+    result = View.dense(Storage(F32, 33 * 1027), (33, 1027))
+    source = View(Storage(F32, 33 * 1027), 0, (33, 1027), (1, 33))
+    (step,) = select(MapReduce(identity(F32), result.shape), [source], [result], isa)
+    assert step.kernel.family == "transpose"
+    assert step.kernel.variant[-1] is False
+    (got,), (want,) = run(identity(F32), result.shape, (), [source], [result], isa, rng)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_small_and_narrow_results_stay_in_the_caches(isa):
     large = streaming.STREAMED_BYTES // 4
     for count, extent, wanted in ((large // 1024, 1024, True), (8, 1024, False), (large // 64, 64, False)):
