@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError, SessionClosedError
 from onnxplan.event_loop import Slice, let_others_run, off_the_loop
-from onnxplan.feeds import check_out
+from onnxplan.feeds import check_out, plain_out
 from onnxplan.interface import ModelInterface
 from onnxplan.loading import load
 from onnxplan.options import SessionOptions, check_outputs
@@ -147,8 +147,6 @@ class InferenceSession(ModelInterface):
 
         return workers_for(self._device.name, self._device.concurrency)
 
-    # Metadata
-
     @property
     def device(self) -> str:
         """Where runs happen: ``'cpu'`` or ``'cuda:0'``."""
@@ -165,8 +163,6 @@ class InferenceSession(ModelInterface):
     @property
     def closed(self) -> bool:
         return self._closed
-
-    # Running
 
     async def run(
         self, feeds: Mapping[str, Any], fetches: Iterable[str] | None = None, outputs: str = "cpu"
@@ -229,8 +225,8 @@ class InferenceSession(ModelInterface):
         has elements; those for an optional without a value stay as they are.
         """
         recent = self._recent
-        if recent is not None and fetches is None and out is None:
-            results = self._try_recent(recent, feeds, outputs)
+        if recent is not None and fetches is None and (out is None or outputs == "cpu"):
+            results = self._try_recent(recent, feeds, outputs, out)
             if results is not None:
                 return results
         on_device = check_outputs(outputs)
@@ -243,7 +239,9 @@ class InferenceSession(ModelInterface):
             targets = check_out(out, infos, dict(zip(request.names, arrays, strict=True)), self._device)
         return self._run_request(request, arrays, None, targets, on_device=on_device)
 
-    def _try_recent(self, stage: BoundStage, feeds: Mapping[str, Any], outputs: str) -> dict[str, Any] | None:
+    def _try_recent(
+        self, stage: BoundStage, feeds: Mapping[str, Any], outputs: str, out: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
         """A run of the latest plan if the feeds are just what it expects: the hot path, so no messages."""
         if type(feeds) is not dict or len(feeds) != len(self._names) or stage.pick is None:
             return None
@@ -258,14 +256,17 @@ class InferenceSession(ModelInterface):
             if self._closed:
                 raise SessionClosedError("the session is closed")
             try:
-                if outputs == "cpu" or not check_outputs(outputs):
+                results: tuple[AnyArray, ...] | None
+                if out is not None:
+                    results = plain_out(out, stage, arrays)
+                elif outputs == "cpu" or not check_outputs(outputs):
                     results = stage.allocate()
                 else:
                     results = stage.allocate_on_device()
             except OutOfMemoryError:
                 # The other path makes room first.
                 return None
-            if not stage.executor.try_run(arrays, results):
+            if results is None or not stage.executor.try_run(arrays, results):
                 return None
             stage.used = True
             names = stage.output_names
@@ -303,8 +304,6 @@ class InferenceSession(ModelInterface):
         self._running.pop()
         if self._closed:
             self._drained.set()
-
-    # Plans
 
     def plan(self, shapes: Shapes | None = None) -> ExecutionPlan:
         """The execution plan for inputs of these shapes (default: the model's, where they are fixed).

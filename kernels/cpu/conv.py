@@ -1,4 +1,4 @@
-"""Selects kernels for Conv: depthwise, one-by-one as MatMul, Winograd's, or a product with gathered rows."""
+"""Selects kernels for Conv: depthwise, one-by-one as MatMul, Winograd's, or a product that gathers A or B."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
 from onnxplan.kernels.convolution import Convolution
 from onnxplan.kernels.cpu.conv_lines import FEWEST_CHANNELS, has_lines, lines_as_channels
+from onnxplan.kernels.cpu.conv_planes import emit_conv_planes, has_conv_planes
 from onnxplan.kernels.cpu.depthwise import emit_depthwise
 from onnxplan.kernels.cpu.depthwise_rows import emit_depthwise_rows, has_depthwise_rows
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
@@ -32,7 +33,7 @@ from onnxplan.kernels.cpu.tiling import (
     round_up,
     sum_dtype,
 )
-from onnxplan.kernels.cpu.winograd import emit_winograd, prefers_winograd
+from onnxplan.kernels.cpu.winograd import emit_winograd, has_winograd
 from onnxplan.kernels.matrices import Matrices, batch_records, distinct_bytes, fold_batch, transposed
 
 FAMILY = "conv"
@@ -40,9 +41,9 @@ FAMILY = "conv"
 AXES = 3
 # With fewer channels than this the rows of all taps are copied side by side instead of addressed one by one.
 CHANNELS_WORTH_ADDRESSING = 12
-# With more multiply-adds for each element of the input and the output together than this, a convolution of
-# one tap is faster channels last, with a copy before and one behind.
-WORK_WORTH_COPYING = 64
+# With more multiply-adds for each element of the input and the output together than this, the planes of a
+# convolution of one tap are gathered in panels instead of read in place.
+WORK_WORTH_GATHERING = 48
 
 # The parameter words after those of every product. Triples are for the axes z, y, x.
 CONV_WORDS = (
@@ -97,7 +98,7 @@ def _reads_lines(conv: Convolution, primitive: Conv, target: Target) -> bool:
         and same_bits(conv.x.dtype, sum_dtype(primitive.accumulator))
         and not takes_quads(target, conv.x.dtype, conv.w.dtype, primitive.accumulator)
         and has_lines(conv)
-        and not prefers_winograd(target, conv, primitive)
+        and not has_winograd(conv, primitive, target)
     )
 
 
@@ -120,25 +121,33 @@ def _is_channels_first(conv: Convolution, primitive: Conv, target: Target) -> bo
         return False
     if conv.channels == 1 and conv.groups > 1:
         return has_depthwise_rows(conv, primitive, target)
+    if _multiplies_planes(conv):
+        return True
+    return has_conv_planes(conv, primitive, target) and not has_winograd(conv, primitive, target)
+
+
+def _multiplies_planes(conv: Convolution) -> bool:
+    """Is the convolution a product of weights and planes that are read in place?"""
     work = conv.channels * conv.features
-    if not _is_pointwise(conv) or work > WORK_WORTH_COPYING * (conv.channels + conv.features):
+    if not _is_pointwise(conv) or work > WORK_WORTH_GATHERING * (conv.channels + conv.features):
         return False
     planes = fold_batch(_pointwise(conv))
     return planes.a.strides[-2] == 1 and planes.output.strides[-2] == 1
 
 
 def _rows_adjoin(view: View) -> bool:
-    """Are positions along x neighbours, and channels not?"""
-    return view.strides[-2] == 1 and view.shape[-2] > 1 and _channels_apart(view)
+    """Are positions along x neighbours, and channels, if there are several, not?"""
+    return view.strides[-2] == 1 and view.shape[-2] > 1 and (view.shape[-1] == 1 or view.strides[-1] != 1)
 
 
 def _emit_channels_first(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
-    """A depthwise convolution, or one of one tap, which is the product of weights and planes."""
     if conv.channels == 1 and conv.groups > 1:
         emit_depthwise_rows(emit, target, conv, primitive)
-        return
-    product = MatMul(primitive.accumulator, primitive.epilogue)
-    emit_matmul(emit, target, transposed(fold_batch(_pointwise(conv))), product)
+    elif _multiplies_planes(conv):
+        product = MatMul(primitive.accumulator, primitive.epilogue)
+        emit_matmul(emit, target, transposed(fold_batch(_pointwise(conv))), product)
+    else:
+        emit_conv_planes(emit, target, conv, primitive)
 
 
 def _emit_channels_last(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:

@@ -72,6 +72,27 @@ class Emitter(Core):
         """Writes consecutive elements to ``pointer``, those in ``mask`` only."""
         self.store_stored(convert.narrow(self, value, dtype), pointer, mask)
 
+    def stream(self, value: ir.Value, pointer: ir.Value, dtype: DType) -> None:
+        """Writes a vector past the caches; ``pointer`` must be aligned to it. See :meth:`end_streams`."""
+        self.stream_stored(convert.narrow(self, value, dtype), pointer)
+
+    def stream_stored(self, value: ir.Value, pointer: ir.Value) -> None:
+        """As :meth:`stream`, of a vector of a storage type."""
+        nbytes = value.type.count * size_of(value.type.element)
+        store = self.builder.store(value, pointer, align=nbytes)
+        store.set_metadata("nontemporal", self.module.add_metadata([I32(1)]))
+
+    def end_streams(self) -> None:
+        """Makes streamed elements visible before whatever is stored afterwards."""
+        if self.target.isa in ("avx512", "avx2"):
+            self.intrinsic("llvm.x86.sse.sfence", ir.VoidType(), [])
+
+    def elements_to_line(self, pointer: ir.Value, size: int) -> ir.Value:
+        """How many elements of ``size`` bytes lie between ``pointer`` and the next whole vector of them."""
+        nbytes = self.lanes * size
+        address = self.builder.ptrtoint(pointer, I64)
+        return self.divide(self.builder.and_(self.sub(0, address), I64(nbytes - 1)), size)
+
     def store_first(self, value: ir.Value, pointer: ir.Value, dtype: DType) -> None:
         """Writes the element in lane 0."""
         stored = convert.narrow(self, value, dtype)

@@ -11,20 +11,21 @@ from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask, evaluate
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
-from onnxplan.kernels.cpu.operand_code import Access, Place, read_operands
+from onnxplan.kernels.cpu.operand_code import Access, Place, read_operands, vector_head
 from onnxplan.kernels.cpu.vector_shape import lane_count, map_unroll
 from onnxplan.kernels.cpu.walk_code import Reader, vector_loop, walk_rows
 
 
 def build_map(variant: Any, target: Target) -> ObjectCode:
-    """``variant`` is ``(expression, labels, kinds, numbers, rank)``.
+    """``variant`` is ``(expression, labels, kinds, numbers, rank, streamed)``.
 
     Operands are the expression's inputs and coordinates, then the outputs: ``labels`` and ``kinds`` are
     those of :class:`~onnxplan.kernels.cpu.operand_code.Access`, ``numbers`` the input or axis that each but
-    the outputs stands for. ``rank`` is the number of outer axes. Parameters: those of the walk, the inner
-    extent, the length of a chunk, the inner strides.
+    the outputs stands for. ``rank`` is the number of outer axes. If it is ``streamed``, the one output is
+    written past the caches. Parameters: those of the walk, the inner extent, the length of a chunk, the
+    inner strides.
     """
-    expression, labels, kinds, numbers, rank = variant
+    expression, labels, kinds, numbers, rank, streamed = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
     lanes = lane_count(expression, labels, target)
     unroll = map_unroll(expression, kinds)
@@ -38,8 +39,12 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
             place.hoist(emitter)
         start = emitter.mul(chunk, length)
         stop = emitter.minimum(emitter.add(start, length), extent)
-        row = _Row(emitter, expression, places, accesses, numbers)
+        row = _Row(emitter, expression, places, accesses, numbers, streamed=streamed)
+        if streamed:
+            start = vector_head(emitter, start, stop, places[-1], row.compute)
         vector_loop(emitter, start, stop, unroll, row.compute)
+    if streamed:
+        emitter.end_streams()
     return emitter.finish(light=True)
 
 
@@ -51,8 +56,10 @@ class _Row:
         places: list[Place],
         accesses: list[Access],
         numbers: tuple[int, ...],
+        *,
+        streamed: bool,
     ) -> None:
-        self._emitter, self._expression = emitter, expression
+        self._emitter, self._expression, self._streamed = emitter, expression, streamed
         self._outputs = places[len(numbers) :]
         inputs = list(zip(accesses[: len(numbers)], numbers, places[: len(numbers)], strict=True))
         self._inputs = {number: place for access, number, place in inputs if access.label != "index"}
@@ -63,7 +70,10 @@ class _Row:
         results = [self._evaluate(index, mask) for index in indices]
         for index, values in zip(indices, results, strict=True):
             for place, value in zip(self._outputs, values, strict=True):
-                place.store(self._emitter, value, index, mask)
+                if self._streamed and mask is None:
+                    place.stream(self._emitter, value, index)
+                else:
+                    place.store(self._emitter, value, index, mask)
 
     def _evaluate(self, index: ir.Value, mask: Mask | None) -> list[ir.Value]:
         loaded: dict[int, ir.Value] = {}

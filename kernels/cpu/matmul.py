@@ -18,6 +18,7 @@ from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
 from onnxplan.kernels.cpu.pack import access_kind, pack, panel_count
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words, product_seconds
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, rows_of_quads, takes_quads
+from onnxplan.kernels.cpu.row_sums import emit_row_sums, prefers_row_sums
 from onnxplan.kernels.cpu.tiling import (
     Problem,
     RegisterTile,
@@ -67,6 +68,9 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         matrices = transposed(matrices)
     if prefers_dot(matrices):
         emit_dot(emit, target, matrices, primitive)
+        return
+    if prefers_row_sums(matrices):
+        emit_row_sums(emit, target, matrices, primitive)
         return
     sums = sum_dtype(primitive.accumulator)
     quads = matrices.depth > 0 and takes_quads(

@@ -38,10 +38,10 @@ class MatrixRows:
     """Rows of a matrix.
 
     ``kind``: ``in_place`` (elements of a row are neighbours), ``quads`` (the same, elements are quads of
-    bytes) or ``in_place_strided``; or copied and converted to the type of the sums: ``rows`` (elements of a
-    row are neighbours), ``columns`` (elements of a column are) or ``strided``. The parameters after the
-    common ones: A's row and depth step, and bytes of a copied row, or for ``columns`` of a copied block of
-    rows.
+    bytes), ``blocks`` (a register tile's rows side by side, then the next ones) or ``in_place_strided``; or
+    copied and converted to the type of the sums: ``rows`` (elements of a row are neighbours), ``columns``
+    (elements of a column are) or ``strided``. The parameters after the common ones: A's row and depth step,
+    and bytes of a copied row, or for ``blocks`` and ``columns`` of a block of rows.
     """
 
     words = 1
@@ -60,7 +60,7 @@ class MatrixRows:
     def _known_step(self) -> int | None:
         if self._kind == "in_place_strided":
             return None
-        return self._sums.itemsize * (self._tile.rows if self._kind == "columns" else 1)
+        return self._sums.itemsize * (self._tile.rows if self._kind in ("columns", "blocks") else 1)
 
     @property
     def step(self) -> ir.Value:
@@ -80,12 +80,13 @@ class MatrixRows:
         copies = emitter.offset(emitter.scratch, self._word["a_scratch"])
         with emitter.loop(0, round_up_rows(emitter, rows, self._tile)) as entry:
             row = emitter.minimum(entry, emitter.sub(rows, 1))
-            if not self.copies:
-                address = emitter.offset(origin, emitter.mul(row, self._row_step))
-            elif self._kind == "columns":
+            if self._kind in ("columns", "blocks"):
                 block = emitter.divide(row, self._tile.rows)
                 inside = emitter.mul(emitter.modulo(row, self._tile.rows), self._sums.itemsize)
-                address = emitter.offset(copies, emitter.add(emitter.mul(block, self._pitch), inside))
+                place = emitter.add(emitter.mul(block, self._pitch), inside)
+                address = emitter.offset(copies if self.copies else origin, place)
+            elif not self.copies:
+                address = emitter.offset(origin, emitter.mul(row, self._row_step))
             else:
                 address = emitter.offset(copies, emitter.mul(row, self._pitch))
             emitter.builder.store(address, emitter.offset(table, emitter.mul(entry, 8)), align=8)

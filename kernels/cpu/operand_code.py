@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -75,6 +75,17 @@ class Place:
         start = emitter.offset(self._pointer, emitter.mul(index, stride))
         return emitter.load_strided(start, stride, self._dtype, mask)
 
+    def elements_to_line(self, emitter: Emitter, index: ir.Value) -> ir.Value:
+        """How many elements from ``index`` on lie before the next whole vector in memory."""
+        assert self._pointer is not None
+        pointer = emitter.element(self._pointer, index, self._dtype)
+        return emitter.elements_to_line(pointer, self._dtype.itemsize)
+
+    def stream(self, emitter: Emitter, value: ir.Value, index: ir.Value) -> None:
+        """Writes a vector from ``index`` on past the caches, which must be whole in memory."""
+        assert self._pointer is not None
+        emitter.stream(value, emitter.element(self._pointer, index, self._dtype), self._dtype)
+
     def store(self, emitter: Emitter, value: ir.Value, index: ir.Value, mask: Mask | None) -> None:
         """Writes elements from ``index`` on."""
         assert self._pointer is not None
@@ -87,6 +98,20 @@ class Place:
             emitter.store_strided(value, start, stride, self._dtype, mask)
         else:
             emitter.store_first(value, self._pointer, self._dtype)
+
+
+def vector_head(
+    emitter: Emitter,
+    start: ir.Value,
+    stop: ir.Value,
+    place: Place,
+    body: Callable[[list[ir.Value], Mask | None], None],
+) -> ir.Value:
+    """Calls ``body`` for what comes before the first whole vector of ``place``; where that begins."""
+    head = emitter.minimum(place.elements_to_line(emitter, start), emitter.sub(stop, start))
+    with emitter.when(emitter.less(0, head)):
+        body([start], emitter.mask(head))
+    return emitter.add(start, head)
 
 
 def read_operands(emitter: Emitter, reader: Reader, accesses: Sequence[Access]) -> list[Operand]:

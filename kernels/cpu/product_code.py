@@ -5,6 +5,7 @@ MatMul and Conv differ in where the rows of A come from only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +27,9 @@ from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
+
+PackPanel = Callable[[ir.Value, ir.Value, ir.Value, ir.Value], None]
+"""``(target, b, column, columns)``: writes the code that packs the columns of B from ``column`` on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,9 @@ class ProductCode:
     """The choices compiled into a product kernel.
 
     ``b_layout``: ``packed``; ``rows`` or ``rows_masked`` (in place, the latter if the columns do not fill the
-    last vector); ``scratch_<kind>``, packed by each tile (kinds of :func:`~.pack.access_kind`); or
-    ``unpacked``, weights in the layout ``blocks``, each block of the depth unpacked where it is used.
+    last vector); ``scratch_<kind>``, packed by each tile (kinds of :func:`~.pack.access_kind`);
+    ``gathered``, packed by each tile in the family's own way; or ``unpacked``, weights in the layout
+    ``blocks``, each block of the depth unpacked where it is used.
     ``quads`` says that elements are quads of bytes.
     """
 
@@ -105,11 +110,18 @@ def product_words(emitter: Emitter) -> dict[str, ir.Value]:
     return {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
 
 
-def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameters: int) -> ObjectCode:
+def emit_product(
+    emitter: Emitter,
+    code: ProductCode,
+    rows: RowSource,
+    parameters: int,
+    pack: PackPanel | None = None,
+) -> ObjectCode:
     """Writes the rest of a kernel: operands are A, B, the output and the extras.
 
     ``parameters`` is the number of words before those of the output and the extras (row and column step
     each), after which the records of the batch axes follow: extent, A's words, B, output, extras.
+    ``pack`` packs panels of a B that is ``gathered``.
     """
     word = product_words(emitter)
     operands = len(code.epilogue.dtypes)
@@ -131,10 +143,8 @@ def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameter
         for number in range(operands)
     ]
     axes = emitter.offset(emitter.function.args[1], 8 * (parameters + 2 * operands))
-    packer = None
     if code.b_layout.startswith("scratch_"):
-        kind = code.b_layout.removeprefix("scratch_")
-        packer = panel_packer(emitter, code.b_dtype.itemsize, code.tile.lanes, code.tile.vectors, kind)
+        pack = _pack_matrix(emitter, code, word)
     unpacker = None if code.blocks is None else panel_unpacker(emitter, code.blocks)
     with emitter.loop(emitter.first, emitter.last) as number:
         row_tile = emitter.modulo(emitter.divide(number, word["row_tile_step"]), word["row_tiles"])
@@ -151,8 +161,8 @@ def emit_product(emitter: Emitter, code: ProductCode, rows: RowSource, parameter
             offsets = axis_offsets(emitter, axes, word["axes"], batch, rows.words + 1 + operands)
             rows.begin(offsets[: rows.words], first_row, row_count)
             b = emitter.offset(emitter.operand(1), offsets[rows.words])
-            if packer is not None:
-                b = _pack_scratch(emitter, code, word, packer, b, first_panel, last_panel)
+            if pack is not None:
+                b = _pack_scratch(emitter, code, word, pack, b, first_panel, last_panel)
             places = [
                 Place(emitter.offset(emitter.operand(2 + i), offset), *steps[i])
                 for i, offset in enumerate(offsets[rows.words + 1 :])
@@ -290,11 +300,29 @@ class _TileWriter:
         return _Ahead(emitter.variable(place), step, emitter.mul(step, length))
 
 
+def _pack_matrix(emitter: Emitter, code: ProductCode, word: dict[str, ir.Value]) -> PackPanel:
+    kind = code.b_layout.removeprefix("scratch_")
+    packer = panel_packer(emitter, code.b_dtype.itemsize, code.tile.lanes, code.tile.vectors, kind)
+
+    def pack(target: ir.Value, b: ir.Value, column: ir.Value, columns: ir.Value) -> None:
+        panel = Panel(
+            target=target,
+            source=emitter.offset(b, emitter.mul(column, word["b_column"])),
+            depth=word["depth"],
+            columns=columns,
+            depth_step=word["b_depth"],
+            column_step=word["b_column"],
+        )
+        emitter.builder.call(packer, panel.values)
+
+    return pack
+
+
 def _pack_scratch(
     emitter: Emitter,
     code: ProductCode,
     word: dict[str, ir.Value],
-    packer: ir.Function,
+    pack: PackPanel,
     b: ir.Value,
     first_panel: ir.Value,
     last_panel: ir.Value,
@@ -304,13 +332,6 @@ def _pack_scratch(
     base = emitter.offset(scratch, emitter.sub(0, emitter.mul(first_panel, word["b_panel"])))
     with emitter.loop(first_panel, last_panel) as panel:
         column = emitter.mul(panel, code.tile.width)
-        panel_values = Panel(
-            target=emitter.offset(base, emitter.mul(panel, word["b_panel"])),
-            source=emitter.offset(b, emitter.mul(column, word["b_column"])),
-            depth=word["depth"],
-            columns=emitter.minimum(emitter.sub(word["columns"], column), code.tile.width),
-            depth_step=word["b_depth"],
-            column_step=word["b_column"],
-        )
-        emitter.builder.call(packer, panel_values.values)
+        columns = emitter.minimum(emitter.sub(word["columns"], column), code.tile.width)
+        pack(emitter.offset(base, emitter.mul(panel, word["b_panel"])), b, column, columns)
     return base

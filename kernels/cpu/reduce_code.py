@@ -20,7 +20,7 @@ from onnxplan.kernels.cpu.emitter import Emitter, Mask, evaluate
 from onnxplan.kernels.cpu.emitter_core import Core, Variable
 from onnxplan.kernels.cpu.llvm_types import compute_type
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
-from onnxplan.kernels.cpu.operand_code import Access, Operand, Place, read_operands
+from onnxplan.kernels.cpu.operand_code import Access, Operand, Place, read_operands, vector_head
 from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count, unroll_factor
 from onnxplan.kernels.cpu.walk_code import Odometer, OuterAxis, Reader, read_axes, vector_loop, walk_rows
 from onnxplan.kernels.phases import Phase, Schedule, accumulator, reduction_identity, schedule
@@ -32,7 +32,7 @@ Values = dict[int, ir.Value]
 
 
 def build_reduce(variant: Any, target: Target) -> ObjectCode:
-    """``variant`` is ``(mode, expression, labels, kinds, numbers, outer rank, region rank, cache)``.
+    """``variant``: ``(mode, expression, labels, kinds, numbers, outer rank, region rank, cache, streamed)``.
 
     Operands as for maps (:func:`onnxplan.kernels.cpu.map_code.build_map`); ``kinds`` are along the axis of
     the vectors. The region is what one reduction runs over, in row mode without its innermost axis.
@@ -40,7 +40,7 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
     strides in bytes; the points of the region; the extent of the axis of the vectors; the columns of a
     chunk; the bytes between cached values in the scratch; the inner strides.
     """
-    mode, expression, labels, kinds, numbers, outer_rank, region_rank, cache = variant
+    mode, expression, labels, kinds, numbers, outer_rank, region_rank, cache, streamed = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
     emitter = Emitter.kernel(kernel_symbol("reduce", variant), target, lane_count(expression, labels, target))
     reader = Reader(emitter)
@@ -50,7 +50,7 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
         operands = read_operands(emitter, reader, accesses)
         kernel = _Kernel(
             emitter, expression, schedule(expression, cache=cache), operands, numbers, offsets, region,
-            points, cache_stride,
+            points, cache_stride, streamed=streamed,
         )  # fmt: skip
         if mode == "row":
             kernel.row(extent)
@@ -59,6 +59,8 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
             stop = emitter.minimum(emitter.add(start, length), extent)
             unroll = column_unroll(expression, kinds)
             vector_loop(emitter, start, stop, unroll, kernel.columns, always_masked=True)
+    if streamed:
+        emitter.end_streams()
     return emitter.finish(light=True)
 
 
@@ -76,7 +78,10 @@ class _Kernel:
         region: list[OuterAxis],
         points: ir.Value,
         cache_stride: ir.Value,
+        *,
+        streamed: bool,
     ) -> None:
+        self._streamed = streamed
         self._emitter, self._expression, self._plan = emitter, expression, plan
         self._operands, self._numbers, self._offsets = operands, numbers, offsets
         self._region, self._points, self._cache_stride = region, points, cache_stride
@@ -96,7 +101,12 @@ class _Kernel:
             with emitter.loop(0, self._points) as point:
                 places = self._places(odometer.offsets, hoist=True)
                 cached_from = emitter.mul(point, extent)
-                with emitter.loop(0, extent, block) as start:
+                first: ir.Value = emitter.integer(0)
+                if self._streamed and phase.outputs:
+                    # The last pass, which reduces nothing.
+                    body = self._row_body(phase, places, {}, dict(reduced), cached_from)
+                    first = vector_head(emitter, first, extent, places[-1], body)
+                with emitter.loop(first, extent, block) as start:
                     stop = emitter.minimum(emitter.add(start, block), extent)
                     partial = {
                         p: [emitter.variable(self._identity(p)) for _ in range(unroll)] for p in totals
@@ -257,7 +267,11 @@ class _Kernel:
     ) -> None:
         for number in phase.outputs:
             value = values[self._expression.outputs[number]]
-            places[len(self._numbers) + number].store(self._emitter, value, index, mask)
+            place = places[len(self._numbers) + number]
+            if self._streamed and mask is None:
+                place.stream(self._emitter, value, index)
+            else:
+                place.store(self._emitter, value, index, mask)
 
     def _evaluate_reduced(self, values: Values) -> None:
         """Adds what hangs on constants and known reductions only."""

@@ -12,6 +12,8 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.select_transpose import select_transpose
+from onnxplan.kernels.cpu.streaming import streamed_output
+from onnxplan.kernels.cpu.vector_shape import lane_count
 from onnxplan.kernels.cpu.walk import TILE_BYTES, access_class, inner_parameters, walk_parameters
 from onnxplan.kernels.geometry import (
     Axis,
@@ -53,7 +55,7 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     total = len(strides)
     priority = [*range(total - outputs, total), *range(count)]
     axes = collapse(axes_of(shape, strides), priority)
-    if copies and select_transpose(axes, views, kernel_types[0], emit):
+    if copies and select_transpose(axes, views, kernel_types[0], emit, target):
         return
     inner = axes[-1] if axes else Axis(1, (1,) * total)
     outer = pad_axes(axes[:-1], total)
@@ -61,7 +63,10 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     labels = [dtype.label for dtype in kernel_types]
     labels[count:count] = ["index"] * len(indexed)
     sizes = [1 if label == "index" else DType.from_label(label).itemsize for label in labels]
-    variant = (expression, tuple(labels), kinds, (*used, *indexed), len(outer))
+    streamed = streamed_output(
+        target, views[count:], kinds, inner.extent, lane_count(expression, labels, target)
+    )
+    variant = (expression, tuple(labels), kinds, (*used, *indexed), len(outer), streamed)
     weight = expression.cost + sum(
         size
         for size, kind, label in zip(sizes, kinds, labels, strict=True)

@@ -9,6 +9,7 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.select_map import select_map
+from onnxplan.kernels.cpu.streaming import streamed_output
 from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count
 from onnxplan.kernels.cpu.walk import TILE_BYTES, access_class, inner_parameters, walk_parameters
 from onnxplan.kernels.geometry import (
@@ -101,16 +102,18 @@ def emit_reduce(space: Space, emit: StepEmitter, target: Target) -> None:
     padded = pad_axes(region, total)
     kinds = "".join(map(access_class, inner.strides))
     scratch, cache_stride, cached = _scratch(space, target, width)
+    inputs = space.views[: len(space.inputs)]
+    outputs = space.views[len(space.inputs) :]
+    lanes = lane_count(space.expression, space.labels, target)
+    streamed = row and streamed_output(target, outputs, kinds, inner.extent, lanes)
     variant = (
         "row" if row else "column", space.expression, space.labels, kinds,
-        (*space.inputs, *space.coordinates), len(outer), len(padded), cached,
+        (*space.inputs, *space.coordinates), len(outer), len(padded), cached, streamed,
     )  # fmt: skip
     parameters, tiles = walk_parameters(outer, sizes, chunks, row_bytes)
     parameters += axis_parameters(padded, sizes)
     points = math.prod(axis.extent for axis in padded)
     parameters += [points, inner.extent, length, cache_stride, *inner_parameters(inner, sizes, kinds)]
-    inputs = space.views[: len(space.inputs)]
-    outputs = space.views[len(space.inputs) :]
     emit.step(
         KernelSpec("reduce", variant),
         tuple(space.views),

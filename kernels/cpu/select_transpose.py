@@ -7,17 +7,23 @@ from collections.abc import Sequence
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.selection import StepEmitter
+from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.streaming import streams
 from onnxplan.kernels.cpu.walk import TILE_BYTES, walk_parameters
 from onnxplan.kernels.geometry import Axis, ceil_div, pad_axes, unique_bytes
 
 # A region is copied block by block within one tile, so that whole cache lines of both sides are used.
 REGION = 64
+# Rows and columns of a block that is transposed in registers.
+LARGEST_BLOCK = 16
 # Up to as many interleaved planes are permuted in registers, vector by vector.
 MOST_PLANES = 8
 
 
-def select_transpose(axes: Sequence[Axis], views: Sequence[View], dtype: DType, emit: StepEmitter) -> bool:
+def select_transpose(
+    axes: Sequence[Axis], views: Sequence[View], dtype: DType, emit: StepEmitter, target: Target
+) -> bool:
     """Emits a transposition if ``axes`` (strides of source and result) ask for one."""
     if not axes or axes[-1].strides[1] != 1:
         return False
@@ -37,7 +43,13 @@ def select_transpose(axes: Sequence[Axis], views: Sequence[View], dtype: DType, 
     parameters, tiles = walk_parameters(outer, [dtype.itemsize] * 2, regions, width)
     parameters += [source_axis.extent, result_axis.extent]
     parameters += [result_axis.strides[0] * dtype.itemsize, source_axis.strides[1] * dtype.itemsize]
-    _emit_copy(emit, KernelSpec("transpose", (dtype.label, len(outer))), views, parameters, tiles)
+    # Only rows that all begin at the same place of a line can be cut into whole lines alike.
+    steps = [source_axis.strides[1], *(axis.strides[1] for axis in outer)]
+    alike = all(step * dtype.itemsize % target.vector_bytes == 0 for step in steps)
+    lanes = target.vector_bytes // dtype.itemsize
+    streamed = alike and lanes <= LARGEST_BLOCK and streams(target, views[1], "c", result_axis.extent, lanes)
+    variant = (dtype.label, len(outer), streamed)
+    _emit_copy(emit, KernelSpec("transpose", variant), views, parameters, tiles)
     return True
 
 

@@ -52,10 +52,22 @@ def register_tile(target: Target, dtype: DType, columns: int | None = None) -> R
     With ``columns`` the one that wastes least on the last panel; it must not depend on the rows, because
     packed constants are shared by plans for different numbers of them.
     """
+    tiles = _register_tiles(target, dtype)
+    return tiles[0] if columns is None else best_tile(tiles, columns)
+
+
+def register_tile_of_rows(target: Target, dtype: DType, rows: int) -> RegisterTile:
+    """As :func:`register_tile`, but of the largest tiles the one that wastes least on the last rows."""
+    tiles = _register_tiles(target, dtype)
+    most = max(tile.rows * tile.vectors for tile in tiles)
+    largest = [tile for tile in tiles if tile.rows * tile.vectors == most]
+    return min(largest, key=lambda tile: round_up(rows, tile.rows))
+
+
+def _register_tiles(target: Target, dtype: DType) -> list[RegisterTile]:
     lanes = target.vector_bytes // dtype.itemsize
     shapes = ((6, 4), (8, 3), (8, 2)) if target.vector_registers >= 32 else ((6, 2), (4, 3))
-    tiles = [RegisterTile(*shape, lanes) for shape in shapes]
-    return tiles[0] if columns is None else best_tile(tiles, columns)
+    return [RegisterTile(*shape, lanes) for shape in shapes]
 
 
 def best_tile(tiles: Sequence[RegisterTile], columns: int) -> RegisterTile:

@@ -164,25 +164,25 @@ class _Shape:
 
 def emit_winograd(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> bool:
     """Emits the convolution in this form if that can be done and pays; says whether it did."""
-    shape = _best_shape(target, conv, primitive)
+    shape = _worthwhile(target, conv, primitive)
     if shape is None:
         return False
-    _emit(emit, target, register_tile(target, DType.FLOAT32, conv.features), conv, primitive, shape)
+    tile = register_tile(target, DType.FLOAT32, conv.features)
+    _emit(emit, target, tile, conv, primitive, shape)
     return True
 
 
-def prefers_winograd(target: Target, conv: Convolution, primitive: Conv) -> bool:
-    """Can the convolution be done in this form, and does it pay?"""
-    return _best_shape(target, conv, primitive) is not None
+def has_winograd(conv: Convolution, primitive: Conv, target: Target) -> bool:
+    """Can the convolution be computed in this form, and does it pay?"""
+    return _worthwhile(target, conv, primitive) is not None
 
 
-def _best_shape(target: Target, conv: Convolution, primitive: Conv) -> _Shape | None:
+def _worthwhile(target: Target, conv: Convolution, primitive: Conv) -> _Shape | None:
     if not ENABLED or not _fits(target, conv, primitive):
         return None
     tile = register_tile(target, DType.FLOAT32, conv.features)
     shape = min((_shape(conv, m) for m in EXTENTS), key=lambda shape: shape.seconds(target, tile))
-    pays = shape.seconds(target, tile) <= WORTH * _direct_seconds(target, tile, conv)
-    return shape if pays else None
+    return shape if shape.seconds(target, tile) <= WORTH * _direct_seconds(target, tile, conv) else None
 
 
 def _fits(target: Target, conv: Convolution, primitive: Conv) -> bool:

@@ -32,6 +32,8 @@ CLAIM_SECONDS = 1e-6
 """A claim should be worth this much work, as it costs up to a tenth of it between cores."""
 RELEASE_SECONDS = 5e-6
 """A run estimated shorter than this holds the interpreter's lock and does not count as a busy caller."""
+MOST_CLAIMS = 64
+"""With so many claims a worker, what is left in the end is little, and longer pieces read on in memory."""
 PIECES = 4
 """Pieces of a step for each worker, where tiles are small: what is left in the end is shared by stealing."""
 MAX_SHARED_TILES = 1 << 30
@@ -158,7 +160,7 @@ def _modes(steps: Sequence[Step], workers: int) -> tuple[list[int], list[int]]:
             continue
         ahead += step.seconds
         modes[position] = StepMode.WAKE if ahead >= WAKE_SECONDS else StepMode.SHARED
-        worthwhile = round(CLAIM_SECONDS * step.tiles / step.seconds)
+        worthwhile = round(step.tiles * max(CLAIM_SECONDS / step.seconds, 1 / (MOST_CLAIMS * workers)))
         least = -(-step.tiles // (min(workers, MAX_RANGES) * RangeWord.MOST_PIECES))
         grains[position] = max(least, min(worthwhile, step.tiles // (PIECES * workers)))
     return modes, grains

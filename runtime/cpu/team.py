@@ -31,7 +31,7 @@ from onnxplan.runtime.store import KernelStore
 
 logger = logging.getLogger("onnxplan.team")
 
-SPIN_SECONDS = 30e-6
+SPIN_SECONDS = 100e-6
 """How long a helper looks for work before it sleeps: about what waking it costs."""
 RUN_SPINS = 10
 """How many times as long it waits for the next shared step of a run that has one ahead."""

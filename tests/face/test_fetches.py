@@ -182,6 +182,35 @@ def test_out_may_be_part_of_a_larger_array(product):
     assert not large[[0, 1, 3, 4]].any()
 
 
+def test_out_is_checked_in_every_run(product, sums):
+    """Also where the same plan ran just before, and nothing but the arrays is new."""
+    out = np.zeros((3, 3), np.float32)
+    x, y = X.copy(), Y.copy()
+    whole = {name: np.zeros((2, 3), np.float32) for name in ("s", "d", "p")}
+    for _ in range(2):
+        product.run_sync({"a": A, "b": B}, out={"c": out})
+        results = sums.run_sync({"x": x, "y": y}, out=whole)
+        check(results, ["s", "d", "p"])
+        assert all(results[name].numpy() is array for name, array in whole.items())
+    frozen = np.zeros((3, 3), np.float32)
+    frozen.flags.writeable = False
+    for wrong, part in (
+        (frozen, "writable"),
+        (np.zeros((3, 4), np.float32), "float32\\[3, 4\\]"),
+        (np.zeros((3, 3)), "float64"),
+        (np.zeros((3, 3), np.float32).T, "C-contiguous"),
+    ):
+        with pytest.raises(onnxplan.InvalidFeedsError, match=part):
+            product.run_sync({"a": A, "b": B}, out={"c": wrong})
+    with pytest.raises(onnxplan.InvalidFeedsError, match="'s' shares memory with input 'x'"):
+        sums.run_sync({"x": x, "y": y}, out={**whole, "s": x})
+    with pytest.raises(onnxplan.InvalidFeedsError, match="'p' shares memory with output 's'"):
+        sums.run_sync({"x": x, "y": y}, out={**whole, "p": whole["s"]})
+    np.testing.assert_array_equal(x, X)
+    with pytest.raises(ValueError, match="outputs"):
+        sums.run_sync({"x": x, "y": y}, out=whole, outputs="elsewhere")
+
+
 @pytest.mark.parametrize(
     ("out", "part"),
     [

@@ -83,11 +83,12 @@ def test_depthwise_with_a_residual_that_shares_the_outputs_memory(isa):
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda geometry: "x".join(map(str, geometry[0])))
 @pytest.mark.parametrize("groups", [1, 6])
-def test_all_geometries(isa, geometry, groups):
+@pytest.mark.parametrize("features", [6, 108])
+def test_all_geometries(isa, geometry, groups, features):
     rng = np.random.default_rng(7)
     inputs, kernel, strides, dilations, pads, _ = geometry
-    x, output = planes(rng, 2, 6, inputs), planes(rng, 2, 6, output_extents(*geometry))
-    w = place(rng, (*kernel, 6 // groups, 6), F32)
+    x, output = planes(rng, 2, 6, inputs), planes(rng, 2, features, output_extents(*geometry), layout="dense")
+    w = place(rng, (*kernel, 6 // groups, features), F32)
     check(isa, x, w, output, strides=strides, dilations=dilations, pads=pads, groups=groups)
 
 
@@ -105,6 +106,84 @@ def test_one_by_one(isa, groups, constant):
         )
         assert "transpose" not in families(x, w, output, isa, groups, (1, 1), (0, 0))
         check(isa, x, w, output, extras, groups=groups, constant=constant)
+
+
+def check_planes(
+    isa, rng, extents, kernel, strides=None, pads=None, dilations=None, *, channels=5, features=19, groups=1,
+    extras=2, dtype=F32, images=2, family="conv_planes", **options,
+):  # fmt: skip
+    """A convolution with more features than make gathering worth while, and what the family is."""
+    rank = len(kernel)
+    strides, pads, dilations = strides or (1,) * rank, pads or (0,) * rank, dilations or (1,) * rank
+    outputs = output_extents(extents, kernel, strides, dilations, pads, pads)
+    x = planes(rng, images, channels * groups, extents, dtype)
+    output = planes(rng, images, features * groups, outputs, dtype, layout="dense")
+    w = dense(dtype, (features * groups, channels, *kernel)).transpose((*range(2, 2 + rank), 1, 0))
+    primitive = Conv(strides, dilations, pads, groups, dtype)
+    assert [step.kernel.family for step in select(primitive, [x, w], [output], isa)][-1] == family
+    bias = place(rng, (1,) * (1 + rank) + (features * groups,), dtype, "dense").expand(output.shape)
+    residual = planes(rng, images, features * groups, outputs, dtype, layout="dense")
+    options |= {"strides": strides, "pads": pads, "dilations": dilations, "groups": groups}
+    check(isa, x, w, output, (bias, residual)[:extras], accumulator=dtype, **options)
+
+
+@pytest.fixture
+def always_planes(monkeypatch):
+    """Convolutions by planes also where others would be faster."""
+    monkeypatch.setattr("onnxplan.kernels.cpu.winograd.ENABLED", False)
+    monkeypatch.setattr("onnxplan.kernels.cpu.conv_planes.LEAST_SHARE", 0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 7])
+def test_planes_of_all_widths(isa, kernel, stride, always_planes):
+    """Panels that end inside of a row, rows shorter and longer than a panel, padding at all sides."""
+    rng = np.random.default_rng(10)
+    for extents in ((9, 5), (7, 14), (6, 17), (5, 33), (3, 70), (2, 131)):
+        pads = ((kernel - 1) // 2,) * 2
+        if kernel == stride == 1:
+            continue
+        check_planes(isa, rng, extents, (max(1, min(kernel, extents[0])), kernel), (stride,) * 2, pads)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16])
+@pytest.mark.parametrize("features", [16, 18, 25])
+def test_planes_of_all_rows(isa, channels, features, always_planes):
+    rng = np.random.default_rng(11)
+    for extras in (0, 1, 2):
+        size = {"channels": channels, "features": features, "extras": extras}
+        check_planes(isa, rng, (8, 21), (3, 3), pads=(1, 1), **size)
+
+
+def test_planes_of_other_geometries(isa, always_planes):
+    rng = np.random.default_rng(12)
+    check_planes(isa, rng, (11, 23), (3, 2), (3, 2), (2, 1), (2, 3))
+    check_planes(isa, rng, (11, 23), (3, 3), (1, 1), (4, 4), (4, 4), groups=2)
+    check_planes(isa, rng, (61,), (5,), (2,), (2,), channels=9)
+    check_planes(isa, rng, (4, 9), (3, 3), (2, 2), (3, 3), images=1, groups=3)
+
+
+def test_planes_that_take_several_tiles_and_blocks(isa, always_planes):
+    rng = np.random.default_rng(13)
+    check_planes(isa, rng, (40, 45), (3, 3), pads=(1, 1), channels=24, features=50, images=1, extras=1)
+    check_planes(isa, rng, (9, 10), (1, 1), channels=1100, features=130, images=1, extras=1)
+    check_planes(isa, rng, (5, 9), (1, 1), (2, 2), channels=900, features=130, images=1, extras=1)
+
+
+@pytest.mark.parametrize("dtype", [F64, DType.INT32])
+def test_planes_of_other_types(isa, dtype, always_planes):
+    rng = np.random.default_rng(14)
+    check_planes(isa, rng, (6, 21), (3, 3), (2, 2), (1, 1), dtype=dtype)
+
+
+def test_planes_by_weights_that_are_computed_or_permuted(isa, always_planes):
+    rng = np.random.default_rng(15)
+    check_planes(isa, rng, (6, 21), (3, 3), pads=(1, 1), constant=False)
+    x, output = planes(rng, 2, 4, (6, 21)), planes(rng, 2, 20, (6, 21), layout="dense")
+    for constant in (True, False):
+        w = place(rng, (3, 3, 4, 20), F32, "gaps")
+        assert families(x, w, output, isa, 1, (1, 1), (1, 1))[-1] == "conv_planes"
+        check(isa, x, w, output, pads=(1, 1), constant=constant)
 
 
 def test_what_the_selector_prefers(isa):
@@ -126,5 +205,17 @@ def test_what_the_selector_prefers(isa):
     assert not prefers(first, first, groups=1)
     assert not prefers(first, first, pads=(2, 2), dilations=(2, 2))
     assert not prefers(*[planes(rng, 1, 8, (9, 4))] * 2)
+    wide = planes(rng, 1, 32, (15, 15), layout="dense")
+    strided = Operation(
+        Conv((2, 2), (1, 1), (1, 1), 1, F32),
+        (wide, dense(F32, (3, 3, 32, 32))),
+        (planes(rng, 1, 32, (8, 8), layout="dense"),),
+    )
+    assert kernels.prefers(strided)
+    # Too few positions to fill vectors.
+    few = [planes(rng, 1, 256, (5, 5), layout="dense")] * 2
+    assert not kernels.prefers(
+        Operation(Conv((1, 1), (1, 1), (0, 0), 1, F32), (few[0], dense(F32, (1, 1, 256, 256))), few[1:])
+    )
     small = planes(rng, 1, 8, (9, 9), layout="dense")
     assert prefers(small, small, (1, 1), (0, 0), 1)

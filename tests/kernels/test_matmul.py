@@ -3,7 +3,8 @@ import itertools
 import harness
 import numpy as np
 import pytest
-from harness import available_isas, dense, run_operation
+from harness import available_isas, dense, is_cuda, run_operation
+from layouts import select
 from products import (
     apply_epilogue,
     arrays,
@@ -165,6 +166,25 @@ def test_batched_products_as_in_attention(isa):
     check(isa, rng, scores, value, dense(F32, (batch, length, heads, width)).transpose((0, 2, 1, 3)), (), F32)
     one = dense(F32, (batch, heads, 1, width))
     check(isa, rng, one, key, dense(F32, (batch, heads, 1, length)), (), F32)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize("types", [(F32, F32), (F64, F64), (F16, F32), (DType.INT32, DType.INT32)])
+def test_few_rows_by_rows_of_columns(isa, rows, types):
+    """Every tail of the depth and of the columns, one group of columns and several, batches and views."""
+    rng = np.random.default_rng(9)
+    dtype, accumulator = types
+    for batch, depth, columns in ((1, 2, 513), (3, 9, 300), (30, 16, 257), (1, 21, 2501)):
+        for layout in ("dense", "gaps"):
+            a = place(rng, (batch, rows, depth), dtype)
+            b = place(rng, (batch, depth, columns), dtype, layout)
+            output = dense(dtype, (batch, rows, columns))
+            if not is_cuda(isa):
+                (step,) = select(MatMul(accumulator), [a, b], [output], isa)
+                assert step.kernel.family == "row_sums"
+            check(isa, rng, a, b, output, (), accumulator)
+            column = broadcast(rng, output.shape, dtype, 0.5)
+            check(isa, rng, a, b, place(rng, output.shape, dtype, "gaps"), (column,), accumulator)
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 1), (40, 300, 1), (1, 300, 40), (300, 20, 1), (1, 1, 1)])

@@ -1,0 +1,141 @@
+"""Results that are written past the caches: heads and tails of rows that begin anywhere, and who streams."""
+
+import harness
+import numpy as np
+import pytest
+from harness import cpu_isas
+from layouts import select
+from random_views import Tracer, rms_norm, softmax
+from test_mapreduce import assert_close, elements, run
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import identity
+from onnxplan.compiler.primitives import MapReduce
+from onnxplan.compiler.view import Storage, View
+from onnxplan.kernels.cpu import streaming
+
+F32, F64 = DType.FLOAT32, DType.FLOAT64
+ISAS = [isa for isa in cpu_isas() if streaming.has_streams(harness.make_target(isa))]
+
+pytestmark = pytest.mark.parametrize("isa", ISAS)
+
+
+@pytest.fixture
+def always(monkeypatch):
+    monkeypatch.setattr(streaming, "STREAMED_BYTES", 0)
+
+
+def rows(dtype, count, extent, offset, gap):
+    """Rows with gaps between them, the first of which begins ``offset`` elements behind a line."""
+    pitch = extent + gap
+    return View(Storage(dtype, offset + count * pitch), offset, (count, extent), (pitch, 1))
+
+
+def streamed(expression, shape, axes, views, isa):
+    (step,) = select(MapReduce(expression, shape, axes), views[:-1], views[-1:], isa)
+    return step.kernel.variant[-1]
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(("offset", "gap"), [(0, 0), (4, 0), (15, 1), (3, 7)])
+def test_maps(isa, dtype, offset, gap, always):
+    t = Tracer(dtype)
+    expression = t.build(t("mul", t("add", t.input(0), t.input(1)), t.constant(2)))
+    rng = np.random.default_rng(1)
+    for count, extent in ((1, 300), (3, 257), (2, 1031), (1, 40_003)):
+        inputs = [rows(dtype, count, extent, 1, 2), rows(dtype, count, extent, 0, 0)]
+        output = rows(dtype, count, extent, offset, gap)
+        assert streamed(expression, output.shape, (), [*inputs, output], isa)
+        (got,), (want,) = run(expression, output.shape, (), inputs, [output], isa, rng)
+        assert_close(got, want, dtype, 3, 4.0)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(("offset", "gap"), [(0, 0), (4, 0), (15, 1), (3, 7)])
+def test_norms(isa, dtype, offset, gap, always):
+    rng = np.random.default_rng(2)
+    for expression in (softmax(dtype), rms_norm(dtype, 301)):
+        for count, extent in ((1, 301), (5, 256), (2, 2051), (1, 9001)):
+            inputs = [rows(dtype, count, extent, 1, 2) for _ in range(expression.input_count)]
+            output = rows(dtype, count, extent, offset, gap)
+            assert streamed(expression, output.shape, (1,), [*inputs, output], isa)
+            (got,), (want,) = run(expression, output.shape, (1,), inputs, [output], isa, rng)
+            assert_close(got, want, dtype, 40, 8.0)
+
+
+def test_norms_over_several_axes(isa, always):
+    rng = np.random.default_rng(3)
+    shape, storage = (2, 3, 260), Storage(F32, 2 * 3 * 263 + 5)
+    output = View(storage, 5, shape, (3 * 263, 263, 1))
+    source = View.dense(Storage(F32, 2 * 3 * 260), shape)
+    (got,), (want,) = run(softmax(F32), shape, (1, 2), [source], [output], isa, rng)
+    assert_close(got, want, F32, 40, 8.0)
+
+
+def test_results_in_the_place_of_an_operand(isa, always):
+    rng = np.random.default_rng(4)
+    t = Tracer(F32)
+    expression = t.build(t("mul", t.input(0), t.constant(3)))
+    view = rows(F32, 3, 300, 2, 1)
+    values = elements(F32, view.storage.size, rng)
+    (got,), (want,) = run(expression, view.shape, (), [view], [view], isa, rng, {view.storage: values})
+    assert_close(got, want, F32, 2)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, DType.INT16])
+@pytest.mark.parametrize("offset", [0, 4, 31])
+def test_transpositions(isa, dtype, offset, always):
+    """Rows of the result that begin anywhere in a line, with gaps; blocks and what they leave."""
+    rng = np.random.default_rng(5)
+    for outer, a, b in (
+        (1, 64, 1024),
+        (2, 37, 1027),
+        (1, 200, 1091),
+        (1, 9, 1030),
+        (3, 16, 1050),
+        (1, 130, 2000),
+    ):
+        pitch = (b // 64 + 2) * 64
+        result = View(
+            Storage(dtype, offset + outer * a * pitch), offset, (outer, a, b), (a * pitch, pitch, 1)
+        )
+        source = View(Storage(dtype, outer * a * b), 0, (outer, a, b), (a * b, 1, a))
+        (step,) = select(MapReduce(identity(dtype), result.shape), [source], [result], isa)
+        assert step.kernel.family == "transpose"
+        lanes = harness.make_target(isa).vector_bytes // dtype.itemsize
+        assert step.kernel.variant[-1] == (lanes <= 16)
+        (got,), _ = run(
+            identity(dtype),
+            result.shape,
+            (),
+            [source],
+            [result],
+            isa,
+            rng,
+            contents := {source.storage: elements(dtype, source.storage.size, rng)},
+        )
+        np.testing.assert_array_equal(got, contents[source.storage].reshape(outer, b, a).swapaxes(1, 2))
+
+
+def test_rows_that_begin_at_different_places_are_not_streamed(isa, always):
+    rng = np.random.default_rng(6)
+    result = View.dense(Storage(F32, 33 * 1027), (33, 1027))
+    source = View(Storage(F32, 33 * 1027), 0, (33, 1027), (1, 33))
+    (step,) = select(MapReduce(identity(F32), result.shape), [source], [result], isa)
+    assert step.kernel.family == "transpose"
+    assert step.kernel.variant[-1] is False
+    (got,), (want,) = run(identity(F32), result.shape, (), [source], [result], isa, rng)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_small_and_narrow_results_stay_in_the_caches(isa):
+    large = streaming.STREAMED_BYTES // 4
+    for count, extent, wanted in ((large // 1024, 1024, True), (8, 1024, False), (large // 64, 64, False)):
+        source, result = rows(F32, count, extent, 0, 1), rows(F32, count, extent, 0, 1)
+        assert streamed(identity(F32), source.shape, (), [source, result], isa) == wanted
+        assert streamed(softmax(F32), source.shape, (1,), [source, result], isa) == wanted
+    half = rows(DType.FLOAT16, large // 512, 1024, 0, 1)
+    t = Tracer(DType.FLOAT16)
+    doubled = t.build(t("add", t.input(0), t.input(0)))
+    # Small floats are computed as float32: their vectors are half a line.
+    assert not streamed(doubled, half.shape, (), [half, half], isa)
