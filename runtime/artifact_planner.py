@@ -110,6 +110,14 @@ class ArtifactPlanner:
             self._fallback = self._make_fallback()
         return self._fallback.plan(request, answers)
 
+    def stages(self) -> dict[Request, PlannedStage]:
+        """All plans that are there, in the order in which they were made."""
+        return {request: self._read(entry) for request, entry in self._entries.items()}
+
+    def settle(self, *, wait: bool = False) -> None:
+        if self._fallback is not None:
+            self._fallback.settle(wait=wait)
+
     def _read(self, entry: PlanEntry) -> PlannedStage:
         artifact = self.artifact
         try:
