@@ -6,7 +6,6 @@ the model) is only read; machine code and plans are checked against the header's
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 from collections.abc import Mapping
@@ -38,6 +37,7 @@ from onnxplan.compiler.structures import Structure, tensors
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact_structures import read_dim, read_structure, read_type
 from onnxplan.runtime.description import Description
+from onnxplan.runtime.digests import blake2b
 from onnxplan.runtime.origin import Origin
 
 MAGIC = b"onnxplan plan\0\2\n"
@@ -214,7 +214,7 @@ class Artifact:
 
 def digest(*parts: bytes | memoryview) -> bytes:
     """The BLAKE2b digest of the parts, one after the other."""
-    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    found = blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         found.update(part)
     return found.digest()

@@ -12,8 +12,8 @@ from onnxplan.compiler.plan import CompiledPlan, ExecutionPlan, Kernels, KernelS
 from onnxplan.compiler.structures import tensors
 from onnxplan.runtime.artifact import Artifact, PlanEntry, TargetEntry
 from onnxplan.runtime.device import Array
-from onnxplan.runtime.elf import Image
 from onnxplan.runtime.executable import map_image
+from onnxplan.runtime.image import Image
 from onnxplan.runtime.planner import PlannedStage, Planner, Request
 
 Load = Callable[[bytes, str], int]

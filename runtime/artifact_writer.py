@@ -20,8 +20,9 @@ from onnxplan.runtime.artifact import ALIGNMENT, MAGIC, PAGE, PREFIX_BYTES, SIGN
 from onnxplan.runtime.artifact_structures import write_structure
 from onnxplan.runtime.description import Description
 from onnxplan.runtime.device import Array
-from onnxplan.runtime.elf import ElfError, Image, link
+from onnxplan.runtime.elf import ElfError, link
 from onnxplan.runtime.executable import MAPS_IMAGES
+from onnxplan.runtime.image import Image
 from onnxplan.runtime.planner import PlannedStage, Request
 from onnxplan.runtime.store import ObjectCode
 

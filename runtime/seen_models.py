@@ -85,15 +85,16 @@ def _sources_stamp() -> str | None:
     """
     parent = Path(__file__).parent.parent
     try:
-        return content_key(*(repr(found) for room in ROOMS for found in _sources(str(parent / room))))
+        return content_key(repr([found for room in ROOMS for found in _sources(str(parent / room))]))
     except OSError:
         return None
 
 
 def _sources(folder: str) -> Iterator[tuple[str, int, int]]:
-    for item in sorted(os.scandir(folder), key=lambda item: item.name):
-        if item.name.endswith(".py"):
-            status = item.stat()
-            yield item.path, status.st_size, status.st_mtime_ns
-        elif item.is_dir() and item.name != "__pycache__":
-            yield from _sources(item.path)
+    for name in sorted(os.listdir(folder)):
+        path = f"{folder}/{name}"
+        if name.endswith(".py"):
+            status = os.stat(path)
+            yield path, status.st_size, status.st_mtime_ns
+        elif "." not in name and name != "__pycache__" and os.path.isdir(path):
+            yield from _sources(path)

@@ -12,7 +12,6 @@ bound is in :mod:`onnxplan.runtime.store_upkeep`, how processes share the work i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from onnxplan.runtime.digests import blake2b
 from onnxplan.runtime.file_lock import try_lock
 
 logger = logging.getLogger("onnxplan.store")
@@ -88,7 +88,7 @@ def store_directory() -> Path:
 
 def content_key(*parts: str | bytes) -> str:
     """A hexadecimal digest that is equal exactly for equal sequences of parts."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    digest = blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little"))
@@ -267,13 +267,13 @@ def _is_trusted(status: os.stat_result) -> bool:
 def _encode(key: str, code: ObjectCode, target: str) -> bytes:
     header = json.dumps({"key": key, "symbol": code.symbol, "target": target}).encode()
     body = len(header).to_bytes(4, "little") + header + code.code
-    return MAGIC + hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() + body
+    return MAGIC + blake2b(body, digest_size=DIGEST_BYTES).digest() + body
 
 
 def _decode(data: bytes, key: str) -> StoredCode | None:
     start = len(MAGIC) + DIGEST_BYTES
     body = data[start:]
-    digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
+    digest = blake2b(body, digest_size=DIGEST_BYTES).digest()
     if not data.startswith(MAGIC) or data[len(MAGIC) : start] != digest or len(body) < 4:
         return None
     end = 4 + int.from_bytes(body[:4], "little")
