@@ -96,6 +96,8 @@ class ModelKeeper:
             return
         with self._lock:
             self._made[request] = planned
+            if len(self._made) > MOST_PLANS:
+                del self._made[next(iter(self._made))]
 
     def start(self) -> None:
         """Begins to write what was added, once what is under way is written."""

@@ -24,8 +24,8 @@ ROOMS = ("compiler", "kernels", "runtime")
 """The folders beside each other whose sources decide on plans and code."""
 SETTINGS = ("ONNXPLAN_WINOGRAD",)
 """Environment variables that decide on plans."""
-INSPECTIONS = ("ONNXPLAN_DUMP", "ONNXPLAN_STOP_AFTER")
-"""Environment variables that want models to be compiled in the process."""
+INSPECTIONS = ("ONNXPLAN_DUMP", "ONNXPLAN_STOP_AFTER", "ONNXPLAN_VERIFY")
+"""Environment variables that want models to be compiled in the process, unless they are empty or 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class SeenModel:
 def place_of(path: str | os.PathLike[str], target: Target, optimize: int) -> Place | None:
     """Where a model is kept; None where it cannot be, or is to be compiled in any case."""
     stamp = _sources_stamp()
-    if stamp is None or any(os.environ.get(name) for name in INSPECTIONS):
+    if stamp is None or any(os.environ.get(name, "0") not in ("", "0") for name in INSPECTIONS):
         return None
     absolute = os.path.abspath(os.fsdecode(path))
     settings = [os.environ.get(name, "") for name in SETTINGS]

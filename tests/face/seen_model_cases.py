@@ -21,6 +21,7 @@ DEPTH, COLUMNS = 24, 17
 @pytest.fixture(name="store")
 def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of its own, and identities of files that were just written."""
+    monkeypatch.delenv("ONNXPLAN_VERIFY", raising=False)
     monkeypatch.setenv("ONNXPLAN_CACHE_DIR", str(tmp_path / "store"))
     monkeypatch.setattr(origin, "RACY_SECONDS", -5.0)
     monkeypatch.setattr(model_keeper, "START_SECONDS", 0.0)

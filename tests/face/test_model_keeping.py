@@ -215,3 +215,13 @@ assert [thread.name for thread in threading.enumerate() if "keeper" in thread.na
     assert result.stdout == result.stderr == ""
     assert not entries(store)
     assert not list(store.rglob("*.tmp"))
+
+
+def test_plans_that_no_run_used_are_not_held_without_bound(tmp_path: Path) -> None:
+    path = save(tmp_path, layer())
+    with onnxplan.InferenceSession(path, max_plans=1) as session:
+        for rows in range(1, MOST_PLANS + 5):
+            session.warmup_sync({"x": (rows, DEPTH)})
+        planner = session._engine.planner
+        assert isinstance(planner, KeepingPlanner)
+        assert len(planner._keeper._made) == MOST_PLANS

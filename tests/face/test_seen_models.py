@@ -221,11 +221,12 @@ def test_what_decides_on_plans_decides_on_entries(
     assert opens_seen(path)
     # Others make no difference.
     assert opens_seen(path, max_plans=3, max_concurrency=1, memory_limit=1 << 30)
-    monkeypatch.setenv("ONNXPLAN_DUMP", str(tmp_path / "dump"))
-    assert not opens_seen(path)
-    monkeypatch.delenv("ONNXPLAN_DUMP")
-    monkeypatch.setenv("ONNXPLAN_STOP_AFTER", "fold")
-    assert not opens_seen(path)
+    for name, text in (("DUMP", str(tmp_path / "dump")), ("STOP_AFTER", "fold"), ("VERIFY", "1")):
+        monkeypatch.setenv(f"ONNXPLAN_{name}", text)
+        assert not opens_seen(path)
+        monkeypatch.delenv(f"ONNXPLAN_{name}")
+    monkeypatch.setenv("ONNXPLAN_VERIFY", "0")
+    assert opens_seen(path)
 
 
 def test_a_key_is_asked_for_all_the_same(tmp_path: Path) -> None:
