@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.ir import Model
-from onnxplan.infos import StructureInfo, ValueInfo
+from onnxplan.describing import describe
 from onnxplan.interface import Signature
 from onnxplan.options import SessionOptions
-from onnxplan.runtime.artifact_structures import write_type
 from onnxplan.runtime.artifact_writer import ArtifactWriter
 from onnxplan.runtime.devices import open_compiler
 from onnxplan.runtime.model_planner import ModelPlanner
@@ -22,9 +20,6 @@ from onnxplan.shapes import Shapes, check_shapes
 
 if TYPE_CHECKING:
     import onnx
-
-PACKAGES = ("onnxplan", "numpy", "onnx", "llvmlite")
-"""Whose versions an artifact names."""
 
 
 def compile(  # noqa: A001 - onnxplan.compile is its public name
@@ -60,7 +55,7 @@ def compile(  # noqa: A001 - onnxplan.compile is its public name
         for each in ([shapes] if shapes is None or isinstance(shapes, Mapping) else shapes)
     ]
     writer = ArtifactWriter()
-    _describe(writer, imported, signature, math, optimize)
+    describe(writer, signature, math, optimize)
     for name in [device] if isinstance(device, str) else device:
         compiler = open_compiler(name, threads=threads, math=math, cache=cache)
         planner = ModelPlanner(imported, compiler.selector, optimize=optimize)
@@ -85,24 +80,6 @@ def compile(  # noqa: A001 - onnxplan.compile is its public name
     from onnxplan.runtime.signing import sign
 
     writer.write(path, lambda message: sign(key, message))
-
-
-def _describe(writer: ArtifactWriter, model: Model, signature: Signature, math: str, optimize: int) -> None:
-    writer.fields["producer"] = {name: version(name) for name in PACKAGES}
-    writer.fields["options"] = {"math": math, "optimize": optimize}
-    writer.fields["metadata"] = dict(signature.metadata)
-    optional = {info.name for info in signature.optional_inputs}
-    infos = {info.name: info for info in (*signature.inputs, *signature.optional_inputs)}
-    writer.fields["inputs"] = [
-        [*_info(infos[value.name]), value.name in optional] for value in model.graph.inputs
-    ]
-    writer.fields["outputs"] = [[*_info(info), False] for info in signature.outputs]
-
-
-def _info(info: ValueInfo) -> tuple[str, Any, list[int | str | None] | None]:
-    if isinstance(info, StructureInfo):
-        return info.name, write_type(info.kind), None
-    return info.name, info.type, None if info.dims is None else list(info.dims)
 
 
 def _add_model(writer: ArtifactWriter, model: Model) -> None:

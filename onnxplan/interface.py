@@ -13,6 +13,7 @@ from onnxplan.compiler.ir import MapType, Model, SequenceType
 from onnxplan.compiler.structures import Structure, type_of
 from onnxplan.feeds import check_feeds, check_fetches
 from onnxplan.infos import StructureInfo, TensorInfo, ValueInfo, describe, info_of
+from onnxplan.runtime.description import Description
 from onnxplan.runtime.device import AnyArray, Device
 from onnxplan.runtime.planner import Request
 from onnxplan.structures import describe_fed
@@ -26,6 +27,7 @@ class Signature:
     optional_inputs: tuple[ValueInfo, ...]
     outputs: tuple[ValueInfo, ...]
     metadata: Mapping[str, str]
+    description: Description
 
     @staticmethod
     def of(model: Model) -> Signature:
@@ -35,11 +37,17 @@ class Signature:
             tuple(info_of(value) for value in inputs if value.default is not None),
             tuple(info_of(value) for value in model.graph.outputs),
             model.metadata,
+            Description.of(model),
         )
 
 
 class ModelInterface:
     """The inputs, outputs and metadata of a model."""
+
+    @property
+    def _adapts(self) -> bool:
+        """May :meth:`_adapt` change the model?"""
+        return False
 
     def _adapt(self, model: Model) -> None:
         """Changes a model that was read before anything is made of it; for subclasses."""
@@ -50,6 +58,7 @@ class ModelInterface:
         self._outputs = signature.outputs
         self._names = tuple(info.name for info in self._inputs)
         self._metadata = dict(signature.metadata)
+        self._description = signature.description
 
     def _complete(
         self,

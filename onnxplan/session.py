@@ -103,7 +103,7 @@ class InferenceSession(ModelInterface):
             verify_key,
         )
         self._device = open_device(device, threads=threads, math=math, cache=cache)
-        loaded = load(model, self._device, self._options, self._adapt)
+        loaded = load(model, self._device, self._options, self._adapt if self._adapts else None)
         super().__init__(loaded.signature)
         self._source = loaded.source
         self._engine = Engine(

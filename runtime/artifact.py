@@ -6,7 +6,6 @@ the model) is only read; machine code and plans are checked against the header's
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 from collections.abc import Mapping
@@ -37,8 +36,11 @@ from onnxplan.compiler.plan_json import read_target
 from onnxplan.compiler.structures import Structure, tensors
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact_structures import read_dim, read_structure, read_type
+from onnxplan.runtime.description import Description
+from onnxplan.runtime.digests import blake2b
+from onnxplan.runtime.origin import Origin
 
-MAGIC = b"onnxplan plan\0\1\n"
+MAGIC = b"onnxplan plan\0\2\n"
 """Begins every artifact; the byte before the last is the version of the format."""
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -127,20 +129,24 @@ class PlanEntry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of an artifact; ``model`` and ``external`` are the sections of the ONNX model, if it has
-    it."""
+    """The header of an artifact; ``model`` and ``external`` are the sections of the ONNX model, if it has it.
+
+    ``origin`` are the files that an entry of the kernel store was made of, None for what users wrote.
+    """
 
     producer: Mapping[str, str]
     options: Mapping[str, Any]
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
     metadata: Mapping[str, str]
+    description: Description
     sections: tuple[Section, ...]
     targets: tuple[TargetEntry, ...]
     constants: tuple[ConstantEntry, ...]
     plans: tuple[PlanEntry, ...]
     model: int | None
     external: Mapping[str, int]
+    origin: Origin | None
 
 
 def is_artifact(path: object) -> bool:
@@ -159,13 +165,16 @@ class Artifact:
 
     Raises :class:`InvalidArtifactError` for what is damaged, cut short, of another version, or, where
     ``verify_key`` (a PEM file's bytes of an Ed25519 public key) is given, not signed by that key's owner;
-    ``OSError`` where the file cannot be opened.
+    ``OSError`` where the file cannot be opened. ``handle`` is the file if it is open already; it is closed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, verify_key: bytes | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, verify_key: bytes | None = None, handle: int | None = None
+    ) -> None:
         self.path = os.path.abspath(os.fsdecode(path))
+        self._checked: set[int] = set()
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path if handle is None else handle, "rb") as file:
                 if os.fstat(file.fileno()).st_size < PREFIX_BYTES:
                     fail("it is cut short")
                 self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -184,8 +193,10 @@ class Artifact:
     def checked(self, number: int) -> memoryview:
         """The bytes of a section that are what the header says."""
         data = self.section(number)
-        if digest(data).hex() != self.header.sections[number].digest:
-            raise InvalidArtifactError(f"artifact {self.path!r}: section {number} is damaged")
+        if number not in self._checked:
+            if digest(data).hex() != self.header.sections[number].digest:
+                raise InvalidArtifactError(f"artifact {self.path!r}: section {number} is damaged")
+            self._checked.add(number)
         return data
 
     @cached_property
@@ -203,7 +214,7 @@ class Artifact:
 
 def digest(*parts: bytes | memoryview) -> bytes:
     """The BLAKE2b digest of the parts, one after the other."""
-    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    found = blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         found.update(part)
     return found.digest()
@@ -232,8 +243,8 @@ def _header(memory: mmap.mmap, verify_key: bytes | None) -> Header:
 # The header's fields
 
 _FIELDS = (
-    "producer", "options", "inputs", "outputs", "metadata", "sections", "targets", "constants", "plans",
-    "model", "external",
+    "producer", "options", "inputs", "outputs", "metadata", "description", "sections", "targets", "constants",
+    "plans", "model", "external", "origin",
 )  # fmt: skip
 
 
@@ -244,13 +255,14 @@ def read_header(document: Any, size: int) -> Header:
     count_of = len(sections)
     targets = each(fields["targets"], "targets", lambda item, where: _target(item, where, sections))
     constants = each(fields["constants"], "constants", lambda item, where: _constant(item, where, sections))
-    model = fields["model"]
+    model, origin = fields["model"], fields["origin"]
     return Header(
         producer=_texts(fields["producer"], "producer"),
         options=mapping(fields["options"], "options", ("math", "optimize")),
         inputs=each(fields["inputs"], "inputs", _tensor),
         outputs=each(fields["outputs"], "outputs", _tensor),
         metadata=_texts(fields["metadata"], "metadata"),
+        description=Description.from_json(fields["description"], "description"),
         sections=sections,
         targets=targets,
         constants=constants,
@@ -264,6 +276,7 @@ def read_header(document: Any, size: int) -> Header:
             name: index(number, "external", count_of)
             for name, number in mapping(fields["external"], "external").items()
         },
+        origin=None if origin is None else Origin.from_json(origin, "origin"),
     )
 
 

@@ -12,8 +12,8 @@ from onnxplan.compiler.plan import CompiledPlan, ExecutionPlan, Kernels, KernelS
 from onnxplan.compiler.structures import tensors
 from onnxplan.runtime.artifact import Artifact, PlanEntry, TargetEntry
 from onnxplan.runtime.device import Array
-from onnxplan.runtime.elf import Image
 from onnxplan.runtime.executable import map_image
+from onnxplan.runtime.image import Image
 from onnxplan.runtime.planner import PlannedStage, Planner, Request
 
 Load = Callable[[bytes, str], int]
@@ -109,6 +109,14 @@ class ArtifactPlanner:
         if self._fallback is None:
             self._fallback = self._make_fallback()
         return self._fallback.plan(request, answers)
+
+    def stages(self) -> dict[Request, PlannedStage]:
+        """All plans that are there, in the order in which they were made."""
+        return {request: self._read(entry) for request, entry in self._entries.items()}
+
+    def settle(self, *, wait: bool = False) -> None:
+        if self._fallback is not None:
+            self._fallback.settle(wait=wait)
 
     def _read(self, entry: PlanEntry) -> PlannedStage:
         artifact = self.artifact

@@ -18,13 +18,17 @@ from onnxplan.compiler.structures import Structure
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import ALIGNMENT, MAGIC, PAGE, PREFIX_BYTES, SIGNATURE_BYTES, digest
 from onnxplan.runtime.artifact_structures import write_structure
+from onnxplan.runtime.description import Description
 from onnxplan.runtime.device import Array
-from onnxplan.runtime.elf import ElfError, Image, link
+from onnxplan.runtime.elf import ElfError, link
 from onnxplan.runtime.executable import MAPS_IMAGES
+from onnxplan.runtime.image import Image
 from onnxplan.runtime.planner import PlannedStage, Request
 from onnxplan.runtime.store import ObjectCode
 
 Bytes = bytes | memoryview
+PIECE_BYTES = 4 << 20
+"""Written at once."""
 Sign = Callable[[bytes], bytes]
 
 
@@ -46,13 +50,22 @@ class TargetCode:
     executor: ExecutorCode | None = None
 
 
-class ArtifactWriter:
-    """Collects what goes into one artifact; :meth:`write` makes the file."""
+def _no_step() -> None:
+    """Nobody follows the work."""
 
-    def __init__(self) -> None:
+
+class ArtifactWriter:
+    """Collects what goes into one artifact; :meth:`write` makes the file.
+
+    ``step`` is called every few milliseconds of work; what it raises ends the work.
+    """
+
+    def __init__(self, step: Callable[[], None] = _no_step) -> None:
+        self._step = step
         self.fields: dict[str, Any] = {
-            "inputs": [], "outputs": [], "metadata": {}, "producer": {}, "options": {}, "sections": [],
-            "targets": [], "constants": [], "plans": [], "model": None, "external": {},
+            "inputs": [], "outputs": [], "metadata": {}, "description": Description().to_json(),
+            "producer": {}, "options": {}, "sections": [], "targets": [], "constants": [], "plans": [],
+            "model": None, "external": {}, "origin": None,
         }  # fmt: skip
         self._sections: list[list[Bytes]] = []
         self._constants: list[Bytes] = []
@@ -114,6 +127,7 @@ class ArtifactWriter:
         """The number of a constant; equal elements are written once."""
         known = self._known.get(id(array))
         if known is None:
+            self._step()
             dtype = DType.from_numpy(array.dtype).label
             data = np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
             key = dtype, digest(data)
@@ -134,7 +148,7 @@ class ArtifactWriter:
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                self._write(file, sign)
+                self.write_to(file, sign)
             _allow_others_to_read(temporary)
             os.replace(temporary, path)
         except BaseException:
@@ -142,9 +156,22 @@ class ArtifactWriter:
                 os.unlink(temporary)
             raise
 
-    def _write(self, file: IO[bytes], sign: Sign | None) -> None:
-        sizes = [sum(memoryview(part).nbytes for part in parts) for parts in self._sections]
-        digests = [digest(*parts).hex() for parts in self._sections]
+    @property
+    def nbytes(self) -> int:
+        """About what the file will take."""
+        return sum(map(_size, self._sections))
+
+    def write_to(self, file: IO[bytes], sign: Sign | None = None, *, digest_constants: bool = True) -> None:
+        """Writes all of it at the beginning of ``file``.
+
+        The digest of the constants, which only ``verify_key`` checks, is left empty without
+        ``digest_constants``. Raises ``OSError``.
+        """
+        sizes = [_size(parts) for parts in self._sections]
+        digests = [
+            digest(*parts).hex() if digest_constants or parts is not self._constants else ""
+            for parts in self._sections
+        ]
         # The offsets are part of the header, whose length moves the sections.
         start = 0
         while True:
@@ -164,8 +191,14 @@ class ArtifactWriter:
         for offset, parts in zip(offsets, self._sections, strict=True):
             file.seek(offset)
             for part in parts:
-                file.write(part)
+                for start in range(0, len(part), PIECE_BYTES):
+                    self._step()
+                    file.write(memoryview(part)[start : start + PIECE_BYTES])
         file.truncate(offsets[-1] + sizes[-1])
+
+
+def _size(parts: Sequence[Bytes]) -> int:
+    return sum(memoryview(part).nbytes for part in parts)
 
 
 def _structures(structures: Iterable[tuple[str, Structure[str]]]) -> dict[str, Any]:

@@ -168,6 +168,8 @@ class Engine:
         """The stages that are all of the model, by the shapes of the required inputs, which they are fed."""
         self.draw_key: Callable[[], bytes] = partial(os.urandom, 8)
         """Draws the eight bytes that decide on all random numbers of a run without seeds of their own."""
+        self._settled = True
+        """Has a run ended since the latest plan was made?"""
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -228,6 +230,8 @@ class Engine:
             stage.executor.run(arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))
             if stage.final:
+                if not self._settled:
+                    self.settle()
                 produced.update((name, array.copy()) for name, array in stage.texts.items())
                 if not stage.structures:
                     return produced
@@ -242,6 +246,12 @@ class Engine:
                 tensors[stage.host_input] = made
                 answer = np.array(made.shape, np.int64)
             stage = self._stage_after(stage, answer)
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Has the plans that were made kept for later processes, where they are; with ``wait`` before it
+        returns."""
+        self._settled = True
+        self.planner.settle(wait=wait)
 
     def _stage_after(self, stage: BoundStage, answer: Array) -> BoundStage:
         key = stage, repr(answer.shape).encode() + answer.tobytes()
@@ -258,6 +268,7 @@ class Engine:
 
     def _bind(self, request: Request, answers: tuple[Array, ...]) -> BoundStage:
         planned = self.planner.plan(request, answers)
+        self._settled = False
         compiled = planned.compiled
         plan = compiled.plan
         constants = {id(array): array.nbytes for array in compiled.constants}

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from onnxplan.runtime.elf import Image
+from onnxplan.runtime.image import Image
 
 MAPS_IMAGES = sys.platform == "linux" and platform.machine() == "x86_64"
 """Is this a system that images of :mod:`onnxplan.runtime.elf` run on?"""

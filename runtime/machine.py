@@ -11,8 +11,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from onnxplan.runtime.elf import Image
 from onnxplan.runtime.executable import MAPS_IMAGES, map_image
+from onnxplan.runtime.image import Image
 
 # ``cpuid(leaf, subleaf, words)`` and ``xgetbv(0, 0, words)`` in the System V calling convention of x86-64.
 _CPUID = bytes.fromhex("f30f1efa 53 4989d0 89f8 89f1 0fa2 418900 41895804 41894808 4189500c 5b c3")

@@ -56,6 +56,9 @@ class ModelPlanner:
             stage.host_input,
         )
 
+    def settle(self, *, wait: bool = False) -> None:
+        """Nothing is left to do."""
+
     def close(self) -> None:
         self.pool = ConstantPool(self.model.release_pages)
 

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from onnxplan.runtime.elf import ElfError, Image, link
 from onnxplan.runtime.executable import MAPS_IMAGES, map_image
+from onnxplan.runtime.image import Image
 
 logger = logging.getLogger("onnxplan.store")
 
@@ -93,6 +93,9 @@ def _linked(code: bytes) -> Image | None:
     """The image of object code, or ``None`` where LLVM's linker must make it run."""
     if not MAPS_IMAGES:
         return None
+    # Not needed where code comes from artifacts.
+    from onnxplan.runtime.elf import ElfError, link
+
     try:
         return link(code)
     except ElfError as error:

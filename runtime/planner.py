@@ -57,6 +57,13 @@ class Planner(Protocol):
         """
         ...
 
+    def settle(self, *, wait: bool = False) -> None:
+        """A run on plans that are new has ended: what nobody waits for may be done, on another thread.
+
+        With ``wait`` it is done before this returns.
+        """
+        ...
+
     def close(self) -> None:
         """Releases what plans were made of. What is planned later is made anew."""
         ...

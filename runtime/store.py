@@ -1,5 +1,7 @@
 """The kernel store: object code on disk, found by the content of everything it was made from.
 
+Beside it are compiled artifacts of models, by what identifies the model's file.
+
 Any number of processes may use one store at once. An entry is written to a temporary file and renamed, and
 carries a digest of its content: a damaged one is never trusted but built again. Where the disk cannot be
 read or written, the store says so once in the log and everything still works. What keeps it within its
@@ -10,7 +12,6 @@ bound is in :mod:`onnxplan.runtime.store_upkeep`, how processes share the work i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -20,8 +21,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
+from onnxplan.runtime.digests import blake2b
 from onnxplan.runtime.file_lock import try_lock
 
 logger = logging.getLogger("onnxplan.store")
@@ -30,6 +32,8 @@ MAGIC = b"onnxplan kernel 1\n"
 """Begins every entry; the number changes with the form of the entries."""
 DIGEST_BYTES = 32
 ENTRY_SUFFIX, LOCK_SUFFIX, TEMPORARY_SUFFIX = ".kernel", ".lock", ".tmp"
+MODEL_SUFFIX = ".model"
+"""Of the compiled artifacts of models that were seen (:mod:`onnxplan.runtime.seen_models`)."""
 FAILED_FOLDER = "failed"
 """The folder beside the entries where sources that did not compile are kept."""
 TOUCH_SECONDS = 3600.0
@@ -84,7 +88,7 @@ def store_directory() -> Path:
 
 def content_key(*parts: str | bytes) -> str:
     """A hexadecimal digest that is equal exactly for equal sequences of parts."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    digest = blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little"))
@@ -134,23 +138,57 @@ class KernelStore:
         """Keeps ``code`` for later processes, if the disk allows; ``target`` is what it is shown as."""
         if self.directory is None:
             return
-        path = self._path(key)
         data = _encode(key, code, target)
+        self._write(self._path(key), lambda file: file.write(data))
+
+    def open_model(self, key: str) -> tuple[Path, int] | None:
+        """The artifact of ``key``, and a descriptor of it that the caller closes; None if there is none."""
+        if self.directory is None:
+            return None
+        path = self._path(key, MODEL_SUFFIX)
+        try:
+            handle = self._open(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(f"cannot read {path}: {error}")
+            return None
+        return None if handle is None else (path, handle)
+
+    def put_model(self, key: str, write: Callable[[IO[bytes]], object]) -> None:
+        """Keeps the artifact that ``write`` writes for later processes, if the disk allows.
+
+        It is on the disk before it has its name: nobody checks the constants in it.
+        """
+        if self.directory is not None:
+            self._write(self._path(key, MODEL_SUFFIX), write, durable=True)
+
+    def remove_model(self, key: str) -> None:
+        """Removes an artifact that is of no use."""
+        if self.directory is not None:
+            with contextlib.suppress(OSError):
+                self._path(key, MODEL_SUFFIX).unlink()
+
+    def _write(self, path: Path, write: Callable[[IO[bytes]], object], *, durable: bool = False) -> None:
         temporary = path.with_name(f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")
         try:
             _make_folder(path.parent)
             try:
                 with os.fdopen(os.open(temporary, WRITE_FLAGS, 0o644), "wb") as file:
-                    file.write(data)
+                    write(file)
+                    size = file.tell()
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
                 os.replace(temporary, path)
-            except OSError:
+            except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
                 raise
         except OSError as error:
             self._warn(f"cannot write to {path.parent}: {error}")
         else:
-            self.unchecked_bytes += len(data)
+            self.unchecked_bytes += size
 
     def claim(self, key: str) -> Release | None:
         """The right to build the entry of ``key``, as the function that gives it back; does not wait.
@@ -169,23 +207,30 @@ class KernelStore:
             return _no_lock
         return None if lock is None else lock.release
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str, suffix: str = ENTRY_SUFFIX) -> Path:
         assert self.directory is not None
-        return self.directory / key[:2] / f"{key[2:]}{ENTRY_SUFFIX}"
+        return self.directory / key[:2] / f"{key[2:]}{suffix}"
 
     def _read(self, path: Path) -> bytes | None:
-        """The bytes of a file that only this user or the administrator can have written; else None."""
-        with os.fdopen(os.open(path, OPEN_FLAGS), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not _is_trusted(status):
-                self._warn(f"{path} may have been written by others than this user, so it is not used")
-                return None
-            data = file.read()
+        handle = self._open(path)
+        if handle is None:
+            return None
+        with os.fdopen(handle, "rb") as file:
+            return file.read()
+
+    def _open(self, path: Path) -> int | None:
+        """A descriptor of a file that only this user or the administrator can have written; else None."""
+        handle = os.open(path, OPEN_FLAGS)
+        status = os.fstat(handle)
+        if not _is_trusted(status):
+            os.close(handle)
+            self._warn(f"{path} may have been written by others than this user, so it is not used")
+            return None
         if time.time() - status.st_mtime > TOUCH_SECONDS:
             # In a store that is read only, entries need no time.
             with contextlib.suppress(OSError):
                 os.utime(path)
-        return data
+        return handle
 
     def _warn(self, text: str) -> None:
         assert self.directory is not None
@@ -222,13 +267,13 @@ def _is_trusted(status: os.stat_result) -> bool:
 def _encode(key: str, code: ObjectCode, target: str) -> bytes:
     header = json.dumps({"key": key, "symbol": code.symbol, "target": target}).encode()
     body = len(header).to_bytes(4, "little") + header + code.code
-    return MAGIC + hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() + body
+    return MAGIC + blake2b(body, digest_size=DIGEST_BYTES).digest() + body
 
 
 def _decode(data: bytes, key: str) -> StoredCode | None:
     start = len(MAGIC) + DIGEST_BYTES
     body = data[start:]
-    digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
+    digest = blake2b(body, digest_size=DIGEST_BYTES).digest()
     if not data.startswith(MAGIC) or data[len(MAGIC) : start] != digest or len(body) < 4:
         return None
     end = 4 + int.from_bytes(body[:4], "little")

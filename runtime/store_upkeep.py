@@ -15,11 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxplan.runtime.file_lock import try_lock
-from onnxplan.runtime.store import ENTRY_SUFFIX, FAILED_FOLDER, LOCK_SUFFIX, TEMPORARY_SUFFIX, KernelStore
+from onnxplan.runtime.store import (
+    ENTRY_SUFFIX,
+    FAILED_FOLDER,
+    LOCK_SUFFIX,
+    MODEL_SUFFIX,
+    TEMPORARY_SUFFIX,
+    KernelStore,
+)
 
 logger = logging.getLogger("onnxplan.store")
 
-DEFAULT_BOUND = 1 << 30
+DEFAULT_BOUND = 4 << 30
+LARGEST_PART = 0.5
+"""The part of the bound that one model may take."""
 KEPT = 0.75
 """The part of the bound that is kept when entries must go, so that this is not soon needed again."""
 CHECK_SECONDS = 600.0
@@ -43,13 +52,19 @@ class Entry:
     size: int
     used: float
 
+    @property
+    def is_model(self) -> bool:
+        """Is it the compiled artifact of a model, no kernel?"""
+        return self.path.suffix == MODEL_SUFFIX
+
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """Entries that were removed, and the bytes of all files that were."""
+    """Entries that were removed, ``models`` of them models, and the bytes of all files that were."""
 
     entries: int
     size: int
+    models: int = 0
 
 
 def parse_size(text: str) -> int:
@@ -61,7 +76,7 @@ def parse_size(text: str) -> int:
 
 
 def size_bound() -> int:
-    """Bytes that the store may take: ``ONNXPLAN_CACHE_SIZE``, else 1 GiB. Raises ``ValueError``."""
+    """Bytes that the store may take: ``ONNXPLAN_CACHE_SIZE``, else 4 GiB. Raises ``ValueError``."""
     text = os.environ.get("ONNXPLAN_CACHE_SIZE")
     if not text:
         return DEFAULT_BOUND
@@ -71,9 +86,18 @@ def size_bound() -> int:
         raise ValueError(f"ONNXPLAN_CACHE_SIZE: {error}") from error
 
 
+def kept_bound() -> int:
+    """The same, but for a setting that is no size the default, with a warning in the log."""
+    try:
+        return size_bound()
+    except ValueError as error:
+        logger.warning("%s; the bound is 4 GiB", error)
+        return DEFAULT_BOUND
+
+
 def list_entries(directory: Path) -> list[Entry]:
     """The entries, in no order; none where there is no directory. Raises ``OSError`` for one out of reach."""
-    return list(_files(directory, ENTRY_SUFFIX))
+    return list(_files(directory, ENTRY_SUFFIX, MODEL_SUFFIX))
 
 
 def tidy(store: KernelStore) -> None:
@@ -83,11 +107,7 @@ def tidy(store: KernelStore) -> None:
     """
     if store.directory is None or not store.unchecked_bytes:
         return
-    try:
-        bound = size_bound()
-    except ValueError as error:
-        logger.warning("%s; the bound is 1 GiB", error)
-        bound = DEFAULT_BOUND
+    bound = kept_bound()
     mark = store.directory / MARK
     try:
         if store.unchecked_bytes * CHECK_PART < bound and _was_checked(mark):
@@ -107,14 +127,17 @@ def tidy(store: KernelStore) -> None:
 
 
 def evict(directory: Path, bound: int) -> Freed:
-    """Removes the least recently used entries of a store that takes more than ``bound`` bytes."""
+    """Removes entries of a store that takes more than ``bound`` bytes, the least recently used ones first.
+
+    Models go before kernels, which are small and take long to make.
+    """
     entries = list_entries(directory)
     excess = sum(entry.size for entry in entries) - bound
     if excess <= 0:
         return Freed(0, 0)
     excess += bound - int(KEPT * bound)
     going = []
-    for entry in sorted(entries, key=lambda entry: entry.used):
+    for entry in sorted(entries, key=lambda entry: (not entry.is_model, entry.used)):
         if excess <= 0:
             break
         going.append(entry)
@@ -138,7 +161,7 @@ def clear(directory: Path, unused_since: float | None = None) -> Freed:
     freed = _remove(going, strict=True)
     failed = [file for file in _files_in(directory / FAILED_FOLDER, ".cu") if file.used < before]
     leavings = _remove_leavings(directory, min(before, time.time() - STALE_SECONDS))
-    return Freed(freed.entries, freed.size + leavings + _remove(failed).size)
+    return Freed(freed.entries, freed.size + leavings + _remove(failed).size, freed.models)
 
 
 def _was_checked(mark: Path) -> bool:
@@ -161,7 +184,7 @@ def _remove_leavings(directory: Path, before: float) -> int:
 
 
 def _remove(files: Iterable[Entry], *, strict: bool = False) -> Freed:
-    count = size = 0
+    count = size = models = 0
     for file in files:
         try:
             file.path.unlink()
@@ -173,26 +196,27 @@ def _remove(files: Iterable[Entry], *, strict: bool = False) -> Freed:
             continue
         count += 1
         size += file.size
-    return Freed(count, size)
+        models += file.is_model
+    return Freed(count, size, models)
 
 
-def _files(directory: Path, suffix: str) -> Iterator[Entry]:
-    """The store's files with this suffix."""
+def _files(directory: Path, *suffixes: str) -> Iterator[Entry]:
+    """The store's files with one of these suffixes."""
     try:
         folders = [item.path for item in os.scandir(directory) if len(item.name) == 2 and item.is_dir()]
     except FileNotFoundError:
         return
     for folder in folders:
-        yield from _files_in(Path(folder), suffix)
+        yield from _files_in(Path(folder), *suffixes)
 
 
-def _files_in(folder: Path, suffix: str) -> Iterator[Entry]:
+def _files_in(folder: Path, *suffixes: str) -> Iterator[Entry]:
     try:
         items = list(os.scandir(folder))
     except FileNotFoundError:
         return
     for item in items:
-        if item.name.endswith(suffix):
+        if item.name.endswith(suffixes):
             with contextlib.suppress(FileNotFoundError):
                 status = item.stat(follow_symlinks=False)
                 yield Entry(Path(item.path), status.st_size, status.st_mtime)

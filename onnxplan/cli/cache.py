@@ -1,4 +1,4 @@
-"""``onnxplan cache``: the kernel store on disk."""
+"""``onnxplan cache``: the kernel store on disk, and the models that were seen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY_SECONDS = 86400.0
 UNKNOWN = "unknown"
 
 cache = typer.Typer(
-    help="Show, empty or fill the kernel store: compiled kernels, kept on disk for later processes.",
+    help="Show, empty or fill the kernel store: compiled kernels and models, kept for later processes.",
     no_args_is_help=True,
 )
 
@@ -40,22 +40,30 @@ def info(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     folder = store_directory()
-    targets = _by_target(list_entries(folder))
-    entries = [entry for found in targets.values() for entry in found]
+    entries = list_entries(folder)
+    models = [entry for entry in entries if entry.is_model]
+    targets = _by_target([entry for entry in entries if not entry.is_model])
+    kernels = sum(map(len, targets.values()))
     size = sum(entry.size for entry in entries)
     if as_json:
-        rows = [{"target": target, **_summary(found)} for target, found in targets.items()]
-        total = {"folder": str(folder), "kernels": len(entries), "bytes": size, "bound": bound}
-        print(json.dumps({**total, "targets": rows}, indent=2))
+        rows = [{"target": target, "kernels": len(found), **_use(found)} for target, found in targets.items()]
+        total = {"folder": str(folder), "kernels": kernels, "models": len(models), "bytes": size}
+        seen = {"seen": _use(models)} if models else {}
+        print(json.dumps({**total, "bound": bound, "targets": rows, **seen}, indent=2))
         return
     screen = console()
-    screen.print(f"{folder}: {counted(len(entries), 'kernel')}, {mebibytes(size)} of {mebibytes(bound)}")
+    screen.print(
+        f"{folder}: {counted(kernels, 'kernel')}, {counted(len(models), 'model')}, "
+        f"{mebibytes(size)} of {mebibytes(bound)}"
+    )
     if entries:
-        shown = table("target", "kernels", "size", "oldest use", "newest use")
-        for target, found in targets.items():
-            row = _summary(found)
-            times = (_local(row["oldest"]), _local(row["newest"]))
-            add_row(shown, target, str(row["kernels"]), mebibytes(row["bytes"]), *times)
+        shown = table("entries", "number", "size", "oldest use", "newest use")
+        named = [(f"kernels, {target}", found) for target, found in targets.items()]
+        for name, found in [*named, ("models", models)]:
+            if found:
+                row = _use(found)
+                times = (_local(row["oldest"]), _local(row["newest"]))
+                add_row(shown, name, str(len(found)), mebibytes(row["bytes"]), *times)
         screen.print(shown)
 
 
@@ -71,10 +79,9 @@ def _by_target(entries: list[Entry]) -> dict[str, list[Entry]]:
     return dict(sorted(found.items()))
 
 
-def _summary(entries: list[Entry]) -> dict[str, Any]:
+def _use(entries: list[Entry]) -> dict[str, Any]:
     times = [entry.used for entry in entries]
     return {
-        "kernels": len(entries),
         "bytes": sum(entry.size for entry in entries),
         "oldest": datetime.fromtimestamp(min(times), UTC).isoformat(timespec="seconds"),
         "newest": datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds"),
@@ -92,11 +99,12 @@ def clear(
         typer.Option("--older-than", metavar="DAYS", min=0, help="only what was not used for so many days"),
     ] = None,
 ) -> None:
-    """Remove compiled kernels; those that are needed again are compiled again."""
+    """Remove compiled kernels and models; what is needed again is compiled again."""
     folder = store_directory()
     freed = clear_store(folder, None if older_than is None else time.time() - older_than * DAY_SECONDS)
+    kernels = counted(freed.entries - freed.models, "kernel")
     console().print(
-        f"{counted(freed.entries, 'kernel')} removed from {folder}, {mebibytes(freed.size)} freed"
+        f"{kernels} and {counted(freed.models, 'model')} removed from {folder}, {mebibytes(freed.size)} freed"
     )
 
 
@@ -110,22 +118,27 @@ def warm(
     threads: Threads = None,
     math: Annotated[str, typer.Option(help="strict or fast, as the sessions to come")] = "strict",
 ) -> None:
-    """Compile all kernels that a model needs, so that later processes start without a compiler.
+    """Compile a model and all kernels that it needs, so that later processes start without a compiler.
 
     A model whose course depends on data is run once, on random inputs where none are given.
     """
     sizes = Sizes.parse(dim or [], length or [])
     folder = store_directory()
+    needed = 0
     with open_session(model, device, threads, math) as session:
         feeds = read_inputs(session, inputs or [], sizes)
         depends = _depends_on_feeds(session)
         if not depends:
             shapes = {name: array.shape for name, array in feeds.items()}
-            outputs = {binding.name for binding in session.plan(shapes).outputs}
+            plan = session.plan(shapes)
+            outputs, needed = {binding.name for binding in plan.outputs}, len(plan.kernels)
         if depends or DEMAND in outputs:
             session.run_sync(feeds)
+        session._engine.settle(wait=True)
         opened = open_device(device, threads=threads, math=math)
-        compiled, loaded = opened.compiled_kernels, opened.loaded_kernels
+        # Those of a model that was seen before are in its own entry.
+        compiled = opened.compiled_kernels
+        loaded = max(opened.loaded_kernels, needed - compiled)
     found = (
         f"{counted(compiled + loaded, 'kernel')} for {opened.name}: {compiled} compiled, {loaded} were there"
     )

@@ -105,7 +105,9 @@ def _store() -> dict[str, str]:
         entries = list_entries(folder)
     except OSError as error:
         return {**rows, "unusable": str(error)}
-    rows |= {"kernels": str(len(entries)), "size": mebibytes(sum(entry.size for entry in entries))}
+    models = sum(entry.is_model for entry in entries)
+    rows |= {"kernels": str(len(entries) - models), "models": str(models)}
+    rows |= {"size": mebibytes(sum(entry.size for entry in entries))}
     try:
         return {**rows, "bound": mebibytes(size_bound())}
     except ValueError as error:

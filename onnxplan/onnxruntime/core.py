@@ -47,7 +47,6 @@ class Core(InferenceSession):
 
     def __init__(self, source: str | bytes, options: SessionOptions, placement: Placement) -> None:
         self._ort_options = options
-        self._told: dict[str, Any] = {}
         self._message = source
         label = "" if isinstance(source, bytes) else f"Load model from {source} failed:"
         threads = options.intra_op_num_threads
@@ -64,7 +63,8 @@ class Core(InferenceSession):
                 memory_limit=placement.memory_limit,
             )
         except Exception as error:
-            with run_errors() if self._is_read else model_errors(label):
+            # A model that was seen before is not read again.
+            with run_errors() if self._is_read or hasattr(self, "_engine") else model_errors(label):
                 raise error
         if _seeds is not None:
             generator = random.Random(_seeds.getrandbits(64))
@@ -82,28 +82,23 @@ class Core(InferenceSession):
         self._optional = tuple(_loose(info) for info in self._optional)
         self._output_order = tuple(self.output_names)
 
+    @property
+    def _adapts(self) -> bool:
+        options = self._ort_options
+        return bool(options._denotations or options._dimensions or options._initializers)
+
     def _adapt(self, model: Model) -> None:
         self._is_read = True
         options = self._ort_options
         places = denoted_places(self._message, options._denotations) if options._denotations else {}
         override_dimensions(model, options._dimensions, places)
         override_initializers(model, options._initializers)
-        self._told.update(
-            producer_name=model.producer,
-            graph_name=model.graph.name,
-            domain=model.domain,
-            description=model.description,
-            graph_description=model.graph_description,
-            version=NO_VERSION if model.version is None else model.version,
-        )
 
     @property
     def model_meta(self) -> ModelMetadata:
-        empty = dict.fromkeys(
-            ("producer_name", "graph_name", "domain", "description", "graph_description"), ""
-        )
-        own = {"version": NO_VERSION, "custom_metadata_map": self.metadata}
-        return ModelMetadata({**empty, **own, **self._told})
+        told = self._description.to_json()
+        version = NO_VERSION if told["version"] is None else told["version"]
+        return ModelMetadata({**told, "version": version, "custom_metadata_map": self.metadata})
 
     # Running
 

@@ -17,6 +17,9 @@ from onnx import TensorProto, helper
 import onnxplan.onnxruntime
 from onnxplan.onnxruntime.capi import onnxruntime_pybind11_state as state
 from onnxplan.onnxruntime.errors import EXCEPTIONS
+from onnxplan.runtime import origin
+from onnxplan.runtime.artifact_planner import ArtifactPlanner
+from onnxplan.runtime.model_keeper import KeepingPlanner
 
 
 def metas(items):
@@ -343,3 +346,39 @@ def test_paths_of_artifacts_are_opened(tmp_path):
     assert session.get_inputs()[0].shape == [2, 2]
     assert session.get_modelmeta().custom_metadata_map == {"key": "value"}
     np.testing.assert_array_equal(session.run(["r"], {"x": -X})[0], np.maximum(1 - X, 0))
+
+
+def test_models_that_were_seen_before_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(origin, "RACY_SECONDS", -5.0)
+    monkeypatch.delenv("ONNXPLAN_VERIFY", raising=False)
+    monkeypatch.setenv("ONNXPLAN_CACHE_DIR", str(tmp_path / "store"))
+    message = onnx.load_from_string(sums(["n", 2], {"key": "value"}))
+    message.producer_name, message.domain, message.model_version = "me", "here", 5
+    message.doc_string, message.graph.doc_string = "model", "graph"
+    path = tmp_path / "model.onnx"
+    path.write_bytes(message.SerializeToString())
+
+    def call(ort):
+        session = ort.InferenceSession(path)
+        meta = session.get_modelmeta()
+        names = ("producer_name", "graph_name", "domain", "description", "graph_description", "version")
+        return (
+            metas(session.get_inputs()),
+            metas(session.get_outputs()),
+            [getattr(meta, name) for name in (*names, "custom_metadata_map")],
+            session.run(None, {"x": X}),
+        )
+
+    same(call)
+    first = onnxplan.onnxruntime.InferenceSession(path)
+    first.run(None, {"x": X})
+    first._sess._engine.settle(wait=True)
+    assert len(list(tmp_path.rglob("*.model"))) == 1
+    assert isinstance(onnxplan.onnxruntime.InferenceSession(path)._sess._engine.planner, ArtifactPlanner)
+    same(call)
+    # What is overridden is another model.
+    options = onnxplan.onnxruntime.SessionOptions()
+    options.add_free_dimension_override_by_name("n", 3)
+    session = onnxplan.onnxruntime.InferenceSession(path, options)
+    assert session.get_inputs()[0].shape == [3, 2]
+    assert not isinstance(session._sess._engine.planner, ArtifactPlanner | KeepingPlanner)

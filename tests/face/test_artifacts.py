@@ -21,6 +21,8 @@ import onnxplan
 from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactError
 from onnxplan.runtime.artifact import DIGEST_BYTES, MAGIC, PREFIX_BYTES, Artifact, digest, is_artifact
 from onnxplan.runtime.cpu.target import detect_target
+from onnxplan.runtime.description import Description
+from onnxplan.runtime.origin import FileIdentity, Origin
 
 ROWS, DEPTH, COLUMNS = 3, 40, 21
 random_state = np.random.default_rng(3)
@@ -294,6 +296,7 @@ def test_headers_that_lie_are_refused() -> None:
             ["s", ["seq", ["map", "int64", "bool"]], None, True]],
         "outputs": [["y", "float32", None, False]],
         "metadata": {"a": "b"},
+        "description": Description("me", "graph", version=3).to_json(),
         "sections": [[4096, 640, "00"], [8192, 300, "00"], [12288, 90, "00"]],
         "targets": [{
             "target": replace(detect_target(2), isa="avx512").to_json(),
@@ -307,6 +310,7 @@ def test_headers_that_lie_are_refused() -> None:
             {"y": ["seq", ["tensor", "string", [2]], ["labels"]]},
         ]],
         "model": 0, "external": {"w": 1},
+        "origin": Origin(FileIdentity(1, 2, 3, 4), {"w": FileIdentity(5, 6, 7, 8)}).to_json(),
     }  # fmt: skip
     size, document = 12288 + 90, json.loads(json.dumps(document))
     read_header(document, size)

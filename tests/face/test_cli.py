@@ -283,6 +283,7 @@ def test_doctor(tmp_path):
     assert found["kernel store"] == {
         "folder": str(tmp_path),
         "kernels": "1",
+        "models": "0",
         "size": "1.0 MiB",
         "bound": "2048.0 MiB",
     }

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from test_cli import call, product, refuse, run_main, save, save_array, succeed, tensor  # noqa: F401
 
+from onnxplan.runtime import origin
 from onnxplan.runtime.devices import _cpu_library
 from onnxplan.runtime.store import KernelStore, StoredCode, content_key
 
@@ -37,12 +38,12 @@ def test_info(folder):
     files = list(folder.rglob("*.kernel"))
     size = sum(path.stat().st_size for path in files)
     rows = found.pop("targets")
-    assert found == {"folder": str(folder), "kernels": 3, "bytes": size, "bound": 4 << 20}
+    assert found == {"folder": str(folder), "kernels": 3, "models": 0, "bytes": size, "bound": 4 << 20}
     assert [(row["target"], row["kernels"]) for row in rows] == [("cpu avx2", 2), ("cuda sm_90", 1)]
     assert sum(row["bytes"] for row in rows) == size
     assert rows[1]["oldest"] == rows[1]["newest"] < rows[0]["oldest"] <= rows[0]["newest"]
     text = succeed("cache", "info", ONNXPLAN_CACHE_SIZE="4M")
-    assert f"{folder}: 3 kernels, 3.0 MiB of 4.0 MiB" in text
+    assert f"{folder}: 3 kernels, 0 models, 3.0 MiB of 4.0 MiB" in text
     assert "cuda sm_90" in text
 
 
@@ -56,18 +57,18 @@ def test_info_of_entries_that_nobody_can_name(folder):
 def test_info_of_an_empty_store(tmp_path):
     nothing = tmp_path / "none"
     assert succeed("cache", "info", ONNXPLAN_CACHE_DIR=str(nothing)).endswith(
-        "0 kernels, 0.0 MiB of 1024.0 MiB\n"
+        "0 kernels, 0 models, 0.0 MiB of 4096.0 MiB\n"
     )
     assert not nothing.exists()
 
 
 def test_clear(folder):
-    assert "1 kernel removed from" in succeed("cache", "clear", "--older-than", "2")
-    assert "0 kernels removed from" in succeed("cache", "clear", "--older-than", "0.5")
+    assert "1 kernel and 0 models removed from" in succeed("cache", "clear", "--older-than", "2")
+    assert "0 kernels and 0 models removed from" in succeed("cache", "clear", "--older-than", "0.5")
     assert len(list(folder.rglob("*.kernel"))) == 2
-    assert succeed("cache", "clear") == f"2 kernels removed from {folder}, 2.0 MiB freed\n"
+    assert succeed("cache", "clear") == f"2 kernels and 0 models removed from {folder}, 2.0 MiB freed\n"
     assert not list(folder.rglob("*.kernel"))
-    assert "0 kernels removed" in succeed("cache", "clear")
+    assert "0 kernels and 0 models removed" in succeed("cache", "clear")
 
 
 @pytest.fixture
@@ -105,6 +106,28 @@ def test_warm_compiles_what_a_model_needs_once(positions, tmp_path):
     expected = f"{found[1]} kernels for cpu: 0 compiled, {found[1]} were there; the store is {store}\n"
     assert result.stdout == expected
     assert set(store.rglob("*.kernel")) == files
+
+
+def test_warm_keeps_the_model(product, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(origin, "RACY_SECONDS", -5.0)
+    monkeypatch.delenv("ONNXPLAN_VERIFY", raising=False)
+    store = tmp_path / "store"
+    assert warm(product, store=store).exit_code == 0
+    (file,) = store.rglob("*.model")
+    assert (
+        warm(product, store=store).stdout
+        == f"1 kernel for cpu: 0 compiled, 1 were there; the store is {store}\n"
+    )
+    monkeypatch.setenv("ONNXPLAN_CACHE_DIR", str(store))
+    found = json.loads(succeed("cache", "info", "--json"))
+    assert found["models"] == 1
+    assert found["seen"]["bytes"] == file.stat().st_size
+    assert found["bytes"] == sum(
+        path.stat().st_size for path in store.rglob("*") if path.suffix in (".kernel", ".model")
+    )
+    assert re.search(r"models +│ +1 +│", succeed("cache", "info"))
+    assert " and 1 model removed from" in succeed("cache", "clear")
+    assert not file.exists()
 
 
 def test_warm_fails_where_nothing_is_kept(product, tmp_path):  # noqa: F811

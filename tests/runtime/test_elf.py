@@ -9,8 +9,9 @@ import struct
 import llvmlite.binding as llvm
 import pytest
 
-from onnxplan.runtime.elf import ElfError, Image, link
+from onnxplan.runtime.elf import ElfError, link
 from onnxplan.runtime.executable import MAPS_IMAGES, map_image
+from onnxplan.runtime.image import Image
 from onnxplan.runtime.object_loader import ObjectLoader
 
 pytestmark = pytest.mark.skipif(not MAPS_IMAGES, reason="images are for Linux on x86-64")

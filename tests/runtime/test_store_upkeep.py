@@ -89,7 +89,7 @@ def test_bound_without_a_setting(monkeypatch):
         monkeypatch.delenv("ONNXPLAN_CACHE_SIZE", raising=False)
         if text is not None:
             monkeypatch.setenv("ONNXPLAN_CACHE_SIZE", text)
-        assert size_bound() == DEFAULT_BOUND == 1 << 30
+        assert size_bound() == DEFAULT_BOUND == 4 << 30
 
 
 def test_least_recently_used_go_first(store):
@@ -102,6 +102,43 @@ def test_least_recently_used_go_first(store):
     assert evict(store.directory, 0).entries == 6
     assert there(store) == set()
     assert evict(store.directory / "none", 0) == Freed(0, 0)
+
+
+def test_models_go_before_kernels(store):
+    one = size_of_one(store)
+    store.put_model(key(20), lambda file: file.write(bytes(4 * one)))
+    store.put_model(key(21), lambda file: file.write(bytes(3 * one)))
+    (old,) = [
+        entry.path for entry in list_entries(store.directory) if entry.is_model and entry.size == 4 * one
+    ]
+    os.utime(old, (time.time() - HOUR,) * 2)
+    assert sum(entry.is_model for entry in list_entries(store.directory)) == 2
+    assert evict(store.directory, 16 * one) == Freed(2, 7 * one, 2)
+    assert there(store) == set(range(10))
+
+
+def test_of_models_the_one_not_used_for_longest_goes_first(store):
+    one = size_of_one(store)
+    for number, size in ((20, 8 * one), (21, 2 * one)):
+        store.put_model(key(number), lambda file, size=size: file.write(bytes(size)))
+    opened = store.open_model(key(20))
+    assert opened is not None
+    old, handle = opened
+    os.close(handle)
+    os.utime(old, (time.time() - HOUR,) * 2)
+    assert evict(store.directory, 19 * one) == Freed(1, 8 * one, 1)
+    assert store.open_model(key(20)) is None
+
+
+def test_a_model_that_cannot_be_written_leaves_nothing(store):
+    def fail(file):
+        file.write(b"some")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.put_model(key(20), fail)
+    assert store.open_model(key(20)) is None
+    assert not list(store.directory.rglob("*.tmp"))
 
 
 def test_use_renews_an_entry(store):
