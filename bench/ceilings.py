@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
 from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 
 from onnxplan.compiler.target import Target
+from onnxplan.runtime.ceilings import Ceilings
 from onnxplan.runtime.cpu.target import detect_target
 from onnxplan.runtime.library import load_object
 
@@ -23,31 +22,6 @@ PASSES = 50_000
 DEPTH = 8
 """Multiply-adds of one chain in a pass."""
 REPEATS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """Operations and bytes per second with some number of threads (a copied byte is read and written: two).
-
-    ``flops`` are of float32, ``byte_operations`` of products of bytes that are summed in int32. Memory's
-    ceiling is no limit for what stays in caches: there a rate may lie above it.
-    """
-
-    flops: float
-    bandwidth: float
-    byte_operations: float = math.inf
-
-    def seconds(self, flops: float, nbytes: float) -> float:
-        """The time that work takes at least where it comes from memory."""
-        return max(flops / self.flops, nbytes / self.bandwidth)
-
-    def for_bytes(self) -> Ceilings:
-        """The ceilings of work whose operations are products of bytes."""
-        return replace(self, flops=self.byte_operations)
-
-    def best(self, other: Ceilings) -> Ceilings:
-        """The higher of each."""
-        return Ceilings(*map(max, astuple(self), astuple(other)))
 
 
 def measure_ceilings(threads: int, repeats: int = REPEATS) -> Ceilings:

@@ -18,11 +18,12 @@ import typer
 
 import onnxplan
 from bench import models, record
-from bench.ceilings import Ceilings, measure_ceilings
+from bench.ceilings import measure_ceilings
 from bench.step_times import PlanTimes, time_steps
 from onnxplan.cli.inputs import read_inputs
 from onnxplan.cli.terminal import add_row, compilation_bar, console, table
 from onnxplan.compiler.plan_text import NODES_WIDTH, kernel_name, shorten
+from onnxplan.runtime.ceilings import Ceilings
 
 
 @dataclass(frozen=True, slots=True)

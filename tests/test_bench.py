@@ -10,9 +10,10 @@ import pytest
 
 import onnxplan
 from bench import op_cases, ops, roofline
-from bench.ceilings import Ceilings, measure_ceilings
+from bench.ceilings import measure_ceilings
 from bench.overhead import product_chain
 from bench.step_times import StampedPlan, time_steps
+from onnxplan.runtime.ceilings import Ceilings
 from onnxplan.runtime.cpu.layout import Status
 from onnxplan.runtime.cpu.slot import Slot
 from onnxplan.runtime.planner import Request
