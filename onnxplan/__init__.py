@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnxplan.compiling import compile as compile  # noqa: A004 - its public name
     from onnxplan.infos import StructureInfo as StructureInfo
     from onnxplan.infos import TensorInfo as TensorInfo
+    from onnxplan.profiling import Profile as Profile
     from onnxplan.runtime.budget import SessionMemory as SessionMemory
     from onnxplan.session import InferenceSession as InferenceSession
     from onnxplan.tensor import Tensor as Tensor
@@ -49,6 +50,7 @@ _HOMES = {
     "OnnxPlanError": "compiler.errors",
     "OutOfMemoryError": "compiler.errors",
     "PeerError": "compiler.errors",
+    "Profile": "profiling",
     "SessionMemory": "runtime.budget",
     "SessionClosedError": "compiler.errors",
     "StructureInfo": "infos",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from onnxplan.dataclass_json import from_json, to_json
 from onnxplan.runtime.ceilings import Ceilings
@@ -132,16 +133,12 @@ class RunEvent:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """What happened when: one run tile by tile, and after it several asynchronous ones as wholes.
-
-    ``dropped`` counts tile events that found no room.
-    """
+    """What happened when: one run tile by tile, and after it several asynchronous ones as wholes."""
 
     seconds: float
     stages: tuple[StageEvent, ...]
     tiles: tuple[TileEvent, ...]
     runs: tuple[RunEvent, ...] = ()
-    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +197,20 @@ class Profile:
 
     def without_timeline(self) -> Profile:
         return replace(self, timeline=None)
+
+    def trace(self) -> dict[str, Any]:
+        """The timeline in Chrome's trace event format, for Perfetto; ``json.dump`` writes it to a file.
+
+        Raises ``ValueError`` where the profile has no timeline.
+        """
+        from onnxplan.chrome_trace import profile_trace
+
+        return profile_trace(self)
+
+    def __str__(self) -> str:
+        from onnxplan.profile_text import profile_to_text
+
+        return profile_to_text(self)
 
     def to_json(self) -> str:
         """The profile as JSON text; :meth:`from_json` gives an equal one back."""

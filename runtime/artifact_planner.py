@@ -133,6 +133,13 @@ class ArtifactPlanner:
         compiled = CompiledPlan(plan.with_threads(self._threads), constants, self._kernels)
         return PlannedStage(compiled, True, texts, entry.run_key, entry.made)
 
+    def operators(self) -> Mapping[str, str]:
+        if self.artifact.header.model is None:
+            return {}
+        if self._fallback is None:
+            self._fallback = self._make_fallback()
+        return self._fallback.operators()
+
     def close(self) -> None:
         if self._fallback is not None:
             self._fallback.close()

@@ -54,7 +54,13 @@ class ModelPlanner:
             stage.structures,
             stage.function,
             stage.host_input,
+            stage.asked_by,
         )
+
+    def operators(self) -> dict[str, str]:
+        return {
+            node.label: node.op_type for model in (self._rewritten, self.model) for node in model.graph.walk()
+        }
 
     def close(self) -> None:
         self.pool = ConstantPool(self.model.release_pages)

@@ -18,6 +18,7 @@ from onnxplan.cli.compile import parse_dim_lists, parse_shapes, shape_sets, size
 from onnxplan.cli.doctor import MISSING, diagnose
 from onnxplan.cli.inputs import Sizes, parse_lengths, read_inputs, resolve_shapes
 from onnxplan.cli.outputs import output_rows, write_results
+from onnxplan.cli.profiling import profile
 from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
 from onnxplan.cli.terminal import add_row, compilation_bar, console, counted, print_error, progress_bar, table
 from onnxplan.cli.timing import compare_latency
@@ -36,6 +37,7 @@ application = typer.Typer(
     add_completion=False,
 )
 application.add_typer(cache, name="cache")
+application.command()(profile)
 
 
 def _show_version(wanted: bool) -> None:
