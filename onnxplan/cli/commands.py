@@ -16,6 +16,7 @@ from onnxplan.cli.cache import cache
 from onnxplan.cli.comparing import show_comparison
 from onnxplan.cli.compile import parse_dim_lists, parse_shapes, shape_sets, size_text
 from onnxplan.cli.doctor import MISSING, diagnose
+from onnxplan.cli.explaining import explain_model
 from onnxplan.cli.inputs import Sizes, parse_lengths, read_inputs, resolve_shapes
 from onnxplan.cli.outputs import output_rows, write_results
 from onnxplan.cli.profiling import profile
@@ -38,6 +39,7 @@ application = typer.Typer(
 )
 application.add_typer(cache, name="cache")
 application.command()(profile)
+application.command("explain")(explain_model)
 
 
 def _show_version(wanted: bool) -> None:
