@@ -58,7 +58,8 @@ def measure(model: str, threads: int, seconds: float) -> Profile:
     """The profile of a model of the zoo, or of a file, with ceilings measured anew."""
     known = model in models.ZOO
     file = models.path(model) if known else Path(model)
-    with compilation_bar(), onnxplan.InferenceSession(file, threads=threads) as session:
+    with compilation_bar() as loaded, onnxplan.InferenceSession(file, threads=threads) as session:
+        loaded()
         feeds = models.feeds(model) if known else read_inputs(session)
         return session.profile(feeds, seconds, remeasure=True)
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ _HOMES = {
     "compile": "compiling",
 }
 __all__ = ["__version__", *_HOMES]
+
+
+if log_levels := os.environ.get("ONNXPLAN_LOG"):
+    from onnxplan.logs import show_log
+
+    show_log(log_levels)
+    del show_log
+del log_levels
 
 
 def __getattr__(name: str) -> Any:

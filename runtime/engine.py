@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,6 +23,8 @@ from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray, Array, Device, Executor
 from onnxplan.runtime.planner import Planner, Request, Shape
 from onnxplan.runtime.stage_cache import StageCache
+
+logger = logging.getLogger("onnxplan.plan")
 
 OutArrays: TypeAlias = "AnyArray | list[AnyArray]"
 
@@ -213,6 +217,7 @@ class Engine:
             return stage
 
     def _dropped(self, request: Request, stage: BoundStage) -> None:
+        logger.debug("dropped the plan for %s, not used for long", request.shapes)
         # Runs in flight may still use the plan: it is released with its last reference.
         if self.plain.get(request.shapes) is stage:
             del self.plain[request.shapes]
@@ -282,10 +287,17 @@ class Engine:
             return following
 
     def _bind(self, request: Request, answers: tuple[Array, ...]) -> BoundStage:
+        start = time.perf_counter()
         planned = self.planner.plan(request, answers)
         compiled = planned.compiled
         plan = compiled.plan
         constants = {id(array): array.nbytes for array in compiled.constants}
+        logger.info(
+            "planned stage %d in %.1f ms: %d steps, %d kernels, %d bytes of arena, %d bytes of constants",
+            len(answers), 1e3 * (time.perf_counter() - start), len(plan.steps), len(plan.kernels),
+            plan.arena_bytes, sum(constants.values()),
+        )  # fmt: skip
+        logger.debug("the plan is for %s", dict(zip(request.names, request.shapes, strict=True)))
         return BoundStage(
             self._bind_plan(compiled, sum(constants.values()) + plan.arena_bytes),
             self.device,

@@ -151,6 +151,7 @@ class KernelStore:
             self._warn(f"cannot write to {path.parent}: {error}")
         else:
             self.unchecked_bytes += len(data)
+            logger.debug("wrote %d bytes for %s to %s", len(data), target or "an entry", path)
 
     def claim(self, key: str) -> Release | None:
         """The right to build the entry of ``key``, as the function that gives it back; does not wait.

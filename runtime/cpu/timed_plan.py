@@ -31,6 +31,11 @@ LEAST_SCRATCH = 1
 """Workers are told apart by their scratch, so there is some."""
 
 
+def has_step_clock() -> bool:
+    """Does this system have the clock that steps read?"""
+    return hasattr(time, "CLOCK_MONOTONIC")
+
+
 def clock_nanoseconds() -> int:
     """A reading of the clock that the steps read."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
@@ -42,7 +47,7 @@ def _clock_functions(store: KernelStore) -> Mapping[str, int]:
 
     ``NotImplementedError`` on systems without POSIX clocks.
     """
-    if not hasattr(time, "CLOCK_MONOTONIC"):
+    if not has_step_clock():
         raise NotImplementedError("this system has no clock_gettime, which the steps of a profile read")
     folder = Path(__file__).parent
     key = content_key("clock", tool_key(), *((folder / name).read_bytes() for name in SOURCES))
@@ -91,10 +96,13 @@ class StampedPlan(_OtherTable):
         super()._fill_record(team)
         self._record[PlanWord.STEP_COUNT] = len(self._steps)
 
+    def readings(self) -> Words:
+        """The clock in nanoseconds before each step of the latest run, and twice after the last one."""
+        return 1_000_000_000 * self.stamps[:, 0] + self.stamps[:, 1]
+
     def intervals(self) -> npt.NDArray[np.float64]:
         """Seconds of each step in the latest run, what the reading costs included, and last that cost."""
-        nanoseconds = 1_000_000_000 * self.stamps[:, 0] + self.stamps[:, 1]
-        return np.diff(nanoseconds) * 1e-9
+        return np.diff(self.readings()) * 1e-9
 
 
 class TracedPlan(_OtherTable):
@@ -155,6 +163,10 @@ class StepTimer:
         intervals = self._stamped.intervals()
         reading = intervals[-1]
         return total - len(self._stamped.stamps) * reading, np.maximum(intervals[:-1] - reading, 0.0)
+
+    def readings(self) -> Words:
+        """:meth:`StampedPlan.readings` of the latest run."""
+        return self._stamped.readings()
 
 
 class TileTracer:
