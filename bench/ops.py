@@ -25,11 +25,12 @@ import typer
 from rich.progress import track
 
 from bench import record
-from bench.ceilings import Ceilings, measure_ceilings
 from bench.model_times import largest_error
 from bench.op_cases import GROUPS, OpCase, traffic
 from bench.peers import Peer, interleave
 from onnxplan.cli.terminal import add_row, console, table
+from onnxplan.runtime.ceilings import Ceilings
+from onnxplan.runtime.cpu.measure_ceilings import measure_ceilings
 
 ENGINES = ("onnxplan into arrays", "onnxruntime into arrays")
 TOLERANCE = 1e-3

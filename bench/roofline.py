@@ -1,6 +1,6 @@
 """The steps of a model's CPU plan beside what the processor can do: ``python -m bench.roofline resnet50``.
 
-Times are of steps within a run (see :mod:`bench.step_times`), FLOPs and bytes are the plan's. The ceiling of
+Times are of steps within a run (see :mod:`onnxplan.profiler`), FLOPs and bytes are the plan's. The ceiling of
 a step is the time that its arithmetic takes at the measured peak or its bytes at the measured copy bandwidth,
 whichever is longer; its share of the ceiling is that over its time. It can exceed 1 where data is in caches.
 Winograd steps count the arithmetic that they do, which is less than a direct convolution's. ``lost`` is the
@@ -9,8 +9,6 @@ time above the ceiling: what a better kernel could save.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,141 +16,52 @@ import typer
 
 import onnxplan
 from bench import models, record
-from bench.ceilings import Ceilings, measure_ceilings
-from bench.step_times import PlanTimes, time_steps
 from onnxplan.cli.inputs import read_inputs
-from onnxplan.cli.terminal import add_row, compilation_bar, console, table
-from onnxplan.compiler.plan_text import NODES_WIDTH, kernel_name, shorten
+from onnxplan.cli.profiling import profile_table
+from onnxplan.cli.terminal import compilation_bar, console
+from onnxplan.profile_text import profile_rows
+from onnxplan.profiling import Profile, StepProfile
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the table: a step, or all steps of a kernel family. Times in seconds, work as in plans."""
-
-    label: str
-    kernel: str
-    nodes: str
-    seconds: float
-    flops: int
-    bytes: int
-    ceiling: float
-    total: float
-
-    @property
-    def share(self) -> float:
-        """Of the total time."""
-        return _ratio(self.seconds, self.total)
-
-    @property
-    def of_ceiling(self) -> float:
-        return _ratio(self.ceiling, self.seconds)
-
-    @property
-    def lost(self) -> float:
-        return max(0.0, self.seconds - self.ceiling)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "step": self.label,
-            "kernel": self.kernel,
-            "nodes": self.nodes,
-            "us": round(1e6 * self.seconds, 3),
-            "share": round(self.share, 4),
-            "GFLOP/s": round(1e-9 * _ratio(self.flops, self.seconds), 2),
-            "GB/s": round(1e-9 * _ratio(self.bytes, self.seconds), 2),
-            "of_ceiling": round(self.of_ceiling, 3),
-            "lost_us": round(1e6 * self.lost, 3),
-        }
+def row_record(profile: Profile, row: StepProfile) -> dict[str, Any]:
+    """A row as it stands in records: microseconds, rates, and what is above the ceiling."""
+    return {
+        "step": row.index,
+        "rows": row.count,
+        "kernel": row.kernel,
+        "nodes": ", ".join(row.nodes),
+        "us": round(1e6 * row.seconds, 3),
+        "share": round(profile.share(row), 4),
+        "GFLOP/s": round(1e-9 * row.flops_per_second, 2),
+        "GB/s": round(1e-9 * row.bytes_per_second, 2),
+        "of_ceiling": round(row.ceiling_share, 3),
+        "lost_us": round(1e6 * row.lost, 3) if row.ceiling else 0.0,
+    }
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
-def step_lines(times: PlanTimes, ceilings: Ceilings) -> list[Line]:
-    """A line for each step, in the plan's order."""
-    total = sum(times.steps)
-    return [
-        Line(
-            str(number),
-            kernel_name(step.kernel),
-            shorten(", ".join(step.nodes), NODES_WIDTH),
-            seconds,
-            step.flops,
-            step.bytes,
-            ceilings.seconds(step.flops, step.bytes),
-            total,
-        )
-        for number, step, seconds in times.timed_steps
-    ]
-
-
-def family_lines(lines: Iterable[Line]) -> list[Line]:
-    """The lines of steps summed by kernel family, the longest first."""
-    groups: dict[str, list[Line]] = {}
-    steps = 0
-    for line in lines:
-        steps += 1
-        groups.setdefault(line.kernel.partition("[")[0], []).append(line)
-    found = [
-        Line(
-            f"{len(group)} of {steps}",
-            family,
-            "",
-            sum(line.seconds for line in group),
-            sum(line.flops for line in group),
-            sum(line.bytes for line in group),
-            sum(line.ceiling for line in group),
-            group[0].total,
-        )
-        for family, group in groups.items()
-    ]
-    return sorted(found, key=lambda line: line.seconds, reverse=True)
-
-
-def summary_rows(label: str, times: PlanTimes, lines: list[Line], ceilings: Ceilings) -> list[record.Row]:
+def summary_rows(label: str, profile: Profile) -> list[record.Row]:
     """The run as a whole; ``label`` names the number of threads."""
-    ceiling, steps = sum(line.ceiling for line in lines), sum(times.steps)
+    found = [row for stage in profile.stages for row in stage.steps]
+    ceiling, steps = sum(row.ceiling for row in found), sum(row.seconds for row in found)
+    assert profile.ceilings is not None
     return [
-        record.Row(f"run, {label}", 1e3 * times.run, "ms"),
-        record.Row(f"run that reads the clock, {label}", 1e3 * times.stamped_run, "ms"),
+        record.Row(f"run, {label}", 1e3 * profile.seconds, "ms"),
         record.Row(f"sum of steps, {label}", 1e3 * steps, "ms"),
         record.Row(f"sum of ceilings, {label}", 1e3 * ceiling, "ms"),
-        record.Row(f"share of the ceiling, {label}", _ratio(ceiling, steps), "ratio"),
-        record.Row(f"arithmetic peak, {label}", 1e-9 * ceilings.flops, "GFLOP/s"),
-        record.Row(f"copy bandwidth, {label}", 1e-9 * ceilings.bandwidth, "GB/s"),
+        record.Row(f"share of the ceiling, {label}", ceiling / steps if steps else 0.0, "ratio"),
+        record.Row(f"arithmetic peak, {label}", 1e-9 * profile.ceilings.flops, "GFLOP/s"),
+        record.Row(f"copy bandwidth, {label}", 1e-9 * profile.ceilings.bandwidth, "GB/s"),
     ]
 
 
-def show_lines(title: str, lines: Iterable[Line]) -> None:
-    headings = ("step", "kernel", "us", "share", "GFLOP/s", "GB/s", "of ceiling", "lost us", "nodes")
-    found = table(*headings, title=title)
-    for line in lines:
-        cells: Mapping[str, Any] = line.to_json()
-        numbers = [f"{cells[name]:.1f}" for name in ("GFLOP/s", "GB/s")]
-        add_row(
-            found,
-            line.label,
-            line.kernel,
-            f"{cells['us']:.1f}",
-            f"{line.share:.1%}",
-            *numbers,
-            f"{line.of_ceiling:.0%}",
-            f"{cells['lost_us']:.1f}",
-            line.nodes,
-        )
-    console().print(found)
-
-
-def measure(model: str, threads: int, seconds: float) -> tuple[PlanTimes, Ceilings]:
-    """Times of a model of the zoo, or a file, and ceilings measured before and after them."""
+def measure(model: str, threads: int, seconds: float) -> Profile:
+    """The profile of a model of the zoo, or of a file, with ceilings measured anew."""
     known = model in models.ZOO
     file = models.path(model) if known else Path(model)
-    with compilation_bar(), onnxplan.InferenceSession(file, threads=threads) as session:
+    with compilation_bar() as loaded, onnxplan.InferenceSession(file, threads=threads) as session:
+        loaded()
         feeds = models.feeds(model) if known else read_inputs(session)
-        before = measure_ceilings(threads)
-        times = time_steps(session, feeds, seconds)
-    return times, before.best(measure_ceilings(threads))
+        return session.profile(feeds, seconds, remeasure=True)
 
 
 def main(
@@ -167,16 +76,14 @@ def main(
     details: dict[str, Any] = {}
     for count in threads or [1]:
         label = record.threads_label(count)
-        times, ceilings = measure(model, count, seconds)
-        lines = step_lines(times, ceilings)
-        families = family_lines(lines)
-        shown = sorted(lines, key=lambda line: line.seconds, reverse=True) if longest else lines
-        show_lines(f"{model}, {label}", shown)
-        show_lines(f"{model}, {label}, by kernel", families)
-        rows += summary_rows(label, times, lines, ceilings)
+        profile = measure(model, count, seconds)
+        steps = profile_rows(profile, longest=longest)
+        console().print(profile_table(profile, steps, f"{model}, {label}"))
+        console().print(profile_table(profile, profile.by_kernel(), f"{model}, {label}, by kernel"))
+        rows += summary_rows(label, profile)
         details[label] = {
-            "families": [line.to_json() for line in families],
-            "steps": [line.to_json() for line in lines],
+            "families": [row_record(profile, row) for row in profile.by_kernel()],
+            "steps": [row_record(profile, row) for row in profile.rows],
         }
     record.show(f"roofline, {model}", rows)
     if save:

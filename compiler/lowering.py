@@ -381,7 +381,7 @@ class Lowering(Builder):
         for storage in alive:
             if storage in written:
                 program.outputs[storage.name] = View.dense(storage, (storage.size,))
-        stage = self._stage(program, final=False)
+        stage = replace(self._stage(program, final=False), asked_by=self.node)
         if question.function is None:
             return stage
         return replace(stage, function=question.function, host_input=self._host_input)

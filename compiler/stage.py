@@ -21,7 +21,7 @@ class Stage:
     ``structures`` are the graph's outputs that are no tensors, with the program's names for their tensors.
 
     Where there is a ``function``, what it makes of ``DEMAND`` on the host is an input of later stages, called
-    ``host_input``, and its shape is the answer.
+    ``host_input``, and its shape is the answer. ``asked_by`` is the label of the node that needs the answer.
     """
 
     program: Program
@@ -30,3 +30,4 @@ class Stage:
     structures: Mapping[str, Structure[str]] = field(default_factory=dict)
     function: HostFunction | None = None
     host_input: str = ""
+    asked_by: str = ""

@@ -45,7 +45,8 @@ async def run_sample() -> None:
 def run_network() -> None:
     file = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_resnet50.onnx"
     print("\nA ResNet-50 (onnxplan plan FILE prints all of its plan):\n")
-    with compilation_bar(), onnxplan.InferenceSession(file) as session:
+    with compilation_bar() as loaded, onnxplan.InferenceSession(file) as session:
+        loaded()
         lines = str(session.plan()).splitlines()
         print("\n".join([*lines[:SHOWN_LINES], "...", lines[-1], ""]))
         latencies = compare_latency(file, session, read_inputs(session), None, SECONDS)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from onnxplan.compiling import compile as compile  # noqa: A004 - its public name
     from onnxplan.infos import StructureInfo as StructureInfo
     from onnxplan.infos import TensorInfo as TensorInfo
+    from onnxplan.profiling import Profile as Profile
     from onnxplan.runtime.budget import SessionMemory as SessionMemory
     from onnxplan.session import InferenceSession as InferenceSession
     from onnxplan.tensor import Tensor as Tensor
@@ -49,6 +51,7 @@ _HOMES = {
     "OnnxPlanError": "compiler.errors",
     "OutOfMemoryError": "compiler.errors",
     "PeerError": "compiler.errors",
+    "Profile": "profiling",
     "SessionMemory": "runtime.budget",
     "SessionClosedError": "compiler.errors",
     "StructureInfo": "infos",
@@ -59,6 +62,14 @@ _HOMES = {
     "compile": "compiling",
 }
 __all__ = ["__version__", *_HOMES]
+
+
+if log_levels := os.environ.get("ONNXPLAN_LOG"):
+    from onnxplan.logs import show_log
+
+    show_log(log_levels)
+    del show_log
+del log_levels
 
 
 def __getattr__(name: str) -> Any:

@@ -6,10 +6,10 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError, SessionClosedError
@@ -18,11 +18,11 @@ from onnxplan.feeds import check_out, plain_out
 from onnxplan.interface import ModelInterface
 from onnxplan.loading import load
 from onnxplan.options import SessionOptions, check_outputs
-from onnxplan.runtime.budget import SessionMemory
+from onnxplan.profiled import Profiled
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.devices import open_device
-from onnxplan.runtime.engine import BoundStage, Engine, OutArrays
+from onnxplan.runtime.engine import BoundStage, Engine, Observer, OutArrays
 from onnxplan.runtime.places import Places
 from onnxplan.runtime.planner import Request
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
@@ -35,13 +35,15 @@ if TYPE_CHECKING:
     from onnxplan.compiler.plan import ExecutionPlan
     from onnxplan.runtime.workers import Workers
 
+T = TypeVar("T")
+
 INLINE_SECONDS = 500e-6
 """Plans for the CPU estimated under this run inside the coroutine: a hop to another thread costs more than it
 saves. Runs on other devices always wait on another thread.
 """
 
 
-class InferenceSession(ModelInterface):
+class InferenceSession(ModelInterface, Profiled):
     """A model, compiled for a device, ready to run.
 
     ``model`` is a path, serialised bytes, an ``onnx.ModelProto``, or the path of an artifact that
@@ -201,6 +203,10 @@ class InferenceSession(ModelInterface):
         def work(cancel: CancelFlag) -> dict[str, Any]:
             return self._run_request(request, arrays, cancel, on_device=on_device)
 
+        return await self._submit(work)
+
+    async def _submit(self, work: Callable[[CancelFlag], T]) -> T:
+        """The result of ``work(cancel)`` on a worker thread, one of ``max_concurrency`` at a time."""
         places = self._places
         if places is None:
             return await self._workers.submit(work)
@@ -284,6 +290,7 @@ class InferenceSession(ModelInterface):
         out: Mapping[str, OutArrays] | None = None,
         *,
         on_device: bool = False,
+        observer: Observer | None = None,
     ) -> dict[str, Any]:
         self._running.append(None)
         try:
@@ -293,7 +300,7 @@ class InferenceSession(ModelInterface):
                 stage = self._engine.first_stage(request)
                 if stage.pick is not None and request.names == self._names and request.fetches is None:
                     self._recent = stage
-                results = self._engine.run(stage, arrays, cancel, out, on_device=on_device)
+                results = self._engine.run(stage, arrays, cancel, out, on_device=on_device, observer=observer)
             except InvalidModelError as error:
                 raise self._refused(request, error) from error
             return {name: result(results[name]) for name in request.fetches or self.output_names}
@@ -330,19 +337,6 @@ class InferenceSession(ModelInterface):
         """The same, blocking."""
         for each in [shapes] if shapes is None or isinstance(shapes, Mapping) else shapes:
             self.plans(each)
-
-    # Memory
-
-    def memory(self) -> SessionMemory:
-        """The bytes of the device's memory that the session's plans hold now, by kind."""
-        return self._engine.budget.memory()
-
-    def trim(self) -> int:
-        """Gives up the memory of temporaries that no run in flight needs; the number of bytes.
-
-        Later runs take it again. Constants stay.
-        """
-        return self._engine.budget.trim()
 
     # Life
 

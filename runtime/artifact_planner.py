@@ -141,6 +141,14 @@ class ArtifactPlanner:
         compiled = CompiledPlan(plan.with_threads(self._threads), constants, self._kernels)
         return PlannedStage(compiled, True, texts, entry.run_key, entry.made)
 
+    def operators(self) -> Mapping[str, str]:
+        header = self.artifact.header
+        if header.model is None and header.origin is None:
+            return {}
+        if self._fallback is None:
+            self._fallback = self._make_fallback()
+        return self._fallback.operators()
+
     def close(self) -> None:
         if self._fallback is not None:
             self._fallback.close()

@@ -41,14 +41,15 @@ if TYPE_CHECKING:
     from onnxplan.runtime.cuda.device import CudaKernelSet
 
 logger = logging.getLogger("onnxplan")
+compile_logger = logging.getLogger("onnxplan.compile")
 
 
 def log_progress(done: int, total: int) -> None:
     """Says in the log that kernels are being compiled, and when that is over."""
     if done == 0:
-        logger.info("compiling %d kernels", total)
+        compile_logger.info("compiling %d kernels", total)
     elif done == total:
-        logger.info("compiled %d kernels", total)
+        compile_logger.info("compiled %d kernels", total)
 
 
 _progress: ContextVar[Progress] = ContextVar("onnxplan_compilation_progress", default=log_progress)

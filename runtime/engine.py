@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray, Array, Device, Executor
 from onnxplan.runtime.planner import Planner, Request, Shape
 from onnxplan.runtime.stage_cache import StageCache
+
+logger = logging.getLogger("onnxplan.plan")
 
 OutArrays: TypeAlias = "AnyArray | list[AnyArray]"
 
@@ -34,7 +38,7 @@ class BoundStage:
     ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
     constants by their identities. ``run_key`` names the input that each run draws at random, if there is one.
     ``structures`` are the model's outputs that are no tensors, by the names of the tensors in them.
-    ``function`` and ``host_input`` are those of :class:`onnxplan.compiler.lowering.Stage`.
+    ``function``, ``host_input`` and ``asked_by`` are those of :class:`onnxplan.compiler.lowering.Stage`.
     """
 
     executor: Executor
@@ -52,6 +56,7 @@ class BoundStage:
     structures: Mapping[str, Structure[str]] = field(default_factory=dict)
     function: HostFunction | None = None
     host_input: str = ""
+    asked_by: str = ""
     used: bool = False
 
     def __post_init__(self) -> None:
@@ -135,6 +140,24 @@ def _out_of_memory(names: tuple[str, ...], nbytes: int, error: MemoryError) -> O
     )
 
 
+class Observer(Protocol):
+    """Takes the place of the two things that a run does, to look at them."""
+
+    def execute(
+        self,
+        stage: BoundStage,
+        inputs: tuple[AnyArray, ...],
+        outputs: tuple[AnyArray, ...],
+        cancel: CancelFlag | None,
+    ) -> None:
+        """Does what ``stage.executor.run`` does."""
+        ...
+
+    def call_host(self, stage: BoundStage, function: HostFunction, answer: Array) -> Array:
+        """``function(answer)``, the work of the host behind ``stage``."""
+        ...
+
+
 LATER_STAGES = 16
 """So many times as many stages after the first ones are kept as plans of first ones."""
 
@@ -196,6 +219,7 @@ class Engine:
             return stage
 
     def _dropped(self, request: Request, stage: BoundStage) -> None:
+        logger.debug("dropped the plan for %s, not used for long", request.shapes)
         # Runs in flight may still use the plan: it is released with its last reference.
         if self.plain.get(request.shapes) is stage:
             del self.plain[request.shapes]
@@ -208,13 +232,15 @@ class Engine:
         out: Mapping[str, OutArrays] | None = None,
         *,
         on_device: bool = False,
+        observer: Observer | None = None,
     ) -> Mapping[str, Structure[AnyArray]]:
         """Runs a first stage and all that follow; ``inputs`` in the order of the request's names.
 
         Returns the outputs by name, freshly allocated on the host or, if ``on_device``, in the device's
         memory, or written into the C-contiguous arrays of ``out``: one, or for a sequence one for each
         element. Strings stay on the host. Raises ``InvalidFeedsError`` where arrays of ``out`` have another
-        type or shape, or are not as many as there are elements, ``OutOfMemoryError``.
+        type or shape, or are not as many as there are elements, ``OutOfMemoryError``. With an ``observer``
+        that runs the stages and the host's functions.
         """
         tensors: dict[str, AnyArray] = dict(zip(stage.request.names, inputs, strict=True))
         while True:
@@ -227,7 +253,10 @@ class Engine:
             if stage.run_key and stage.run_key not in tensors:
                 tensors[stage.run_key] = np.frombuffer(self.draw_key(), np.uint64)
             arrays = tuple([tensors[name] for name in stage.input_names])
-            stage.executor.run(arrays, outputs, cancel)
+            if observer is None:
+                stage.executor.run(arrays, outputs, cancel)
+            else:
+                observer.execute(stage, arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))
             if stage.final:
                 if not self._settled:
@@ -242,7 +271,8 @@ class Engine:
             assert isinstance(answer, np.ndarray)
             tensors.update(produced)
             if stage.function is not None:
-                made = stage.function(answer)
+                function = stage.function
+                made = function(answer) if observer is None else observer.call_host(stage, function, answer)
                 tensors[stage.host_input] = made
                 answer = np.array(made.shape, np.int64)
             stage = self._stage_after(stage, answer)
@@ -267,11 +297,18 @@ class Engine:
             return following
 
     def _bind(self, request: Request, answers: tuple[Array, ...]) -> BoundStage:
+        start = time.perf_counter()
         planned = self.planner.plan(request, answers)
         self._settled = False
         compiled = planned.compiled
         plan = compiled.plan
         constants = {id(array): array.nbytes for array in compiled.constants}
+        logger.info(
+            "planned stage %d in %.1f ms: %d steps, %d kernels, %d bytes of arena, %d bytes of constants",
+            len(answers), 1e3 * (time.perf_counter() - start), len(plan.steps), len(plan.kernels),
+            plan.arena_bytes, sum(constants.values()),
+        )  # fmt: skip
+        logger.debug("the plan is for %s", dict(zip(request.names, request.shapes, strict=True)))
         return BoundStage(
             self._bind_plan(compiled, sum(constants.values()) + plan.arena_bytes),
             self.device,
@@ -288,6 +325,7 @@ class Engine:
             planned.structures,
             planned.function,
             planned.host_input,
+            planned.asked_by,
         )
 
     def _bind_plan(self, compiled: CompiledPlan, least: int) -> Executor:

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     pass
 
 logger = logging.getLogger("onnxplan.store")
+compile_logger = logging.getLogger("onnxplan.compile")
 
 Build = Callable[[KernelSpec, Target], ObjectCode]
 Load = Callable[[bytes, str], int]
@@ -112,6 +114,10 @@ class KernelLibrary:
             with self._lock:
                 missing = [spec for spec in dict.fromkeys(specs) if spec not in known]
                 unknown = [spec for spec in missing if not self._load_stored(spec)]
+                logger.debug(
+                    "%d of %d kernels came from the store %s",
+                    len(missing) - len(unknown), len(missing), self._store.directory,
+                )  # fmt: skip
                 self._compile(unknown, progress, self._take, self._finish)
         return tuple(known[spec] for spec in specs)
 
@@ -124,6 +130,12 @@ class KernelLibrary:
             return False
         self.loaded_count += 1
         return True
+
+    def _build_logged(self, spec: KernelSpec) -> ObjectCode:
+        start = time.perf_counter()
+        code = self._build(spec, self._target)
+        compile_logger.debug("compiled %s in %.0f ms", spec, 1e3 * (time.perf_counter() - start))
+        return code
 
     def _finish(self, spec: KernelSpec, code: ObjectCode) -> None:
         self._addresses[spec] = self._load(code.code, code.symbol)
@@ -150,7 +162,7 @@ class KernelLibrary:
         jobs = [
             Job(
                 self._key(spec),
-                partial(self._build, spec, self._target),
+                partial(self._build_logged, spec),
                 partial(take, spec),
                 partial(finish, spec),
                 f"{self._target.device} {self._target.isa}",

@@ -14,7 +14,7 @@ import shutil
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -216,6 +216,9 @@ class KeepingPlanner:
         self._keeper.start()
         if wait:
             self._keeper.finish()
+
+    def operators(self) -> Mapping[str, str]:
+        return self._planner.operators()
 
     def close(self) -> None:
         self._planner.close()

@@ -54,10 +54,16 @@ class ModelPlanner:
             stage.structures,
             stage.function,
             stage.host_input,
+            stage.asked_by,
         )
 
     def settle(self, *, wait: bool = False) -> None:
         """Nothing is left to do."""
+
+    def operators(self) -> dict[str, str]:
+        return {
+            node.label: node.op_type for model in (self._rewritten, self.model) for node in model.graph.walk()
+        }
 
     def close(self) -> None:
         self.pool = ConstantPool(self.model.release_pages)

@@ -34,7 +34,7 @@ class PlannedStage:
     """The plan of one stage of a model (:class:`onnxplan.compiler.lowering.Stage`).
 
     ``texts`` are outputs of strings, known since planning. ``structures`` are the model's outputs that are no
-    tensors, by the names of the tensors in them. ``function`` and ``host_input`` are those of
+    tensors, by the names of the tensors in them. ``function``, ``host_input`` and ``asked_by`` are those of
     :class:`onnxplan.compiler.lowering.Stage`.
     """
 
@@ -45,6 +45,7 @@ class PlannedStage:
     structures: Mapping[str, Structure[str]] = field(default_factory=dict)
     function: HostFunction | None = None
     host_input: str = ""
+    asked_by: str = ""
 
 
 class Planner(Protocol):
@@ -62,6 +63,10 @@ class Planner(Protocol):
 
         With ``wait`` it is done before this returns.
         """
+        ...
+
+    def operators(self) -> Mapping[str, str]:
+        """The operator types of the model's nodes by their labels; nothing where the model is not at hand."""
         ...
 
     def close(self) -> None:

@@ -11,6 +11,8 @@ import functools
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +68,27 @@ class SeenModel:
     external: dict[str, memoryview]
 
 
+_anew: ContextVar[bool] = ContextVar("onnxplan_anew", default=False)
+
+
+@contextmanager
+def planned_anew() -> Iterator[None]:
+    """Sessions that are opened inside, on this thread, make their plans themselves, whatever is kept."""
+    token = _anew.set(True)
+    try:
+        yield
+    finally:
+        _anew.reset(token)
+
+
 def place_of(path: str | os.PathLike[str], target: Target, optimize: int) -> Place | None:
     """Where a model is kept; None where it cannot be, or is to be compiled in any case."""
     stamp = _sources_stamp()
-    if stamp is None or any(os.environ.get(name, "0") not in ("", "0") for name in INSPECTIONS):
+    if (
+        stamp is None
+        or _anew.get()
+        or any(os.environ.get(name, "0") not in ("", "0") for name in INSPECTIONS)
+    ):
         return None
     absolute = os.path.abspath(os.fsdecode(path))
     settings = [os.environ.get(name, "") for name in SETTINGS]

@@ -189,6 +189,7 @@ class KernelStore:
             self._warn(f"cannot write to {path.parent}: {error}")
         else:
             self.unchecked_bytes += size
+            logger.debug("wrote %d bytes to %s", size, path)
 
     def claim(self, key: str) -> Release | None:
         """The right to build the entry of ``key``, as the function that gives it back; does not wait.

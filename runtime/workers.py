@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from onnxplan.runtime.cancellation import CancelFlag
 
 logger = logging.getLogger("onnxplan.workers")
+run_logger = logging.getLogger("onnxplan.run")
 
 T = TypeVar("T")
 STOP_SECONDS = 5.0
@@ -36,6 +37,8 @@ class Job(asyncio.Future[T], Generic[T]):
     def cancel(self, msg: Any | None = None) -> bool:
         if not super().cancel(msg):
             return False
+        begun = self._function is None
+        run_logger.info("a run was cancelled %s", "on its way" if begun else "before it began")
         self._function = None
         self._flag.set()
         return True

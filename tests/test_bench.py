@@ -10,76 +10,25 @@ import pytest
 
 import onnxplan
 from bench import op_cases, ops, roofline
-from bench.ceilings import Ceilings, measure_ceilings
 from bench.overhead import product_chain
-from bench.step_times import StampedPlan, time_steps
-from onnxplan.runtime.cpu.layout import Status
-from onnxplan.runtime.cpu.slot import Slot
-from onnxplan.runtime.planner import Request
+from onnxplan.runtime.ceilings import Ceilings
+from onnxplan.runtime.cpu.measure_ceilings import measure_ceilings
 
 CEILINGS = Ceilings(flops=2e9, bandwidth=1e9)
-CHAIN = 5
 
 
-@pytest.fixture
-def chain():
-    with onnxplan.InferenceSession(product_chain(CHAIN), threads=2) as session:
-        yield session
-
-
-@pytest.fixture
-def chain_feeds():
-    generator = np.random.default_rng(0)
-    return {name: generator.standard_normal((4, 4), np.float32) for name in ("x0", "m")}
-
-
-def test_every_step_is_timed_in_the_plans_order(chain, chain_feeds):
-    times = time_steps(chain, chain_feeds, seconds=0.01)
-    plan = chain.plan()
-    assert times.plan == plan
-    assert [(number, step) for number, step, _ in times.timed_steps] == list(enumerate(plan.steps))
-    assert min(*times.steps, times.run, times.stamped_run) >= 0
-
-
-def test_a_run_that_reads_the_clock_computes_the_same(chain, chain_feeds):
-    stage = chain._engine.first_stage(Request(chain.input_names, ((4, 4), (4, 4))))
-    stamped = StampedPlan(stage.executor._bound, stage.executor)
-    slot = Slot(stamped, stage.executor._team.native)
-    inputs = tuple(chain_feeds[name] for name in stage.input_names)
-    output = np.full((4, 4), np.nan, np.float32)
-    assert slot.call(inputs, (output,)) == Status.DONE
-    expected = chain_feeds["x0"] @ np.linalg.matrix_power(chain_feeds["m"].astype(np.float64), CHAIN)
-    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-3)
-    assert (stamped.stamps[:, 0] > 0).all(), "a row of the table read no clock"
-    assert (stamped.intervals() >= 0).all()
-    assert len(stamped.intervals()) == len(stage.executor.plan.steps) + 1
-
-
-def test_lines_of_a_plan(chain, chain_feeds):
-    times = time_steps(chain, chain_feeds, seconds=0.01)
-    lines = roofline.step_lines(times, CEILINGS)
-    assert [line.seconds for line in lines] == list(times.steps)
-    for line, step in zip(lines, times.plan.steps, strict=True):
-        assert line.ceiling == max(step.flops / 2e9, step.bytes / 1e9)
-    assert {*lines[0].to_json()} == {
-        *("step", "kernel", "nodes", "us", "share", "GFLOP/s", "GB/s", "of_ceiling", "lost_us")
+def test_records_of_a_roofline():
+    feeds = {name: np.ones((4, 4), np.float32) for name in ("x0", "m")}
+    with onnxplan.InferenceSession(product_chain(5), threads=2) as session:
+        profile = session.profile(feeds, 0.01)
+    rows = {row.name: row for row in roofline.summary_rows("2 threads", profile)}
+    assert rows["arithmetic peak, 2 threads"].value == 1e-9 * profile.ceilings.flops
+    assert rows["run, 2 threads"].value == 1e3 * profile.seconds
+    found = [roofline.row_record(profile, row) for row in profile.rows]
+    assert [each["step"] for each in found] == [0, 1, 2, 3, 4, None, None]
+    assert {*found[0]} == {
+        *("step", "rows", "kernel", "nodes", "us", "share", "GFLOP/s", "GB/s", "of_ceiling", "lost_us")
     }
-    families = roofline.family_lines(lines)
-    assert sum(line.flops for line in families) == times.plan.flops
-    assert sum(line.seconds for line in families) == pytest.approx(sum(times.steps))
-    roofline.show_lines("chain", families + lines)
-    rows = {row.name: row for row in roofline.summary_rows("1 thread", times, lines, CEILINGS)}
-    assert rows["arithmetic peak, 1 thread"].value == 2.0
-
-
-def test_figures_of_a_line():
-    line = roofline.Line("3", "map", "n", seconds=4e-6, flops=4000, bytes=1000, ceiling=1e-6, total=8e-6)
-    assert line.to_json() == {
-        "step": "3", "kernel": "map", "nodes": "n", "us": 4.0, "share": 0.5,
-        "GFLOP/s": 1.0, "GB/s": 0.25, "of_ceiling": 0.25, "lost_us": 3.0,
-    }  # fmt: skip
-    empty = roofline.Line("0", "map", "", seconds=0.0, flops=0, bytes=0, ceiling=0.0, total=0.0)
-    assert empty.share == empty.of_ceiling == empty.lost == 0.0
 
 
 @pytest.mark.parametrize("threads", [1, 2])

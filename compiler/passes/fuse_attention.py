@@ -14,10 +14,13 @@ from onnxplan.compiler.passes.fuse_epilogues import stored_sum
 from onnxplan.compiler.passes.fusion import splice_in
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.operands import Operands
+from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.passes.softmax import Softmax, find_softmax
 from onnxplan.compiler.primitives import Attention, MapReduce, MatMul
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import Shape, View
+
+NOT_PREFERRED = "the device has no kernel for attention that is faster for these shapes"
 
 
 def fuse_attention(program: Program, pool: ConstantPool, prefers: Callable[[Operation], bool]) -> Program:
@@ -36,10 +39,15 @@ def fuse_attention(program: Program, pool: ConstantPool, prefers: Callable[[Oper
             if found is None:
                 continue
             fused = _fused(found, pool)
-            if fused is not None and prefers(fused):
-                index.remove(found.scores)
-                index.remove(found.weights)
-                index.become(operation, fused)
+            if fused is None:
+                continue
+            if not prefers(fused):
+                refuse(found.scores, found.weights, NOT_PREFERRED)
+                refuse(found.weights, operation, NOT_PREFERRED)
+                continue
+            index.remove(found.scores)
+            index.remove(found.weights)
+            index.become(operation, fused)
     return index.finish()
 
 

@@ -12,6 +12,7 @@ from onnxplan.compiler.passes.fusion import is_elementwise
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.operands import Operands, reads_index, splice
 from onnxplan.compiler.passes.output_views import may_write
+from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import MapReduce, Product, product_operands
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import View
@@ -48,7 +49,9 @@ def epilogue_product(index: Index, mapped: Operation) -> Operation | None:
             continue
         if best is not None and index.order[writer] < index.order[best]:
             continue
-        if index.sole_reader(view.storage) is mapped and may_attach(writer, mapped):
+        if index.sole_reader(view.storage) is not mapped:
+            refuse(writer, mapped, "others read the product's result too, or it is an output")
+        elif may_attach(writer, mapped):
             best = writer
     return best
 
@@ -69,23 +72,29 @@ def _fit(product: Operation, mapped: Operation) -> _Fit | None:
     output = product.outputs[0]
     reads = [view for view in mapped.inputs if view.storage is output.storage]
     if len(reads) != 1 or len(mapped.outputs) != 1 or len(product.outputs) != 1:
+        refuse(product, mapped, "an epilogue reads its product's result once and has one result")
         return None
     read = reads[0]
     if read.size != output.size or reads_index(outer.expression):
+        refuse(product, mapped, "an epilogue reads each element of its product's result once, in its place")
         return None
     found = compose(read, output)
     if found is None:
+        refuse(product, mapped, "strides cannot follow the view through which the product's result is read")
         return None
     target = apply(found, output.shape, mapped.outputs[0])
     if target is None or not may_write(primitive, target):
+        refuse(product, mapped, "the product cannot write in the order in which the map does")
         return None
     inputs: list[View | None] = []
     for view in mapped.inputs:
         moved = None if view is read else apply(found, output.shape, view)
         if moved is None and view is not read:
+            refuse(product, mapped, "another operand of the map is no view in the product's coordinates")
             return None
         inputs.append(moved)
     if len(product.inputs) - product_operands(primitive) + len(inputs) - 1 > MAX_EXTRAS:
+        refuse(product, mapped, "the epilogue would have more operands than products take")
         return None
     return _Fit(tuple(inputs), target)
 

@@ -15,8 +15,11 @@ from onnxplan.compiler.passes.fusion import (
     producers,
 )
 from onnxplan.compiler.passes.index import Index
+from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import Product
 from onnxplan.compiler.program import Operation, Program
+
+SHOWN = "its result is an output, or is read by a later stage"
 
 
 def fuse_maps(program: Program) -> Program:
@@ -40,7 +43,10 @@ def _fuse_into(index: Index, consumer: Operation) -> None:
     while progress:
         progress = False
         for producer in producers(index, consumer):
-            if not is_elementwise(producer) or is_shown(index, producer):
+            if not is_elementwise(producer):
+                continue
+            if is_shown(index, producer):
+                refuse(producer, consumer, SHOWN)
                 continue
             if _fuse(index, consumer, producer):
                 progress = True
@@ -59,6 +65,7 @@ def _fuse(index: Index, consumer: Operation, producer: Operation) -> bool:
     if product is not None and not (
         _is_last_product(index, consumer, product) and may_attach(product, fused)
     ):
+        refuse(producer, consumer, "it is the epilogue of a product, which the reader cannot join")
         return False
     index.remove(producer)
     index.become(consumer, fused)
@@ -84,12 +91,21 @@ def _is_last_product(index: Index, consumer: Operation, product: Operation) -> b
 def _spread(index: Index, consumer: Operation, producer: Operation, others: list[Operation]) -> bool:
     """Lets each reader of a cheap map compute it for itself."""
     expression = expression_of(producer)
-    if not is_cheap(expression) or not all(map(is_elementwise, others)):
+    if not is_cheap(expression):
+        refuse(producer, consumer, "several operations read it, and it is not cheap to compute again")
+        return False
+    if not all(map(is_elementwise, others)):
+        refuse(producer, consumer, "others than elementwise maps read it too, so it is stored anyway")
         return False
     moves_only = expression.cost <= 1 and len(producer.inputs) <= 1
     if not moves_only and distinct_bytes(producer.inputs) > distinct_bytes(producer.outputs):
+        refuse(producer, consumer, "several operations read it, and computing it again would read more bytes")
         return False
-    if not keeps_order(producer) or epilogue_product(index, producer) is not None:
+    if not keeps_order(producer):
+        refuse(producer, consumer, "several operations read it, and it changes the order of elements")
+        return False
+    if epilogue_product(index, producer) is not None:
+        refuse(producer, consumer, "several operations read it, and it is the epilogue of a product")
         return False
     readers = [consumer, *others]
     fused: list[Operation] = []

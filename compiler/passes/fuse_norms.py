@@ -20,6 +20,7 @@ from onnxplan.compiler.passes.fusion import (
 )
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.operands import Operands, reads_index
+from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import Storage, View
@@ -61,11 +62,20 @@ def _fuse_once(index: Index, consumer: Operation) -> bool:
                 return True
         position = _position(index, consumer, producer, others)
         if position is None:
+            refuse(
+                producer, consumer, "what else the two read and are read by does not let them stand together"
+            )
             continue
         read_elsewhere = {view.storage for other in others for view in other.inputs} | index.outputs
         keep = [view.storage in read_elsewhere for view in producer.outputs]
         merged = merge(consumer, producer, keep)
-        if merged is not None and _is_balanced(merged):
+        if merged is None:
+            refuse(
+                producer, consumer, "they run over different rows, or need more operands than a kernel takes"
+            )
+        elif not _is_balanced(merged):
+            refuse(producer, consumer, "the rows are too long and too few for threads to share")
+        else:
             index.remove(producer)
             index.become(consumer, merged, position)
             return True

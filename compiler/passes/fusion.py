@@ -9,6 +9,7 @@ from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.passes.composition import Composition, compose, is_injective
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.operands import Operands, reads_index, splice
+from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.view import View
@@ -96,11 +97,16 @@ def absorb(consumer: Operation, producer: Operation, *, repeat: bool) -> Operati
             continue
         source = producer.outputs[number]
         found = compose(source, view)
-        if found is None or not (repeat or is_injective(found, source.shape)):
+        if found is None:
+            refuse(producer, consumer, "strides cannot follow the view through which the result is read")
+            return None
+        if not (repeat or is_injective(found, source.shape)):
+            refuse(producer, consumer, "its elements, which are not cheap, would be computed several times")
             return None
         result = _absorb_input(result, producer, position, number, found)
         position = 0
     if not fits(result):
+        refuse(producer, consumer, "together they have more operands or operations than one kernel takes")
         return None
     return result
 

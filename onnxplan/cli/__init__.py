@@ -1,4 +1,4 @@
-"""The command line: ``onnxplan run | plan | bench | compile | check | compare | doctor | cache``.
+"""The command line: ``onnxplan run``, ``plan``, ``profile``, ``explain``, ``bench``, ``compile`` and others.
 
 Exit status: 0 for success, 1 for what fails (a model that cannot be read or run, a file that cannot be
 written, gaps that ``check`` found), 2 for arguments that make no sense. Of ``compare``, 1 says that something

@@ -16,8 +16,10 @@ from onnxplan.cli.cache import cache
 from onnxplan.cli.comparing import show_comparison
 from onnxplan.cli.compile import parse_dim_lists, parse_shapes, shape_sets, size_text
 from onnxplan.cli.doctor import MISSING, diagnose
+from onnxplan.cli.explaining import explain_model
 from onnxplan.cli.inputs import Sizes, parse_lengths, read_inputs, resolve_shapes
 from onnxplan.cli.outputs import output_rows, write_results
+from onnxplan.cli.profiling import profile
 from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
 from onnxplan.cli.terminal import add_row, compilation_bar, console, counted, print_error, progress_bar, table
 from onnxplan.cli.timing import compare_latency
@@ -36,6 +38,8 @@ application = typer.Typer(
     add_completion=False,
 )
 application.add_typer(cache, name="cache")
+application.command()(profile)
+application.command("explain")(explain_model)
 
 
 def _show_version(wanted: bool) -> None:

@@ -40,7 +40,7 @@ Inputs = Annotated[
 def open_session(
     model: Path, device: str, threads: int | None, math: str = "strict"
 ) -> Iterator[onnxplan.InferenceSession]:
-    """A session, with a progress bar on a terminal for as long as kernels are compiled."""
+    """A session, with a progress bar on a terminal while it is loaded and kernels are compiled."""
     try:
         open_device(device, threads=threads, math=math)
     except onnxplan.DeviceUnavailableError:
@@ -48,7 +48,8 @@ def open_session(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with (
-        compilation_bar(),
+        compilation_bar() as loaded,
         onnxplan.InferenceSession(model, device=device, threads=threads, math=math) as session,
     ):
+        loaded()
         yield session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,9 @@ from onnxplan.runtime.devices import compilation_progress
 
 PIPE_WIDTH = 100_000
 """Columns where no terminal sets a limit: tables are only as wide as what they hold."""
+
+QUIET_SECONDS = 1.0
+"""Loading a model that takes no longer shows nothing."""
 
 Cell = str | Text
 
@@ -65,29 +69,61 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+class CompilationBar:
+    """Shows on a terminal that a model is loaded, once that takes long, and how its kernels are compiled."""
+
+    def __init__(self, screen: Console) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self._bar = Progress(*columns, console=screen, transient=True)
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(QUIET_SECONDS, self._show_loading)
+        self._timer.daemon = True
+        self._loading = True
+        self._timer.start()
+
+    def _show(self, title: str, total: int | None) -> None:
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        self._bar.add_task(title, total=total)
+        self._bar.start()
+
+    def _show_loading(self) -> None:
+        with self._lock:
+            if self._loading:
+                self._show("loading and planning", None)
+
+    def report(self, done: int, total: int) -> None:
+        """See :func:`~onnxplan.runtime.devices.compilation_progress`."""
+        with self._lock:
+            self._loading = False
+            if done == 0:
+                self._show("compiling kernels", total)
+            else:
+                self._bar.update(self._bar.task_ids[-1], completed=done)
+            if done == total:
+                self._bar.stop()
+
+    def loaded(self) -> None:
+        """The model is ready: from now on only compilations are shown."""
+        self._timer.cancel()
+        with self._lock:
+            self._loading = False
+            self._bar.stop()
+
+
 @contextmanager
-def compilation_bar() -> Iterator[None]:
-    """Shows on standard error how kernels are compiled for sessions opened inside, if that is a terminal."""
+def compilation_bar() -> Iterator[Callable[[], None]]:
+    """Shows on standard error how models are loaded inside, if that is a terminal.
+
+    Gives the function to call once the model is loaded, if more is done inside than that.
+    """
     screen = console(stderr=True)
     if not screen.is_terminal:
-        yield
+        yield lambda: None
         return
-    columns = TextColumn("compiling kernels"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    bar = Progress(*columns, console=screen, transient=True)
-
-    def report(done: int, total: int) -> None:
-        if done == 0:
-            for task in bar.task_ids:
-                bar.remove_task(task)
-            bar.add_task("", total=total)
-            bar.start()
-        else:
-            bar.update(bar.task_ids[-1], completed=done)
-        if done == total:
-            bar.stop()
-
+    bar = CompilationBar(screen)
     try:
-        with compilation_progress(report):
-            yield
+        with compilation_progress(bar.report):
+            yield bar.loaded
     finally:
-        bar.stop()
+        bar.loaded()

@@ -24,6 +24,7 @@ from onnxplan.onnxruntime.types import ModelMetadata, NodeArg, type_name
 from onnxplan.runtime.artifact import is_artifact
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray
+from onnxplan.runtime.engine import Observer
 from onnxplan.session import InferenceSession
 from onnxplan.tensor import Tensor, unwrap
 
@@ -119,6 +120,7 @@ class Core(InferenceSession):
         cancel: CancelFlag | None = None,
         out: Mapping[str, AnyArray] | None = None,
         reuse: Mapping[str, AnyArray] | None = None,
+        observer: Observer | None = None,
         *,
         on_device: bool = False,
     ) -> dict[str, Any]:
@@ -141,7 +143,9 @@ class Core(InferenceSession):
                         and not overlaps(old, arrays)
                     ):
                         targets[name] = old
-            results = self._run_request(request, arrays, cancel, targets, on_device=on_device)
+            results = self._run_request(
+                request, arrays, cancel, targets, on_device=on_device, observer=observer
+            )
         return {name: to_plain(value) for name, value in results.items()}
 
     # What is known of inputs and outputs

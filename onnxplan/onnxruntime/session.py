@@ -18,7 +18,7 @@ from onnxplan.onnxruntime.devices import OrtDevice
 from onnxplan.onnxruntime.errors import EPFail, InvalidArgument, StatusError
 from onnxplan.onnxruntime.feeds import read_feeds
 from onnxplan.onnxruntime.options import RunOptions, SessionOptions
-from onnxplan.onnxruntime.profiling import Profile
+from onnxplan.onnxruntime.profiling import Profile, node_observer
 from onnxplan.onnxruntime.providers import (
     CPU,
     CUDA,
@@ -330,9 +330,9 @@ class InferenceSession:
         if not isinstance(run_options, RunOptions | None):
             raise TypeError(f"run(): incompatible function arguments: {run_options!r} is no RunOptions")
         flag = None if run_options is None else run_options._flag
-        begin = time.perf_counter_ns()
+        begin, observer = time.perf_counter_ns(), node_observer(self._profile, self._sess)
         try:
-            results = self._sess.compute(feeds, names, flag, out, reuse, on_device=on_device)
+            results = self._sess.compute(feeds, names, flag, out, reuse, observer, on_device=on_device)
         except EPFail as error:
             if not self._enable_fallback or CUDA not in self._providers:
                 raise

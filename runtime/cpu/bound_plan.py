@@ -52,6 +52,7 @@ class BoundPlan:
 
     def __init__(self, plan: ExecutionPlan, constants: Constants, kernels: Sequence[int], team: Team) -> None:
         self.plan = plan
+        self.kernel_addresses = tuple(kernels)
         self.constants = tuple(_constant(plan, constants, index) for index in range(len(plan.constants)))
         _check_buffers(plan)
         self.workers = min(plan.target.threads, MAX_WORKERS, team.cores)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.errors import OutOfMemoryError
+from onnxplan.compiler.errors import OutOfMemoryError, SessionClosedError
 from onnxplan.compiler.plan import ExecutionPlan, Kernels
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
@@ -70,7 +70,8 @@ class CpuExecutor:
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}")
         self.plan = plan
-        self._team = team or process_team(_store_of(kernels))
+        self.store = _store_of(kernels)
+        self._team = team or process_team(self.store)
         bound = BoundPlan(plan, constants, kernels.addresses(plan.kernels, progress), self._team)
         self._bound: BoundPlan | None = bound
         self._slots: dict[Caller, Slot] = {}
@@ -128,6 +129,24 @@ class CpuExecutor:
             self._give(call)
             if self._waiting:
                 self._pool.notify()
+
+    def run_slot(self, slot: Slot, inputs: Arrays, outputs: Arrays, cancel: CancelFlag | None = None) -> None:
+        """:meth:`run` in a slot of the caller's, made for the same inputs and outputs."""
+        self._team.ensure(self.bound.helpers)
+        status = slot.call(inputs, outputs, (cancel or _NEVER).address)
+        if status:
+            self._finish_unusual(status, slot.call, inputs, outputs, cancel)
+
+    @property
+    def team(self) -> Team:
+        return self._team
+
+    @property
+    def bound(self) -> BoundPlan:
+        """The plan's tables; raises ``SessionClosedError`` after :meth:`close`."""
+        if self._bound is None:
+            raise SessionClosedError("the session was closed")
+        return self._bound
 
     def memory(self) -> MemoryUse:
         bound, pool = self._bound, self._pool

@@ -165,6 +165,32 @@ class SlotWord:
     WORDS = 4
 
 
+class TraceWord:
+    """What a traced kernel gets as its parameters: the kernel it stands for, and where to note its calls.
+
+    ``LOG`` is the address of a log: the number of its events, and from ``EVENTS`` on the events.
+    """
+
+    KERNEL = 0
+    PARAMETERS = 1
+    STEP = 2
+    LOG = 3
+    WORDS = 4
+    EVENTS = LINE
+
+
+class EventWord:
+    """An event of a log: the worker's scratch, step and tiles, and the clock's seconds and nanoseconds."""
+
+    SCRATCH = 0
+    STEP = 1
+    FIRST = 2
+    LAST = 3
+    BEGIN = 4
+    END = 6
+    WORDS = 8
+
+
 class Status:
     """What a run returns."""
 

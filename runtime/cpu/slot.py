@@ -59,7 +59,7 @@ class Slot:
         record[SlotWord.SCRATCH] = scratch
         table = self._block[starts[2] : starts[2] + sizes[2]].view(np.int64)
         np.add(bound.operands, np.where(bound.arena_operands, arena, 0), out=table)
-        self.arena = arena
+        self.arena, self.scratch = arena, scratch
         self._addresses = self._block[starts[1] : starts[1] + sizes[1]].view(np.int64)
         self._native = native
         self.call: Caller = native.caller(self.address) or self._call_with_addresses

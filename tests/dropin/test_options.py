@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,6 +260,66 @@ def test_profiles_are_chrome_traces(ort, tmp_path):
     assert "session_initialization" in {event["name"] for event in events}
     assert session.end_profiling() == ""
     np.testing.assert_array_equal(session.run(["z"], {"x": X})[0], X + 1)
+
+
+def test_profiles_have_an_event_for_each_node(ort, tmp_path):
+    """Fields and their types are onnxruntime's; a fused step has the types of all its nodes."""
+    file = profile(ort, tmp_path).end_profiling()
+    with open(file, encoding="utf-8") as text:
+        events = json.load(text)
+    nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
+    assert nodes
+    assert len(nodes) % 3 == 0
+    runs = [event for event in events if event["name"] == "model_run"]
+    executions = [event for event in events if event["name"] == "SequentialExecutor::Execute"]
+    assert len(executions) == len(runs) == 3
+    for event in nodes:
+        facts = event["args"]
+        assert facts["op_name"]
+        assert facts["provider"] == "CPUExecutionProvider"
+        for name in ("node_index", "activation_size", "parameter_size", "output_size"):
+            assert int(facts[name]) >= 0
+        for name in ("input_type_shape", "output_type_shape"):
+            assert all(isinstance(shape, list) for each in facts[name] for shape in each.values())
+            assert {"float"} >= {kind for each in facts[name] for kind in each}
+        inside = [
+            run for run in runs if run["ts"] <= event["ts"] + 1 and event["ts"] <= run["ts"] + run["dur"] + 1
+        ]
+        assert len(inside) >= 1, "a node ran outside of all runs"
+
+
+def test_fused_nodes_share_an_event(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], name="product"),
+        helper.make_node("Relu", ["p"], ["y"], name="relu"),
+    ]
+    shaped = [helper.make_tensor_value_info(name, 1, [4, 4]) for name in ("x", "w", "y")]
+    graph = helper.make_graph(nodes, "g", shaped[:2], shaped[2:])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    ort = onnxplan.onnxruntime
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = ort.InferenceSession(proto.SerializeToString(), options)
+    x, w = np.random.default_rng(0).standard_normal((2, 4, 4)).astype(np.float32)
+    (found,) = session.run(None, {"x": x, "w": w})
+    np.testing.assert_allclose(found, np.maximum(x @ w, 0), rtol=1e-5, atol=1e-6)
+    events = json.loads(Path(session.end_profiling()).read_text())
+    (event,) = [event for event in events if event["cat"] == "Node"]
+    assert event["name"] == "product_kernel_time"
+    assert event["args"]["op_name"] == "MatMul+Relu"
+    assert event["args"]["nodes"] == ["product", "relu"]
+    assert event["args"]["input_type_shape"] == [{"float": [4, 4]}, {"float": [4, 4]}]
+    assert event["args"]["output_size"] == "64"
+
+
+def test_profiles_are_bounded(tmp_path, monkeypatch, caplog):
+    from onnxplan.onnxruntime import profiling
+
+    monkeypatch.setattr(profiling, "MOST_EVENTS", 4)
+    file = profile(onnxplan.onnxruntime, tmp_path).end_profiling()
+    assert len(json.loads(Path(file).read_text())) == 4
+    assert caplog.text.count("later ones are dropped") == 1
 
 
 def test_profiles_of_sessions_that_go_are_written(tmp_path):

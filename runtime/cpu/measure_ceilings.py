@@ -1,21 +1,31 @@
-"""What the processor can do at most: multiply-adds in registers, and copies through memory."""
+"""What the processor can do at most: multiply-adds in registers, and copies through memory.
+
+Measured once on a machine and kept in the kernel store.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import math
+import json
+import logging
+import platform
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxplan.compiler.target import Target
+from onnxplan.runtime.ceilings import Ceilings
 from onnxplan.runtime.cpu.target import detect_target
-from onnxplan.runtime.library import load_object
+from onnxplan.runtime.library import load_object, tool_key
+from onnxplan.runtime.store import KernelStore, StoredCode, content_key
+
+logger = logging.getLogger("onnxplan.profile")
 
 COPY_BYTES = 128 << 20
 """Bytes that all threads together copy at a time, and at least four times the largest cache."""
@@ -25,29 +35,25 @@ DEPTH = 8
 REPEATS = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """Operations and bytes per second with some number of threads (a copied byte is read and written: two).
+def stored_ceilings(store: KernelStore, threads: int, *, again: bool = False) -> Ceilings:
+    """The ceilings with ``threads`` threads out of ``store``; measured (a second or two) where it has none.
 
-    ``flops`` are of float32, ``byte_operations`` of products of bytes that are summed in int32. Memory's
-    ceiling is no limit for what stays in caches: there a rate may lie above it.
+    ``again`` measures in any case. They belong to a machine, an instruction set and a number of threads.
     """
+    target = detect_target(threads)
+    parts = (platform.node(), tool_key(), target.isa, str(target.threads), str(target.dot_products))
+    key = content_key("ceilings", Path(__file__).read_bytes(), *parts)
+    entry = None if again else store.get(key)
+    if entry is not None:
+        return Ceilings(*json.loads(entry.code))
+    logger.info("measuring the ceilings of %s", counted_threads(target.threads))
+    found = measure_ceilings(threads)
+    store.put(key, StoredCode("ceilings", json.dumps(astuple(found)).encode()), "measured ceilings")
+    return found
 
-    flops: float
-    bandwidth: float
-    byte_operations: float = math.inf
 
-    def seconds(self, flops: float, nbytes: float) -> float:
-        """The time that work takes at least where it comes from memory."""
-        return max(flops / self.flops, nbytes / self.bandwidth)
-
-    def for_bytes(self) -> Ceilings:
-        """The ceilings of work whose operations are products of bytes."""
-        return replace(self, flops=self.byte_operations)
-
-    def best(self, other: Ceilings) -> Ceilings:
-        """The higher of each."""
-        return Ceilings(*map(max, astuple(self), astuple(other)))
+def counted_threads(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def measure_ceilings(threads: int, repeats: int = REPEATS) -> Ceilings:
@@ -147,4 +153,4 @@ def _compile_multiplier(lanes: int, chains: int, *, quads: bool) -> bytes:
         builder.store(reduce(add, sums), result, align=4)
         builder.ret_void()
 
-    return compile_module("bench.ceilings", build)
+    return compile_module("onnxplan.ceilings", build)
