@@ -66,7 +66,7 @@ class Planner(Protocol):
         ...
 
     def origins(self, request: Request, answers: tuple[Array, ...]) -> tuple[NodeOrigin, ...] | None:
-        """What became of each node up to the stage after ``answers``; ``None`` where plans came ready-made."""
+        """What became of each node up to the stage after ``answers``; ``None`` for plans made elsewhere."""
         ...
 
     def close(self) -> None:

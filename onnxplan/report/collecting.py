@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnxplan
-from onnxplan.compiler.plan import ExecutionPlan, Operand, Step
+from onnxplan.compiler.plan import ExecutionPlan, Step
 from onnxplan.compiler.plan_text import kernel_name, operand_range, operand_text
 from onnxplan.compiler.provenance import COMPUTED, NodeOrigin
 from onnxplan.profiling import BETWEEN, Profile, StageProfile

@@ -24,7 +24,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """``rows`` and ``columns`` of boxes. ``lanes`` has for each edge (gap, track), or ``None`` if it is short.
+    """``rows`` and ``columns`` of boxes. ``lanes`` has for each edge (gap, track), ``None`` if it is short.
 
     Gap ``g`` lies left of column ``g``; ``tracks`` counts the tracks of each gap, one more than columns.
     """

@@ -22,9 +22,10 @@ def render(data: Mapping[str, Any]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # A name in the model could end the element.
     embedded = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
     parts = {
         "@title@": html.escape(f"{data['model']} - onnxplan"),
-        "@policy@": f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'",
+        "@policy@": policy,
         "@style@": _asset("page.css"),
         "@licence@": _asset("d3.LICENSE.txt").replace("--", "=="),
         "@data@": embedded,
