@@ -65,6 +65,11 @@ types: $(VENV)/.installed-test
 docs/operators.md: $(VENV)/.installed-test
 	$(BIN)/python -m catalogue
 
+# The parts of D3 that the report page carries, as package-lock.json pins them; needs npm. The result is committed.
+.PHONY: d3
+d3:
+	cd onnxplan/report/vendor && npm ci --no-audit --no-fund && npm run build
+
 # On a machine with a GPU, with the packages that $(PYTHON) has: nothing is installed, no network is needed.
 test-cuda:
 	$(PYTHON) bench/checkout.py tests.cuda.gpu_run

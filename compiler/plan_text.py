@@ -152,23 +152,29 @@ def _table(columns: Sequence[Column], rows: Sequence[tuple[str, ...]]) -> Iterab
 
 def _operands(step: Step, buffers: Sequence[Buffer]) -> str:
     written = set(step.outputs)
-    results = [_operand(operand, buffers) for n, operand in enumerate(step.operands) if n in written]
-    reads = [_operand(operand, buffers) for n, operand in enumerate(step.operands) if n not in written]
+    results = [operand_text(operand, buffers) for n, operand in enumerate(step.operands) if n in written]
+    reads = [operand_text(operand, buffers) for n, operand in enumerate(step.operands) if n not in written]
     return f"{' '.join(results)} <- {' '.join(reads)}".rstrip()
 
 
 _SPACES = {"input": "in", "output": "out", "constant": "const"}
 
 
-def _operand(operand: Operand, buffers: Sequence[Buffer]) -> str:
-    buffer = buffers[operand.buffer]
+def operand_range(operand: Operand) -> tuple[int, int]:
+    """The first byte of its buffer that an operand covers, and the byte behind the last one."""
     low = high = operand.offset
+    if 0 in operand.shape:
+        return low, high
     for extent, stride in zip(operand.shape, operand.strides, strict=True):
         reach = (extent - 1) * stride * operand.dtype.itemsize
         low, high = min(low, low + reach), max(high, high + reach)
-    high += operand.dtype.itemsize
-    if 0 in operand.shape:
-        low = high = operand.offset
+    return low, high + operand.dtype.itemsize
+
+
+def operand_text(operand: Operand, buffers: Sequence[Buffer]) -> str:
+    """An operand as printed plans show it: ``buffer[first byte:end] type[shape]``."""
+    buffer = buffers[operand.buffer]
+    low, high = operand_range(operand)
     shape = "x".join(map(str, operand.shape)) or "1"
     if buffer.space == "arena":
         place = f"arena[{buffer.offset + low}:{buffer.offset + high}]"

@@ -49,12 +49,12 @@ class Explanation:
 
 @dataclass(slots=True)
 class _Course:
-    """Observes which plans a run takes."""
+    """Observes which stages a run takes."""
 
-    plans: list[ExecutionPlan] = field(default_factory=list)
+    stages: list[BoundStage] = field(default_factory=list)
 
     def execute(self, stage: BoundStage, inputs: Any, outputs: Any, cancel: CancelFlag | None) -> None:
-        self.plans.append(stage.executor.plan)
+        self.stages.append(stage)
         stage.executor.run(inputs, outputs, cancel)
 
     def call_host(self, stage: BoundStage, function: HostFunction, answer: Any) -> Any:
@@ -63,10 +63,15 @@ class _Course:
 
 def plans_of_run(session: InferenceSession, feeds: Mapping[str, Any]) -> list[ExecutionPlan]:
     """The plans of the stages that a run with ``feeds`` takes, in order."""
+    return [stage.executor.plan for stage in stages_of_run(session, feeds)]
+
+
+def stages_of_run(session: InferenceSession, feeds: Mapping[str, Any]) -> list[BoundStage]:
+    """The stages that a run with ``feeds`` takes, in order."""
     course = _Course()
     request, arrays = session._check(feeds, None, session._device)
     session._run_request(request, arrays, None, observer=course)
-    return course.plans
+    return course.stages
 
 
 def explain(

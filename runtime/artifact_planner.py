@@ -149,6 +149,9 @@ class ArtifactPlanner:
             self._fallback = self._make_fallback()
         return self._fallback.operators()
 
+    def origins(self, request: Request, answers: tuple[Array, ...]) -> None:
+        return None
+
     def close(self) -> None:
         if self._fallback is not None:
             self._fallback.close()

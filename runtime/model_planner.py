@@ -10,6 +10,7 @@ from onnxplan.compiler.ir import Model, TensorType, Value
 from onnxplan.compiler.lowering import lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.program import Program
+from onnxplan.compiler.provenance import NodeOrigin, trace_nodes
 from onnxplan.compiler.rewrites.integer_operators import integer_operators
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.runtime.device import Array
@@ -64,6 +65,18 @@ class ModelPlanner:
         return {
             node.label: node.op_type for model in (self._rewritten, self.model) for node in model.graph.walk()
         }
+
+    def origins(self, request: Request, answers: tuple[Array, ...]) -> tuple[NodeOrigin, ...]:
+        # What lowering evaluates once more goes to a pool of its own, and with it.
+        return trace_nodes(
+            self._rewritten,
+            dict(zip(request.names, request.shapes, strict=True)),
+            answers,
+            fetches=request.fetches,
+            pool=ConstantPool(self.model.release_pages),
+            texts=dict(request.texts),
+            structures=dict(request.structures),
+        )
 
     def close(self) -> None:
         self.pool = ConstantPool(self.model.release_pages)

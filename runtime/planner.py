@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from onnxplan.compiler.plan import CompiledPlan, HostFunction
 from onnxplan.compiler.structures import Structure
 from onnxplan.runtime.device import Array
+
+if TYPE_CHECKING:
+    from onnxplan.compiler.provenance import NodeOrigin
 
 Shape = tuple[int, ...]
 
@@ -67,6 +70,10 @@ class Planner(Protocol):
 
     def operators(self) -> Mapping[str, str]:
         """The operator types of the model's nodes by their labels; nothing where the model is not at hand."""
+        ...
+
+    def origins(self, request: Request, answers: tuple[Array, ...]) -> tuple[NodeOrigin, ...] | None:
+        """What became of each node up to the stage after ``answers``; ``None`` for plans made elsewhere."""
         ...
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from onnxplan.cli.explaining import explain_model
 from onnxplan.cli.inputs import Sizes, parse_lengths, read_inputs, resolve_shapes
 from onnxplan.cli.outputs import output_rows, write_results
 from onnxplan.cli.profiling import profile
+from onnxplan.cli.reporting import report
 from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
 from onnxplan.cli.terminal import add_row, compilation_bar, console, counted, print_error, progress_bar, table
 from onnxplan.cli.timing import compare_latency
@@ -39,6 +40,7 @@ application = typer.Typer(
 )
 application.add_typer(cache, name="cache")
 application.command()(profile)
+application.command()(report)
 application.command("explain")(explain_model)
 
 
