@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from onnxplan.compiling import compile as compile  # noqa: A004 - its public name
     from onnxplan.infos import StructureInfo as StructureInfo
     from onnxplan.infos import TensorInfo as TensorInfo
+    from onnxplan.instrumentation import Instrumentation as Instrumentation
+    from onnxplan.instrumentation import instrument as instrument
+    from onnxplan.observers import Operation as Operation
+    from onnxplan.observers import SessionObserver as SessionObserver
     from onnxplan.runtime.budget import SessionMemory as SessionMemory
     from onnxplan.session import InferenceSession as InferenceSession
     from onnxplan.tensor import Tensor as Tensor
@@ -43,20 +47,24 @@ _HOMES = {
     "ExecutionPlan": "compiler.plan",
     "IncompatibleArtifactError": "compiler.errors",
     "InferenceSession": "session",
+    "Instrumentation": "instrumentation",
     "InvalidArtifactError": "compiler.errors",
     "InvalidFeedsError": "compiler.errors",
     "InvalidModelError": "compiler.errors",
     "OnnxPlanError": "compiler.errors",
+    "Operation": "observers",
     "OutOfMemoryError": "compiler.errors",
     "PeerError": "compiler.errors",
     "SessionMemory": "runtime.budget",
     "SessionClosedError": "compiler.errors",
+    "SessionObserver": "observers",
     "StructureInfo": "infos",
     "Tensor": "tensor",
     "TensorInfo": "infos",
     "UnsupportedOperatorError": "compiler.errors",
     "compare": "comparison",
     "compile": "compiling",
+    "instrument": "instrumentation",
 }
 __all__ = ["__version__", *_HOMES]
 

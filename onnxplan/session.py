@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +17,7 @@ from onnxplan.event_loop import Slice, let_others_run, off_the_loop
 from onnxplan.feeds import check_out
 from onnxplan.interface import ModelInterface
 from onnxplan.loading import load
+from onnxplan.observers import observed
 from onnxplan.options import SessionOptions, check_outputs
 from onnxplan.runtime.budget import SessionMemory
 from onnxplan.runtime.cancellation import CancelFlag
@@ -61,8 +62,8 @@ class InferenceSession(ModelInterface):
     * ``recompile``: compile the model of an artifact that was made for another machine, instead of raising
       :class:`~onnxplan.IncompatibleArtifactError`;
     * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner
-    of
-      this Ed25519 public key (the path of a PEM file, or its bytes).
+      of this Ed25519 public key (the path of a PEM file, or its bytes);
+    * ``name``: what metrics and traces call the session, see :func:`onnxplan.instrument`.
 
     Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.InvalidArtifactError`,
     :class:`~onnxplan.UnsupportedOperatorError`,
@@ -74,6 +75,12 @@ class InferenceSession(ModelInterface):
     Sessions may be used from any number of tasks and threads at once, as context managers, and pickle as
     the model and the options.
     """
+
+    _engine_kind: Callable[..., Engine] = Engine
+    _observed_by = "onnxplan.observed"
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        return super().__new__(observed(cls))
 
     def __init__(
         self,
@@ -89,24 +96,17 @@ class InferenceSession(ModelInterface):
         memory_limit: int | None = None,
         recompile: bool = False,
         verify_key: str | os.PathLike[str] | bytes | None = None,
+        name: str | None = None,
     ) -> None:
+        bounds = max_concurrency, max_plans
         self._options = SessionOptions(
-            device,
-            threads,
-            math,
-            cache,
-            max_concurrency,
-            max_plans,
-            optimize,
-            memory_limit,
-            recompile,
-            verify_key,
+            device, threads, math, cache, *bounds, optimize, memory_limit, recompile, verify_key, name
         )
         self._device = open_device(device, threads=threads, math=math, cache=cache)
         loaded = load(model, self._device, self._options, self._adapt)
         super().__init__(loaded.signature)
         self._source = loaded.source
-        self._engine = Engine(
+        self._engine = self._engine_kind(
             loaded.planner,
             self._device,
             self._names,

@@ -19,6 +19,7 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "docs/api.md",
     "docs/design.md",
+    "docs/observability.md",
     "docs/operators.md",
     "docs/status.md",
 ]

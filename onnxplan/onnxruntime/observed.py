@@ -1,0 +1,31 @@
+"""Sessions of the interface of onnxruntime that report to observers; imported only where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from onnxplan import observed
+from onnxplan.observed import ObservedSession
+from onnxplan.onnxruntime.core import Core
+from onnxplan.onnxruntime.options import SessionOptions
+from onnxplan.onnxruntime.providers import Placement
+
+
+class ObservedCore(ObservedSession, Core):
+    """A core that reports to observers."""
+
+    @staticmethod
+    def _asked_device(options: SessionOptions, placement: Placement) -> str:  # type: ignore[override]
+        return placement.device
+
+    def try_run(self, feeds: Mapping[str, Any]) -> None:
+        """Leaves all runs to :meth:`compute`, which reports them."""
+
+    def compute(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        with self._observed_run(is_async=False):
+            return super().compute(*arguments, **options)
+
+
+observed_kind = partial(observed.observed_kind, base=ObservedCore)
