@@ -46,20 +46,15 @@ class ObservedSession(InferenceSession):
 
     _plain_kind: type[InferenceSession] = InferenceSession
 
-    def __init__(self, model: Any, *arguments: Any, **options: Any) -> None:
-        name = options.get("name") or _name_of(model)
-        device = self._asked_device(*arguments, **options)
-        self._observation = Observation(observers.active, name, device)
+    def _open(self, model: Any) -> None:
+        name = self._options.name or _name_of(model)
+        self._observation = Observation(observers.active, name, self._options.device)
         self._engine_kind = partial(ObservedEngine, self._observation)
         with self._observation.of("load", {}):
-            super().__init__(model, *arguments, **options)
+            super()._open(model)
             self._observation.device = self.device
         for observer in self._observation.told:
             observer.opened(self)
-
-    @staticmethod
-    def _asked_device(*_: Any, device: str = "cpu", **__: Any) -> str:
-        return device
 
     def _reset_runs(self) -> None:
         super()._reset_runs()

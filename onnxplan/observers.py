@@ -6,13 +6,11 @@ import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from onnxplan.observed import ObservedSession
     from onnxplan.session import InferenceSession
-
-T = TypeVar("T", bound="InferenceSession")
 
 OperationKind: TypeAlias = Literal["load", "plan", "compile", "run"]
 AttributeValue: TypeAlias = "str | int | bool | Sequence[str]"
@@ -56,9 +54,8 @@ active: tuple[SessionObserver, ...] = ()
 """Those that sessions made from now on are observed by."""
 
 
-def observed(kind: type[T]) -> type[T]:
-    """The class of a new session of class ``kind``: one that reports where there is anyone to report to."""
-    if not active:
-        return kind
-    made: type[T] = importlib.import_module(kind._observed_by).observed_kind(kind)
-    return made
+def observe(session: InferenceSession) -> None:
+    """Makes a session that is about to open one that reports, if there is anyone to report to."""
+    if active:
+        kind = type(session)
+        session.__class__ = importlib.import_module(kind._observed_by).observed_kind(kind)

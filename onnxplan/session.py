@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,9 +14,10 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError, SessionClosedError
 from onnxplan.event_loop import Slice, let_others_run, off_the_loop
 from onnxplan.feeds import check_out
+from onnxplan.forks import survive_forks
 from onnxplan.interface import ModelInterface
 from onnxplan.loading import load
-from onnxplan.observers import observed
+from onnxplan.observers import observe
 from onnxplan.options import SessionOptions, check_outputs
 from onnxplan.runtime.budget import SessionMemory
 from onnxplan.runtime.cancellation import CancelFlag
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxplan.compiler.plan import ExecutionPlan
+    from onnxplan.loading import ModelLike
     from onnxplan.runtime.workers import Workers
 
 INLINE_SECONDS = 500e-6
@@ -79,9 +80,6 @@ class InferenceSession(ModelInterface):
     _engine_kind: Callable[..., Engine] = Engine
     _observed_by = "onnxplan.observed"
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
-        return super().__new__(observed(cls))
-
     def __init__(
         self,
         model: str | os.PathLike[str] | bytes | onnx.ModelProto,
@@ -102,24 +100,32 @@ class InferenceSession(ModelInterface):
         self._options = SessionOptions(
             device, threads, math, cache, *bounds, optimize, memory_limit, recompile, verify_key, name
         )
-        self._device = open_device(device, threads=threads, math=math, cache=cache)
-        loaded = load(model, self._device, self._options, self._adapt)
+        observe(self)
+        self._open(model)
+
+    def _open(self, model: ModelLike) -> None:
+        options = self._options
+        self._device = open_device(
+            options.device, threads=options.threads, math=options.math, cache=options.cache
+        )
+        loaded = load(model, self._device, options, self._adapt)
         super().__init__(loaded.signature)
         self._source = loaded.source
         self._engine = self._engine_kind(
             loaded.planner,
             self._device,
             self._names,
-            max_plans=max_plans,
-            memory_limit=memory_limit,
-            max_concurrency=max_concurrency,
+            max_plans=options.max_plans,
+            memory_limit=options.memory_limit,
+            max_concurrency=options.max_concurrency,
         )
         self._recent: BoundStage | None = None
         self._slice = Slice()
         self._inline_seconds = INLINE_SECONDS if self._device.runs_inline else 0.0
         # On a device, results of runs are the usual feeds of others.
         self._unwraps = not self._device.runs_inline
-        self._places = None if max_concurrency is None else Places(max_concurrency)
+        places = options.max_concurrency
+        self._places = None if places is None else Places(places)
         self._closed = False
         self._reset_runs()
         shapes = static_shapes(self._inputs)
@@ -129,7 +135,7 @@ class InferenceSession(ModelInterface):
                 self._complete(
                     dict(zip(stage.output_names, stage.allocations, strict=True)), stage.structures
                 )
-        _sessions.add(self)
+        survive_forks(self)
 
     def _reset_runs(self) -> None:
         self._running: deque[None] = deque()
@@ -405,15 +411,3 @@ class InferenceSession(ModelInterface):
 
 def _restore(kind: type[InferenceSession], source: Any, options: dict[str, Any]) -> InferenceSession:
     return kind(source, **options)
-
-
-_sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for session in tuple(_sessions):
-        session._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

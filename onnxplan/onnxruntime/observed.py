@@ -9,16 +9,10 @@ from typing import Any
 from onnxplan import observed
 from onnxplan.observed import ObservedSession
 from onnxplan.onnxruntime.core import Core
-from onnxplan.onnxruntime.options import SessionOptions
-from onnxplan.onnxruntime.providers import Placement
 
 
 class ObservedCore(ObservedSession, Core):
     """A core that reports to observers."""
-
-    @staticmethod
-    def _asked_device(options: SessionOptions, placement: Placement) -> str:  # type: ignore[override]
-        return placement.device
 
     def try_run(self, feeds: Mapping[str, Any]) -> None:
         """Leaves all runs to :meth:`compute`, which reports them."""

@@ -1,6 +1,7 @@
 """Sessions report to observers, and know nothing of them where there are none."""
 
 import asyncio
+import inspect
 import pickle
 import subprocess
 import sys
@@ -163,6 +164,11 @@ def test_runs_in_place_of_onnxruntime_are_observed(recorder):
     assert recorder.kinds == ["plan", "compile", "load", "run", "run", "run"]
 
 
+def test_the_signature_of_sessions_is_that_of_their_options():
+    parameters = inspect.signature(onnxplan.InferenceSession).parameters
+    assert {"model", "device", "name"} <= parameters.keys()
+
+
 def test_threads_may_run_at_once(recorder):
     with onnxplan.InferenceSession(product_model()) as session:
 
@@ -257,4 +263,4 @@ def test_without_observers_nothing_is_imported_or_called():
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert result.stdout.strip() == "['observed'] []"
+    assert result.stdout.strip() == "['observe'] []"
