@@ -170,6 +170,7 @@ class InferenceSession(ModelInterface):
 
     @property
     def closed(self) -> bool:
+        """Was the session closed?"""
         return self._closed
 
     # Running

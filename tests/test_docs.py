@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import re
 import subprocess
@@ -47,6 +49,24 @@ def test_the_site_has_every_page_and_every_public_name():
     assert {path.stem for path in ROOT.glob("docs/*.md")} | {"reference"} <= set(index)
     described = re.findall(r"^\.\. auto\w+:: (\w+)$", (ROOT / "docs" / "reference.rst").read_text(), re.M)
     assert set(described) == {name for name in onnxplan.__all__ if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", [name for name in onnxplan.__all__ if not name.startswith("_")])
+def test_public_names_and_their_members_are_described(name):
+    public = getattr(onnxplan, name)
+    assert (public.__doc__ or "").strip()
+    if isinstance(public, type):
+        fields = (
+            {field.name for field in dataclasses.fields(public)} if dataclasses.is_dataclass(public) else ()
+        )
+        members = {
+            member: inspect.getattr_static(public, member)
+            for kind in public.__mro__
+            if kind.__module__.startswith("onnxplan")
+            for member in vars(kind)
+            if not member.startswith("_") and member not in fields
+        }
+        assert [member for member, value in members.items() if not (value.__doc__ or "").strip()] == []
 
 
 def test_the_readme_leads_to_every_page():
