@@ -6,8 +6,10 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
@@ -35,6 +37,7 @@ ERRORS = frozenset(
 """Errors that get labels of their own."""
 
 LABELS = ("session", "device")
+OUTCOMES = ("ok", "error", "cancelled")
 
 C = TypeVar("C", bound=Collector)
 
@@ -52,6 +55,7 @@ class MetricsObserver:
         self._registry = REGISTRY if registry is None else registry
         self._names = Names(SESSION_LIMIT)
         self._gauges = SessionCollector(self._names)
+        self._series: dict[tuple[str, str, str], Series] = {}
         self._registered: list[Collector] = []
         try:
             self._runs = self._add(
@@ -60,7 +64,7 @@ class MetricsObserver:
             self._errors = self._add(
                 Counter("onnxplan_errors", "Failures.", (*LABELS, "operation", "error"), registry=None)
             )
-            self._seconds = {
+            self._seconds: dict[str, Histogram] = {
                 kind: self._add(
                     Histogram(
                         f"onnxplan_{kind}_duration_seconds", text, LABELS, registry=None, buckets=buckets
@@ -91,30 +95,55 @@ class MetricsObserver:
     def opened(self, session: ObservedSession) -> None:
         self._gauges.add(session)
 
-    @contextmanager
-    def observe(self, operation: Operation) -> Iterator[None]:
-        outcome = "error"
-        begin = time.perf_counter()
-        try:
-            yield
-            outcome = "ok"
-        except (asyncio.CancelledError, Cancelled):
-            outcome = "cancelled"
-            raise
-        except Exception as error:
-            name = type(error).__name__ if type(error).__name__ in ERRORS else "other"
-            self._errors.labels(*self._labels(operation), operation.kind, name).inc()
-            raise
-        finally:
-            seconds = time.perf_counter() - begin
-            labels = self._labels(operation)
-            if outcome == "ok":
-                self._seconds[operation.kind].labels(*labels).observe(seconds)
-            if operation.kind == "run":
-                self._runs.labels(*labels, outcome).inc()
+    def observe(self, operation: Operation) -> AbstractContextManager[None]:
+        return _Timer(self._series_of(operation))
 
-    def _labels(self, operation: Operation) -> tuple[str, str]:
-        return self._names.label(operation.session), operation.device
+    def _series_of(self, operation: Operation) -> Series:
+        key = self._names.label(operation.session), operation.device, operation.kind
+        series = self._series.get(key)
+        if series is None:
+            # Looking up a metric by its labels takes longer than counting does.
+            *labels, kind = key
+            outcomes = {outcome: self._runs.labels(*labels, outcome) for outcome in OUTCOMES}
+            errors = partial(self._errors.labels, *labels, kind)
+            series = Series(self._seconds[kind].labels(*labels), outcomes if kind == "run" else {}, errors)
+            self._series[key] = series
+        return series
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The metrics of one kind of operation of one session: ``outcomes`` of runs only, ``errors`` by name."""
+
+    seconds: Histogram
+    outcomes: Mapping[str, Counter]
+    errors: Callable[[str], Counter]
+
+
+class _Timer:
+    """Counts and times one operation."""
+
+    __slots__ = ("_begin", "_series")
+
+    def __init__(self, series: Series) -> None:
+        self._series = series
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        series = self._series
+        if kind is None:
+            outcome = "ok"
+            series.seconds.observe(time.perf_counter() - self._begin)
+        elif issubclass(kind, asyncio.CancelledError | Cancelled):
+            outcome = "cancelled"
+        else:
+            outcome = "error"
+            series.errors(kind.__name__ if kind.__name__ in ERRORS else "other").inc()
+        counter = series.outcomes.get(outcome)
+        if counter is not None:
+            counter.inc()
 
 
 class Names:

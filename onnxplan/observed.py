@@ -7,7 +7,7 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -32,13 +32,23 @@ class Observation:
         self.session = session
         self.device = device
 
-    @contextmanager
-    def of(self, kind: OperationKind, attributes: Mapping[str, AttributeValue]) -> Iterator[None]:
-        operation = Operation(kind, self.session, self.device, attributes)
-        with ExitStack() as stack:
-            for observer in self.told:
-                stack.enter_context(observer.observe(operation))
-            yield
+    def of(
+        self, kind: OperationKind, attributes: Mapping[str, AttributeValue]
+    ) -> AbstractContextManager[Any]:
+        """The context of an operation that happens once."""
+        return self.observe(Operation(kind, self.session, self.device, attributes))
+
+    def observe(self, operation: Operation) -> AbstractContextManager[Any]:
+        told = self.told
+        return told[0].observe(operation) if len(told) == 1 else _all(told, operation)
+
+
+@contextmanager
+def _all(told: tuple[SessionObserver, ...], operation: Operation) -> Iterator[None]:
+    with ExitStack() as stack:
+        for observer in told:
+            stack.enter_context(observer.observe(operation))
+        yield
 
 
 class ObservedSession(InferenceSession):
@@ -53,6 +63,10 @@ class ObservedSession(InferenceSession):
         with self._observation.of("load", {}):
             super()._open(model)
             self._observation.device = self.device
+        self._run_operations = [
+            Operation("run", name, self.device, {"onnxplan.run.async": is_async})
+            for is_async in (False, True)
+        ]
         for observer in self._observation.told:
             observer.opened(self)
 
@@ -80,21 +94,16 @@ class ObservedSession(InferenceSession):
         """Equal for sessions that share their kernels, and so the count of ``compiled_kernels``."""
         return self.device, self._options.math, self._options.cache
 
-    @contextmanager
-    def _observed_run(self, is_async: bool) -> Iterator[None]:
-        calls = self._calls
-        calls.append(None)
-        try:
-            with self._observation.of("run", {"onnxplan.run.async": is_async}):
-                yield
-        finally:
-            calls.pop()
-
     async def run(
         self, feeds: Mapping[str, Any], fetches: Iterable[str] | None = None, outputs: str = "cpu"
     ) -> dict[str, Any]:
-        with self._observed_run(is_async=True):
-            return await super().run(feeds, fetches, outputs)
+        calls = self._calls
+        calls.append(None)
+        try:
+            with self._observation.observe(self._run_operations[True]):
+                return await super().run(feeds, fetches, outputs)
+        finally:
+            calls.pop()
 
     def run_sync(
         self,
@@ -103,8 +112,16 @@ class ObservedSession(InferenceSession):
         out: Mapping[str, Any] | None = None,
         outputs: str = "cpu",
     ) -> dict[str, Any]:
-        with self._observed_run(is_async=False):
-            return super().run_sync(feeds, fetches, out, outputs)
+        return self._observed_run(lambda: super(ObservedSession, self).run_sync(feeds, fetches, out, outputs))
+
+    def _observed_run(self, run: Callable[[], T]) -> T:
+        calls = self._calls
+        calls.append(None)
+        try:
+            with self._observation.observe(self._run_operations[False]):
+                return run()
+        finally:
+            calls.pop()
 
     @cached_property
     def _workers(self) -> Workers:

@@ -18,8 +18,7 @@ class ObservedCore(ObservedSession, Core):
         """Leaves all runs to :meth:`compute`, which reports them."""
 
     def compute(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        with self._observed_run(is_async=False):
-            return super().compute(*arguments, **options)
+        return self._observed_run(lambda: super(ObservedCore, self).compute(*arguments, **options))
 
 
 observed_kind = partial(observed.observed_kind, base=ObservedCore)
