@@ -86,6 +86,7 @@ SUITES = (
     ("models", "Whole models", "model_times"),
     ("overhead", "Runs and steps", "overhead"),
     ("concurrency", "The event loop and many tasks", "concurrency"),
+    ("observers", "Metrics and traces", "observers"),
     ("memory", "Memory", "memory"),
     ("ops", "Single operators", "ops"),
 )
