@@ -62,6 +62,11 @@ types: $(VENV)/.installed-test
 	@for folder in bench catalogue examples; do ln -sfn "../../$$folder" "build/types/$$folder"; done
 	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml -p onnxplan -p bench -p catalogue -p examples
 
+# The site in build/docs. Warnings, such as of broken links, are errors.
+.PHONY: docs
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+
 docs/operators.md: $(VENV)/.installed-test
 	$(BIN)/python -m catalogue
 

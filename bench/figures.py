@@ -1,4 +1,4 @@
-"""The newest records as Markdown tables, written into the README: ``python -m bench.figures``."""
+"""The newest records as tables of the README and docs/benchmarks.md: ``python -m bench.figures``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from bench.record import RESULTS
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: python -m bench.figures -->", "<!-- end of figures -->"
 
 
@@ -80,10 +82,41 @@ def figures() -> list[str]:
     return lines
 
 
-def main() -> None:
-    before, _, rest = README.read_text().partition(BEGIN)
+SUITES = (
+    ("models", "Whole models", "model_times"),
+    ("overhead", "Runs and steps", "overhead"),
+    ("concurrency", "The event loop and many tasks", "concurrency"),
+    ("observers", "Metrics and traces", "observers"),
+    ("memory", "Memory", "memory"),
+    ("ops", "Single operators", "ops"),
+)
+"""Suites of docs/benchmarks.md, with their titles and the modules of ``bench`` that measure them."""
+
+
+def benchmarks() -> list[str]:
+    """The lines of docs/benchmarks.md that are made from records: for each suite its newest one."""
+    lines: list[str] = []
+    for suite, title, module in SUITES:
+        record = newest(suite)
+        if record is None:
+            continue
+        versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+        lines += [f"## {title}", "", f"`python -m bench.{module}`, {record['date']}, {record['device']};"]
+        lines += [f"commit {record['commit']}, {versions}.", ""]
+        lines += [*(model_table(record) if suite == "models" else row_table(record)), ""]
+    return lines
+
+
+def write(document: Path, lines: list[str]) -> None:
+    """Puts ``lines`` between the marks of ``document``."""
+    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text("\n".join([before + BEGIN, "", *figures(), END]) + after)
+    document.write_text("\n".join([before + BEGIN, "", *lines, END]) + after, encoding="utf-8")
+
+
+def main() -> None:
+    write(README, figures())
+    write(BENCHMARKS, benchmarks())
 
 
 if __name__ == "__main__":

@@ -175,10 +175,12 @@ class ExecutionPlan:
 
     @property
     def flops(self) -> int:
+        """Floating point operations of one run, estimated."""
         return sum(step.flops for step in self.steps)
 
     @property
     def bytes(self) -> int:
+        """Bytes that the steps of one run read and write, estimated."""
         return sum(step.bytes for step in self.steps)
 
     @property

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from onnxplan.compiling import compile as compile  # noqa: A004 - its public name
     from onnxplan.infos import StructureInfo as StructureInfo
     from onnxplan.infos import TensorInfo as TensorInfo
+    from onnxplan.instrumentation import Instrumentation as Instrumentation
+    from onnxplan.instrumentation import instrument as instrument
+    from onnxplan.observers import Operation as Operation
+    from onnxplan.observers import SessionObserver as SessionObserver
     from onnxplan.profiling import Profile as Profile
     from onnxplan.runtime.budget import SessionMemory as SessionMemory
     from onnxplan.session import InferenceSession as InferenceSession
@@ -45,21 +49,25 @@ _HOMES = {
     "ExecutionPlan": "compiler.plan",
     "IncompatibleArtifactError": "compiler.errors",
     "InferenceSession": "session",
+    "Instrumentation": "instrumentation",
     "InvalidArtifactError": "compiler.errors",
     "InvalidFeedsError": "compiler.errors",
     "InvalidModelError": "compiler.errors",
     "OnnxPlanError": "compiler.errors",
+    "Operation": "observers",
     "OutOfMemoryError": "compiler.errors",
     "PeerError": "compiler.errors",
     "Profile": "profiling",
     "SessionMemory": "runtime.budget",
     "SessionClosedError": "compiler.errors",
+    "SessionObserver": "observers",
     "StructureInfo": "infos",
     "Tensor": "tensor",
     "TensorInfo": "infos",
     "UnsupportedOperatorError": "compiler.errors",
     "compare": "comparison",
     "compile": "compiling",
+    "instrument": "instrumentation",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -87,6 +87,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
+        """Does no value differ beyond the tolerances?"""
         return self.first is None
 
 

@@ -27,6 +27,7 @@ class TensorInfo:
 
     @staticmethod
     def declared(name: str, kind: TensorType) -> TensorInfo:
+        """Of a tensor of the model's interface, with what its type says."""
         return TensorInfo(name, kind.dtype.label, kind.shape)
 
     @staticmethod

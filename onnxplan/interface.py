@@ -77,10 +77,12 @@ class ModelInterface:
 
     @property
     def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs without a default, in the model's order."""
         return self._names
 
     @property
     def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in the model's order."""
         return tuple(info.name for info in self._outputs)
 
     @property
@@ -95,6 +97,7 @@ class ModelInterface:
 
     @property
     def outputs(self) -> tuple[ValueInfo, ...]:
+        """The outputs; a plan for fixed shapes adds what the model leaves open."""
         return self._outputs
 
     @property

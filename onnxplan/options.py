@@ -24,6 +24,7 @@ class SessionOptions:
     memory_limit: int | None = None
     recompile: bool = False
     verify_key: str | os.PathLike[str] | bytes | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.device, str):
@@ -42,6 +43,8 @@ class SessionOptions:
             raise TypeError(f"recompile must be True or False, not {self.recompile!r}")
         if not isinstance(self.verify_key, str | os.PathLike | bytes | None):
             raise TypeError(f"verify_key must be a path or bytes, not {self.verify_key!r}")
+        if not isinstance(self.name, str | None):
+            raise TypeError(f"name must be a string, not {self.name!r}")
         if self.optimize not in (0, 1):
             raise ValueError(f"optimize must be 0 or 1, not {self.optimize!r}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,8 +14,10 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError, SessionClosedError
 from onnxplan.event_loop import Slice, let_others_run, off_the_loop
 from onnxplan.feeds import check_out, plain_out
+from onnxplan.forks import survive_forks
 from onnxplan.interface import ModelInterface
 from onnxplan.loading import load
+from onnxplan.observers import observe
 from onnxplan.options import SessionOptions, check_outputs
 from onnxplan.profiled import Profiled
 from onnxplan.runtime.cancellation import CancelFlag
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxplan.compiler.plan import ExecutionPlan
+    from onnxplan.loading import ModelLike
     from onnxplan.runtime.workers import Workers
 
 T = TypeVar("T")
@@ -63,8 +65,8 @@ class InferenceSession(ModelInterface, Profiled):
     * ``recompile``: compile the model of an artifact that was made for another machine, instead of raising
       :class:`~onnxplan.IncompatibleArtifactError`;
     * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner
-    of
-      this Ed25519 public key (the path of a PEM file, or its bytes).
+      of this Ed25519 public key (the path of a PEM file, or its bytes);
+    * ``name``: what metrics and traces call the session, see :func:`onnxplan.instrument`.
 
     Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.InvalidArtifactError`,
     :class:`~onnxplan.UnsupportedOperatorError`,
@@ -76,6 +78,9 @@ class InferenceSession(ModelInterface, Profiled):
     Sessions may be used from any number of tasks and threads at once, as context managers, and pickle as
     the model and the options.
     """
+
+    _engine_kind: Callable[..., Engine] = Engine
+    _observed_by = "onnxplan.observed"
 
     def __init__(
         self,
@@ -91,37 +96,38 @@ class InferenceSession(ModelInterface, Profiled):
         memory_limit: int | None = None,
         recompile: bool = False,
         verify_key: str | os.PathLike[str] | bytes | None = None,
+        name: str | None = None,
     ) -> None:
+        bounds = max_concurrency, max_plans
         self._options = SessionOptions(
-            device,
-            threads,
-            math,
-            cache,
-            max_concurrency,
-            max_plans,
-            optimize,
-            memory_limit,
-            recompile,
-            verify_key,
+            device, threads, math, cache, *bounds, optimize, memory_limit, recompile, verify_key, name
         )
-        self._device = open_device(device, threads=threads, math=math, cache=cache)
-        loaded = load(model, self._device, self._options, self._adapt if self._adapts else None)
+        observe(self)
+        self._open(model)
+
+    def _open(self, model: ModelLike) -> None:
+        options = self._options
+        self._device = open_device(
+            options.device, threads=options.threads, math=options.math, cache=options.cache
+        )
+        loaded = load(model, self._device, options, self._adapt if self._adapts else None)
         super().__init__(loaded.signature)
         self._source = loaded.source
-        self._engine = Engine(
+        self._engine = self._engine_kind(
             loaded.planner,
             self._device,
             self._names,
-            max_plans=max_plans,
-            memory_limit=memory_limit,
-            max_concurrency=max_concurrency,
+            max_plans=options.max_plans,
+            memory_limit=options.memory_limit,
+            max_concurrency=options.max_concurrency,
         )
         self._recent: BoundStage | None = None
         self._slice = Slice()
         self._inline_seconds = INLINE_SECONDS if self._device.runs_inline else 0.0
         # On a device, results of runs are the usual feeds of others.
         self._unwraps = not self._device.runs_inline
-        self._places = None if max_concurrency is None else Places(max_concurrency)
+        places = options.max_concurrency
+        self._places = None if places is None else Places(places)
         self._closed = False
         self._reset_runs()
         shapes = static_shapes(self._inputs)
@@ -131,7 +137,7 @@ class InferenceSession(ModelInterface, Profiled):
                 self._complete(
                     dict(zip(stage.output_names, stage.allocations, strict=True)), stage.structures
                 )
-        _sessions.add(self)
+        survive_forks(self)
 
     def _reset_runs(self) -> None:
         self._running: deque[None] = deque()
@@ -164,6 +170,7 @@ class InferenceSession(ModelInterface, Profiled):
 
     @property
     def closed(self) -> bool:
+        """Was the session closed?"""
         return self._closed
 
     async def run(
@@ -398,15 +405,3 @@ class InferenceSession(ModelInterface, Profiled):
 
 def _restore(kind: type[InferenceSession], source: Any, options: dict[str, Any]) -> InferenceSession:
     return kind(source, **options)
-
-
-_sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for session in tuple(_sessions):
-        session._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -79,6 +79,7 @@ class Tensor:
 
     @property
     def dims(self) -> tuple[int, ...]:
+        """The shape."""
         return self._array.shape
 
     @property

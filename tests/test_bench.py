@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import onnxplan
 from bench import op_cases, ops, roofline
+from bench.observers import PLAIN, observer_rows
 from bench.overhead import product_chain
 from onnxplan.runtime.ceilings import Ceilings
 from onnxplan.runtime.cpu.measure_ceilings import measure_ceilings
@@ -86,3 +88,11 @@ def test_figures_of_operators(capsys):
     assert rows["least share of the ceiling, gemm, 1 thread"] == 0.25
     ops.show_times(times, {1: CEILINGS})
     assert case.name in capsys.readouterr().out
+
+
+def test_observers_are_compared_with_plain_runs():
+    plain, *observed = asyncio.run(observer_rows(rounds=1, block=0.001))
+    assert plain.peer == ""
+    assert {row.peer for row in observed} == {PLAIN}
+    assert len({row.name for row in observed}) == 3
+    assert all(row.peer_value == plain.value and row.unit == "us" for row in observed)

@@ -12,9 +12,9 @@ from onnxplan.cli.inputs import Sizes, read_inputs
 from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
 from onnxplan.cli.terminal import console
 from onnxplan.compiler.passes.refusals import recorded_refusals
-from onnxplan.runtime.seen_models import planned_anew
 from onnxplan.explaining import explain, plans_of_run
 from onnxplan.runtime.artifact import is_artifact
+from onnxplan.runtime.seen_models import planned_anew
 
 
 def explain_model(

@@ -46,6 +46,8 @@ class Core(InferenceSession):
     Symbolic dimensions of one name may differ from input to input, as in onnxruntime.
     """
 
+    _observed_by = "onnxplan.onnxruntime.observed"
+
     def __init__(self, source: str | bytes, options: SessionOptions, placement: Placement) -> None:
         self._ort_options = options
         self._message = source
