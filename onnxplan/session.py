@@ -26,8 +26,8 @@ from onnxplan.runtime.engine import BoundStage, Engine, OutArrays
 from onnxplan.runtime.places import Places
 from onnxplan.runtime.planner import Request
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
+from onnxplan.started_runs import RunStarter, wrapped
 from onnxplan.structures import result
-from onnxplan.tensor import Tensor, unwrap, wrap
 
 if TYPE_CHECKING:
     import onnx
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 INLINE_SECONDS = 500e-6
 """Plans for the CPU estimated under this run inside the coroutine: a hop to another thread costs more than it
-saves. Runs on other devices always wait on another thread.
+saves.
 """
 
 
-class InferenceSession(ModelInterface):
+class InferenceSession(RunStarter, ModelInterface):
     """A model, compiled for a device, ready to run.
 
     ``model`` is a path, serialised bytes, an ``onnx.ModelProto``, or the path of an artifact that
@@ -192,15 +192,26 @@ class InferenceSession(ModelInterface):
                 if self._slice.ends_with(recent.seconds):
                     await let_others_run()
                 return results
+        if recent is not None and fetches is None and recent.starter is not None:
+            fitting = self._fitting(recent, feeds)
+            if fitting is not None:
+                started = self._start(recent, fitting, on_device=check_outputs(outputs))
+                if started is not None:
+                    return await self._follow(recent, *started)
         on_device = check_outputs(outputs)
         self._require_open()
         request, arrays = self._check(feeds, fetches, self._device)
         stage = self._engine.plain.get(request.shapes) if request.names == self._names else None
-        if stage is not None and fetches is None and stage.seconds < self._inline_seconds:
-            results = self._run_request(request, arrays, None)
-            if self._slice.ends_with(stage.seconds):
-                await let_others_run()
-            return results
+        if stage is not None and fetches is None:
+            if stage.seconds < self._inline_seconds:
+                results = self._run_request(request, arrays, None)
+                if self._slice.ends_with(stage.seconds):
+                    await let_others_run()
+                return results
+            if stage.starter is not None and stage.pick is not None:
+                started = self._start(stage, arrays, on_device=on_device)
+                if started is not None:
+                    return await self._follow(stage, *started)
 
         def work(cancel: CancelFlag) -> dict[str, Any]:
             return self._run_request(request, arrays, cancel, on_device=on_device)
@@ -245,14 +256,9 @@ class InferenceSession(ModelInterface):
 
     def _try_recent(self, stage: BoundStage, feeds: Mapping[str, Any], outputs: str) -> dict[str, Any] | None:
         """A run of the latest plan if the feeds are just what it expects: the hot path, so no messages."""
-        if type(feeds) is not dict or len(feeds) != len(self._names) or stage.pick is None:
+        arrays = self._fitting(stage, feeds)
+        if arrays is None:
             return None
-        try:
-            arrays: tuple[Any, ...] = stage.pick(feeds)
-        except KeyError:
-            return None
-        if self._unwraps:
-            arrays = tuple([unwrap(array) if type(array) is Tensor else array for array in arrays])
         self._running.append(None)
         try:
             if self._closed:
@@ -268,10 +274,7 @@ class InferenceSession(ModelInterface):
             if not stage.executor.try_run(arrays, results):
                 return None
             stage.used = True
-            names = stage.output_names
-            if len(names) == 1:
-                return {names[0]: wrap(results[0])}
-            return dict(zip(names, map(wrap, results), strict=True))
+            return wrapped(stage, results)
         finally:
             self._leave()
 
@@ -298,11 +301,6 @@ class InferenceSession(ModelInterface):
             return {name: result(results[name]) for name in request.fetches or self.output_names}
         finally:
             self._leave()
-
-    def _leave(self) -> None:
-        self._running.pop()
-        if self._closed:
-            self._drained.set()
 
     # Plans
 

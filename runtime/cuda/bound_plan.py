@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.plan import ExecutionPlan, KernelSpec, Step
+from onnxplan.runtime.cuda.branches import Work, schedule
 from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.matmul import FAMILY, BoundProduct, Product, workspace_limit
 from onnxplan.runtime.cuda.memory import Layout
@@ -73,6 +74,7 @@ class BoundPlan:
         words: list[int] = []
         relative: list[bool] = []
         launches: list[Launch] = []
+        work: list[Work] = []
         workspace = 0
         # The workspace lies behind all else, so that its size does not move what addresses point to.
         layout = Layout.of(plan, 0)
@@ -86,16 +88,24 @@ class BoundPlan:
                 product = self._product(number, step)
                 if product is not None:
                     launches.append(ProductLaunch(product, first, len(step.operands)))
+                    work.append(Work(number, step.seconds, self._fills(product.product.blocks)))
                     workspace = max(workspace, product.workspace_bytes)
             elif step.tiles:
                 words += step.parameters
                 relative += [False] * len(step.parameters)
                 launches.append(_kernel(number, step, functions[step.kernel], first))
+                work.append(Work(number, step.seconds, self._fills(step.tiles)))
         self.launches = tuple(launches)
-        self.layout = Layout.of(plan, workspace)
+        self.branches = schedule(plan, work)
+        """Which launches a graph runs beside each other."""
+        self.layout = Layout.of(plan, workspace, self.branches.count)
         self.words = np.array([word & WORD_MASK for word in words], np.uint64).view(np.int64)
         """Argument words; where ``relative``, to the block of a slot."""
         self.relative = np.array(relative, np.bool_)
+
+    def _fills(self, blocks: int) -> bool:
+        """Do so many blocks take all multiprocessors?"""
+        return blocks >= self.plan.target.threads
 
     def _product(self, number: int, step: Step) -> BoundProduct | None:
         product = Product.of(step, self.plan)

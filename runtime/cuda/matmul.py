@@ -46,6 +46,8 @@ EPILOGUES = {
     "bias": Epilogue.BIAS,
     "relu_bias": Epilogue.RELU_BIAS,
 }
+TILE = 128
+"""Rows and columns of a result that a block of cuBLASLt's larger kernels computes."""
 ALGORITHMS = 4
 """How many algorithms are asked for; the first that can be used is."""
 
@@ -99,6 +101,11 @@ class Product:
     @property
     def has_bias(self) -> bool:
         return self.epilogue in ("bias", "relu_bias")
+
+    @property
+    def blocks(self) -> int:
+        """Roughly how many blocks cuBLASLt cuts it into."""
+        return self.batch * -(-self.m // TILE) * -(-self.n // TILE)
 
     @property
     def is_empty(self) -> bool:

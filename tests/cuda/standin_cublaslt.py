@@ -258,7 +258,8 @@ class CublasLt:
         if isinstance(work, int):
             return work
         standin.counters.products += 1
-        standin.submit(target, replace(work, accesses=standin.in_arenas(target, work.label, work.accesses)))
+        widened = replace(work, accesses=standin.in_arenas(target, work.label, work.accesses))
+        standin.submit(target, widened, work.accesses)
         return SUCCESS
 
     def _product(self, descriptor: int, a: int, b: int, c: int, d: int) -> Product:
