@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import MapReduce
@@ -11,9 +12,10 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.indexing import BLOCK_THREADS, axis_words, index_type, points_of
-from onnxplan.kernels.cuda.map_code import GROUP, MOST_GROUPED, build_map, items_of
+from onnxplan.kernels.cuda.map_code import MOST_GROUPED, build_map, groups_of, items_of
 from onnxplan.kernels.cuda.source import check_words
 from onnxplan.kernels.cuda.transpose import select_transpose
+from onnxplan.kernels.cuda.words import WIDEST_WORD
 from onnxplan.kernels.geometry import (
     Axis,
     axes_of,
@@ -27,6 +29,9 @@ from onnxplan.kernels.geometry import (
 )
 
 __all__ = ["build_map", "select_map"]
+
+# Blocks for each multiprocessor that there should be before threads take more than one group.
+BLOCKS_WANTED = 4
 
 
 def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
@@ -58,36 +63,52 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
         return
     axes = pad_axes(merged, len(strides))
     points = points_of(axes)
-    kinds = _kinds(axes, len(views), count)
+    group, kinds = _grouping(axes, kernel_types, count)
     labels = tuple(dtype.label for dtype in kernel_types)
     variant = (
         BLOCK_THREADS, expression, labels, (*used, *indexed), count, len(axes), index_type(points, axes),
-        kinds,
+        kinds, group,
     )  # fmt: skip
-    parameters = (points, *axis_words(axes))
+    if group:
+        # Few points are spread over all multiprocessors first.
+        rounds = ceil_div(points, BLOCK_THREADS * group * BLOCKS_WANTED * target.threads)
+        rounds = min(rounds, groups_of(expression, count, kinds, group))
+        tiles = ceil_div(points, BLOCK_THREADS * group * rounds)
+    else:
+        rounds = items_of(count)
+        tiles = ceil_div(points, BLOCK_THREADS * rounds)
+    parameters = (points, rounds, *axis_words(axes))
     check_words(len(views), len(parameters))
     emit.step(
         KernelSpec("map", variant),
         tuple(views),
         tuple(range(count, len(views))),
         parameters,
-        tiles=ceil_div(points, BLOCK_THREADS * items_of(count, kinds)),
+        tiles=tiles,
         flops=math.prod(primitive.shape) * expression.cost,
         bytes_moved=sum(map(unique_bytes, views)),
         in_place=in_place_pairs(views[:count], views[count:]),
     )
 
 
-def _kinds(axes: list[Axis], operands: int, inputs: int) -> str:
-    """How threads that take groups of neighbouring points access each operand; "" if they take single ones.
+def _grouping(axes: list[Axis], dtypes: list[DType], inputs: int) -> tuple[int, str]:
+    """How many neighbouring points threads take at once, and how they access each operand; 0 and "" if they
+    take single points.
 
     ``v`` as vectors, ``b`` the same element for all, ``s`` one by one. A group does not span rows.
     """
-    if not axes or inputs > MOST_GROUPED or (len(axes) > 1 and axes[-1].extent % GROUP):
-        return ""
-    kinds = ""
-    for operand in range(operands):
-        inner = axes[-1].strides[operand]
-        aligned = all(axis.strides[operand] % GROUP == 0 for axis in axes[:-1] if axis.extent > 1)
-        kinds += "b" if inner == 0 else "v" if inner == 1 and aligned else "s"
-    return kinds if "v" in kinds[inputs:] else ""
+    if not axes or inputs > MOST_GROUPED:
+        return 0, ""
+    adjoining = [dtype.itemsize for n, dtype in enumerate(dtypes) if axes[-1].strides[n] == 1]
+    widest = WIDEST_WORD // max(adjoining, default=4)
+    for group in sorted({max(widest, 2), 4}, reverse=True):
+        if len(axes) > 1 and axes[-1].extent % group:
+            continue
+        kinds = ""
+        for operand in range(len(dtypes)):
+            inner = axes[-1].strides[operand]
+            aligned = all(axis.strides[operand] % group == 0 for axis in axes[:-1] if axis.extent > 1)
+            kinds += "b" if inner == 0 else "v" if inner == 1 and aligned else "s"
+        if "v" in kinds[inputs:]:
+            return group, kinds
+    return 0, ""
