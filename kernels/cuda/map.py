@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 
-from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
+from onnxplan.kernels.cuda.groups import grouping
 from onnxplan.kernels.cuda.indexing import BLOCK_THREADS, axis_words, index_type, points_of
 from onnxplan.kernels.cuda.map_code import MOST_GROUPED, build_map, groups_of, items_of
 from onnxplan.kernels.cuda.source import check_words
 from onnxplan.kernels.cuda.transpose import select_transpose
-from onnxplan.kernels.cuda.words import WIDEST_WORD
 from onnxplan.kernels.geometry import (
-    Axis,
     axes_of,
     carrier,
     ceil_div,
@@ -63,7 +61,10 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
         return
     axes = pad_axes(merged, len(strides))
     points = points_of(axes)
-    group, kinds = _grouping(axes, kernel_types, count)
+    group, kinds = 0, ""
+    if count <= MOST_GROUPED:
+        sizes = [dtype.itemsize for dtype in kernel_types]
+        group, kinds = grouping(axes, (), sizes, range(count, len(views)))
     labels = tuple(dtype.label for dtype in kernel_types)
     variant = (
         BLOCK_THREADS, expression, labels, (*used, *indexed), count, len(axes), index_type(points, axes),
@@ -89,26 +90,3 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
         bytes_moved=sum(map(unique_bytes, views)),
         in_place=in_place_pairs(views[:count], views[count:]),
     )
-
-
-def _grouping(axes: list[Axis], dtypes: list[DType], inputs: int) -> tuple[int, str]:
-    """How many neighbouring points threads take at once, and how they access each operand; 0 and "" if they
-    take single points.
-
-    ``v`` as vectors, ``b`` the same element for all, ``s`` one by one. A group does not span rows.
-    """
-    if not axes or inputs > MOST_GROUPED:
-        return 0, ""
-    adjoining = [dtype.itemsize for n, dtype in enumerate(dtypes) if axes[-1].strides[n] == 1]
-    widest = WIDEST_WORD // max(adjoining, default=4)
-    for group in sorted({max(widest, 2), 4}, reverse=True):
-        if len(axes) > 1 and axes[-1].extent % group:
-            continue
-        kinds = ""
-        for operand in range(len(dtypes)):
-            inner = axes[-1].strides[operand]
-            aligned = all(axis.strides[operand] % group == 0 for axis in axes[:-1] if axis.extent > 1)
-            kinds += "b" if inner == 0 else "v" if inner == 1 and aligned else "s"
-        if "v" in kinds[inputs:]:
-            return group, kinds
-    return 0, ""

@@ -13,6 +13,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.expression_code import Names, statements
+from onnxplan.kernels.cuda.groups import declare_groups
 from onnxplan.kernels.cuda.indexing import declare_axes, offsets
 from onnxplan.kernels.cuda.source import KernelSource, KernelText
 from onnxplan.kernels.scalar_cuda import loaded, storage_type, stored
@@ -23,38 +24,6 @@ MOST_GROUPED = 16
 # Reads that a thread should have under way at once, and the most scalar operations of its unrolled code.
 READS = 4
 MOST_WORK = 512
-
-_GROUP_FUNCTIONS = """
-template <typename T> struct alignas(sizeof(T) * {GROUP} > 16 ? 16 : sizeof(T) * {GROUP}) onnxplan_group {{
-    T items[{GROUP}];
-}};
-template <typename T> ONNXPLAN_INLINE bool onnxplan_is_aligned(const T* start) {{
-    return (unsigned long long)start % alignof(onnxplan_group<T>) == 0;
-}}
-template <typename T> ONNXPLAN_INLINE void onnxplan_read(T* items, const T* from, bool aligned, int count) {{
-    if (aligned && count == {GROUP}) {{
-        const onnxplan_group<T> group = *(const onnxplan_group<T>*)from;
-        #pragma unroll
-        for (int item = 0; item < {GROUP}; ++item) items[item] = group.items[item];
-    }} else {{
-        #pragma unroll
-        for (int item = 0; item < {GROUP}; ++item)
-            if (item < count) items[item] = from[item];
-    }}
-}}
-template <typename T> ONNXPLAN_INLINE void onnxplan_write(T* to, const T* items, bool aligned, int count) {{
-    if (aligned && count == {GROUP}) {{
-        onnxplan_group<T> group;
-        #pragma unroll
-        for (int item = 0; item < {GROUP}; ++item) group.items[item] = items[item];
-        *(onnxplan_group<T>*)to = group;
-    }} else {{
-        #pragma unroll
-        for (int item = 0; item < {GROUP}; ++item)
-            if (item < count) to[item] = items[item];
-    }}
-}}
-"""
 
 
 def items_of(inputs: int) -> int:
@@ -147,7 +116,7 @@ class _Map:
         """A thread takes groups of neighbouring points of one row, as far apart as those of the block are
         together. It reads for all of them before it computes the first."""
         kernel, index, group, groups = self._kernel, self._index, self._items, self._groups
-        kernel.function(_GROUP_FUNCTIONS.format(GROUP=group))
+        declare_groups(kernel, group)
         step = f"axis_stride{self._rank - 1}"
         later = range(self._inputs, self._placed)
         outputs = range(self._inputs, len(self._dtypes))
