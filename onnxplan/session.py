@@ -61,8 +61,9 @@ class InferenceSession(RunStarter, ModelInterface):
     * ``recompile``: compile the model of an artifact that was made for another machine, instead of raising
       :class:`~onnxplan.IncompatibleArtifactError`;
     * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner
-    of
-      this Ed25519 public key (the path of a PEM file, or its bytes).
+      of this Ed25519 public key (the path of a PEM file, or its bytes);
+    * ``autotune``: on CUDA, time the algorithms of matrix products when a plan is made, instead of taking the
+      library's first choice. Each kind of product is timed once; the choice is kept with the kernels.
 
     Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.InvalidArtifactError`,
     :class:`~onnxplan.UnsupportedOperatorError`,
@@ -89,6 +90,7 @@ class InferenceSession(RunStarter, ModelInterface):
         memory_limit: int | None = None,
         recompile: bool = False,
         verify_key: str | os.PathLike[str] | bytes | None = None,
+        autotune: bool = False,
     ) -> None:
         self._options = SessionOptions(
             device,
@@ -101,8 +103,9 @@ class InferenceSession(RunStarter, ModelInterface):
             memory_limit,
             recompile,
             verify_key,
+            autotune,
         )
-        self._device = open_device(device, threads=threads, math=math, cache=cache)
+        self._device = open_device(device, threads=threads, math=math, cache=cache, autotune=autotune)
         loaded = load(model, self._device, self._options, self._adapt)
         super().__init__(loaded.signature)
         self._source = loaded.source

@@ -14,6 +14,7 @@ from onnxplan.runtime.cuda.branches import Work, schedule
 from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.matmul import FAMILY, BoundProduct, Product, workspace_limit
 from onnxplan.runtime.cuda.memory import Layout
+from onnxplan.runtime.cuda.tuning import ProductTuner
 
 WORD_MASK = (1 << 64) - 1
 MOST_BLOCKS = (1 << 31) - 1
@@ -47,8 +48,9 @@ class BoundPlan:
     """What all slots of an executor share.
 
     ``functions`` gives the handle of each generated kernel, ``constants`` the device addresses of the plan's
-    constants; ``library`` and ``handle`` serve matrix products. Raises ``ValueError`` where the plan does not
-    fit together, ``UnsupportedOperatorError`` where a library has no algorithm for a step.
+    constants; ``library`` and ``handle`` serve matrix products, whose algorithms ``tuner`` chooses, if it is
+    given. Raises ``ValueError`` where the plan does not fit together, ``UnsupportedOperatorError`` where a
+    library has no algorithm for a step.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class BoundPlan:
         constants: Sequence[int],
         library: CublasLt | None,
         handle: int,
+        tuner: ProductTuner | None = None,
     ) -> None:
         self.plan = plan
+        self._tuner = tuner
         self._library = library
         self._handle = handle
         self._products: dict[Product, BoundProduct] = {}
@@ -122,6 +126,7 @@ class BoundPlan:
                 step_text(number, step),
                 fast=target.math == "fast",
                 workspace=workspace_limit(target.isa),
+                tuner=self._tuner,
             )
         return found
 

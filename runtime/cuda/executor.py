@@ -23,6 +23,7 @@ from onnxplan.runtime.cuda.memory import Upload, Uploads, peak_bytes
 from onnxplan.runtime.cuda.modules import Modules
 from onnxplan.runtime.cuda.slot import Slot
 from onnxplan.runtime.cuda.transfers import Array
+from onnxplan.runtime.cuda.tuning import ProductTuner
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.slots import SlotPool
 
@@ -58,6 +59,7 @@ class Plan:
         functions: Functions,
         budget: Budget,
         concurrency: int,
+        tuner: ProductTuner | None,
     ) -> None:
         self.context = context
         self._graphs: GraphCache = context.part("graphs", GraphCache)
@@ -72,7 +74,7 @@ class Plan:
             self.constants: tuple[Upload, ...] = Uploads.of(context).get(compiled.constants)
             library, handle = _cublaslt(context) if len(specs) < len(plan.kernels) else (None, 0)
             addresses = [upload.address for upload in self.constants]
-            self.bound = BoundPlan(plan, handles, addresses, library, handle)
+            self.bound = BoundPlan(plan, handles, addresses, library, handle, tuner)
         nbytes = self.bound.layout.total_bytes
         self._abandoned = False
         self._released = False
@@ -155,9 +157,10 @@ class Plan:
 class CudaExecutor:
     """An execution plan bound to a device. Safe from any number of threads.
 
-    ``functions`` gives the handles of generated kernels. ``concurrency`` bounds the runs in flight, each of
-    which needs a slot of memory out of ``budget``; further callers wait. Raises
-    :class:`~onnxplan.compiler.errors.OutOfMemoryError` where the constants do not fit on the device.
+    ``functions`` gives the handles of generated kernels, ``tuner`` times algorithms of products.
+    ``concurrency`` bounds the runs in flight, each of which needs a slot of memory out of ``budget``; further
+    callers wait. Raises :class:`~onnxplan.compiler.errors.OutOfMemoryError` where the constants do not fit on
+    the device.
     """
 
     def __init__(
@@ -168,10 +171,11 @@ class CudaExecutor:
         *,
         budget: Budget,
         concurrency: int,
+        tuner: ProductTuner | None = None,
     ) -> None:
         self.plan: ExecutionPlan = compiled.plan
         self._context = context
-        self._shared = Plan(context, compiled, functions, budget, concurrency)
+        self._shared = Plan(context, compiled, functions, budget, concurrency, tuner)
         bindings = (*self.plan.inputs, *self.plan.outputs)
         self._expected = tuple((binding.dtype.numpy, binding.shape) for binding in bindings)
         self.peak_bytes = peak_bytes(self.plan, self._shared.bound.layout.workspace_bytes)

@@ -81,6 +81,10 @@ class StandIn:
         self.driver_version = driver_version
         self.cuda_version = cuda_version
         self.query_steps = query_steps
+        self.algorithms: Sequence[float] = (1e-3,)
+        """Milliseconds that a product takes by each algorithm which the heuristic has, in its order."""
+        self.clock = 0.0
+        """Milliseconds that products took."""
         self.device_numbers_required = device_numbers_required
         self.private_arenas = private_arenas
         self.access_oracle = access_oracle
