@@ -1,8 +1,8 @@
 """``make bench-cuda``: a GPU beside PyTorch and its own limits, in less than nine minutes, with a record.
 
-Copy bandwidth and product rates, the cost of a run and of a step, every step of some models, and whole models
-at batch 1 and 32, on the device and from the host. Whatever fails is named in the record and ends nothing
-else. Exit status 2 without a CUDA device.
+Copy bandwidth and product rates, the cost of a run and of a step, tasks beside each other, new shapes, every
+step of some models, and whole models at batch 1 and 32, on the device and from the host. Whatever fails is
+named in the record and ends nothing else. Exit status 2 without a CUDA device.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from onnxplan.runtime.cuda.inventory import take_inventory
 NO_DEVICE_STATUS = 2
 LIMIT_SECONDS = 520.0
 RATES = Part("rates", "bench.cuda_rates", 75, stall=40)
+TASKS = Part("tasks", "bench.cuda_tasks", 40, stall=30)
 STEPS = Part("steps", "bench.cuda_steps", 90, stall=60)
 GROUP = 6
 """Models that are prepared at the same time."""
@@ -86,6 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="onnxplan-bench-cuda-") as folder:
         settings = Settings(device=options.device, folder=folder)
         rows += run_and_show(RATES, settings, parts)
+        rows += run_and_show(TASKS, settings, parts)
         steps = replace(STEPS, seconds=min(STEPS.seconds, options.limit / 5))
         end = deadline - steps.seconds
         found, notes = measure_models(options.models, options.device, end, options.seconds)

@@ -25,6 +25,7 @@ class SessionOptions:
     recompile: bool = False
     verify_key: str | os.PathLike[str] | bytes | None = None
     name: str | None = None
+    autotune: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.device, str):
@@ -39,8 +40,9 @@ class SessionOptions:
                 raise TypeError(f"{name} must be an integer, not {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if not isinstance(self.recompile, bool):
-            raise TypeError(f"recompile must be True or False, not {self.recompile!r}")
+        for name in ("recompile", "autotune"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not isinstance(self.verify_key, str | os.PathLike | bytes | None):
             raise TypeError(f"verify_key must be a path or bytes, not {self.verify_key!r}")
         if not isinstance(self.name, str | None):

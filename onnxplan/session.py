@@ -27,8 +27,8 @@ from onnxplan.runtime.engine import BoundStage, Engine, Observer, OutArrays
 from onnxplan.runtime.places import Places
 from onnxplan.runtime.planner import Request
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
+from onnxplan.started_runs import RunStarter, wrapped
 from onnxplan.structures import result
-from onnxplan.tensor import Tensor, unwrap, wrap
 
 if TYPE_CHECKING:
     import onnx
@@ -41,11 +41,11 @@ T = TypeVar("T")
 
 INLINE_SECONDS = 500e-6
 """Plans for the CPU estimated under this run inside the coroutine: a hop to another thread costs more than it
-saves. Runs on other devices always wait on another thread.
+saves.
 """
 
 
-class InferenceSession(ModelInterface, Profiled):
+class InferenceSession(RunStarter, ModelInterface, Profiled):
     """A model, compiled for a device, ready to run.
 
     ``model`` is a path, serialised bytes, an ``onnx.ModelProto``, or the path of an artifact that
@@ -67,6 +67,8 @@ class InferenceSession(ModelInterface, Profiled):
     * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner
       of this Ed25519 public key (the path of a PEM file, or its bytes);
     * ``name``: what metrics and traces call the session, see :func:`onnxplan.instrument`.
+    * ``autotune``: on CUDA, time the algorithms of matrix products when a plan is made, instead of taking the
+      library's first choice. Each kind of product is timed once; the choice is kept with the kernels.
 
     Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.InvalidArtifactError`,
     :class:`~onnxplan.UnsupportedOperatorError`,
@@ -97,10 +99,11 @@ class InferenceSession(ModelInterface, Profiled):
         recompile: bool = False,
         verify_key: str | os.PathLike[str] | bytes | None = None,
         name: str | None = None,
+        autotune: bool = False,
     ) -> None:
-        bounds = max_concurrency, max_plans
+        of_device, bounds = (device, threads, math, cache), (max_concurrency, max_plans)
         self._options = SessionOptions(
-            device, threads, math, cache, *bounds, optimize, memory_limit, recompile, verify_key, name
+            *of_device, *bounds, optimize, memory_limit, recompile, verify_key, name, autotune
         )
         observe(self)
         self._open(model)
@@ -108,7 +111,11 @@ class InferenceSession(ModelInterface, Profiled):
     def _open(self, model: ModelLike) -> None:
         options = self._options
         self._device = open_device(
-            options.device, threads=options.threads, math=options.math, cache=options.cache
+            options.device,
+            threads=options.threads,
+            math=options.math,
+            cache=options.cache,
+            autotune=options.autotune,
         )
         loaded = load(model, self._device, options, self._adapt if self._adapts else None)
         super().__init__(loaded.signature)
@@ -197,15 +204,26 @@ class InferenceSession(ModelInterface, Profiled):
                 if self._slice.ends_with(recent.seconds):
                     await let_others_run()
                 return results
+        if recent is not None and fetches is None and recent.starter is not None:
+            fitting = self._fitting(recent, feeds)
+            if fitting is not None:
+                started = self._start(recent, fitting, on_device=check_outputs(outputs))
+                if started is not None:
+                    return await self._follow(recent, *started)
         on_device = check_outputs(outputs)
         self._require_open()
         request, arrays = self._check(feeds, fetches, self._device)
         stage = self._engine.plain.get(request.shapes) if request.names == self._names else None
-        if stage is not None and fetches is None and stage.seconds < self._inline_seconds:
-            results = self._run_request(request, arrays, None)
-            if self._slice.ends_with(stage.seconds):
-                await let_others_run()
-            return results
+        if stage is not None and fetches is None:
+            if stage.seconds < self._inline_seconds:
+                results = self._run_request(request, arrays, None)
+                if self._slice.ends_with(stage.seconds):
+                    await let_others_run()
+                return results
+            if stage.starter is not None and stage.pick is not None:
+                started = self._start(stage, arrays, on_device=on_device)
+                if started is not None:
+                    return await self._follow(stage, *started)
 
         def work(cancel: CancelFlag) -> dict[str, Any]:
             return self._run_request(request, arrays, cancel, on_device=on_device)
@@ -256,14 +274,9 @@ class InferenceSession(ModelInterface, Profiled):
         self, stage: BoundStage, feeds: Mapping[str, Any], outputs: str, out: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """A run of the latest plan if the feeds are just what it expects: the hot path, so no messages."""
-        if type(feeds) is not dict or len(feeds) != len(self._names) or stage.pick is None:
+        arrays = self._fitting(stage, feeds)
+        if arrays is None:
             return None
-        try:
-            arrays: tuple[Any, ...] = stage.pick(feeds)
-        except KeyError:
-            return None
-        if self._unwraps:
-            arrays = tuple([unwrap(array) if type(array) is Tensor else array for array in arrays])
         self._running.append(None)
         try:
             if self._closed:
@@ -282,10 +295,7 @@ class InferenceSession(ModelInterface, Profiled):
             if results is None or not stage.executor.try_run(arrays, results):
                 return None
             stage.used = True
-            names = stage.output_names
-            if len(names) == 1:
-                return {names[0]: wrap(results[0])}
-            return dict(zip(names, map(wrap, results), strict=True))
+            return wrapped(stage, results)
         finally:
             self._leave()
 
@@ -313,11 +323,6 @@ class InferenceSession(ModelInterface, Profiled):
             return {name: result(results[name]) for name in request.fetches or self.output_names}
         finally:
             self._leave()
-
-    def _leave(self) -> None:
-        self._running.pop()
-        if self._closed:
-            self._drained.set()
 
     def plan(self, shapes: Shapes | None = None) -> ExecutionPlan:
         """The execution plan for inputs of these shapes (default: the model's, where they are fixed).

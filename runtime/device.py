@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +95,41 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Releases memory once the runs in flight are over."""
+        ...
+
+
+class StartedRun(Protocol):
+    """A run in flight on a device that works by itself."""
+
+    def finish_within(self, seconds: float) -> bool:
+        """Keeps the thread busy for so long until the run is over, and then fills its outputs.
+
+        Returns whether it is over. Raises what :meth:`wait` raises.
+        """
+        ...
+
+    def wait(self, cancel: CancelFlag | None = None) -> None:
+        """Sleeps until the run is over, and fills its outputs. Raises what :meth:`Executor.run` raises."""
+        ...
+
+
+@runtime_checkable
+class StartingExecutor(Protocol):
+    """An executor on such a device."""
+
+    @property
+    def starts(self) -> bool:
+        """Whether :meth:`try_start` may start runs of this plan."""
+        ...
+
+    def try_start(
+        self, inputs: tuple[Any, ...], outputs: tuple[Any, ...], over: Callable[[], None]
+    ) -> StartedRun | None:
+        """Starts a run, if that takes some microseconds only; else None.
+
+        Checks the arrays as :meth:`Executor.try_run` does. ``over()`` is called once, on any thread, when a
+        run that was started is over.
+        """
         ...
 
 

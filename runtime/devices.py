@@ -159,10 +159,12 @@ def _kernel_sources() -> str:
     return source_digest([*map(Path, onnxplan.kernels.__path__), *vocabulary])
 
 
-def _open_cuda(ordinal: int, math: str, cache: bool) -> Device:
+def _open_cuda(ordinal: int, math: str, cache: bool, autotune: bool) -> Device:
     from onnxplan.runtime.cuda.device import open_cuda
 
-    return open_cuda(ordinal, _cuda_kernels(), math=math, cache=cache, progress=_progress.get())
+    return open_cuda(
+        ordinal, _cuda_kernels(), math=math, cache=cache, progress=_progress.get(), autotune=autotune
+    )
 
 
 def _cuda_kernels() -> CudaKernelSet:
@@ -202,17 +204,25 @@ def open_compiler(
     return open_device(name, threads=threads, math=math, cache=cache)
 
 
-def open_device(name: str, *, threads: int | None = None, math: str = "strict", cache: bool = True) -> Device:
+def open_device(
+    name: str,
+    *,
+    threads: int | None = None,
+    math: str = "strict",
+    cache: bool = True,
+    autotune: bool = False,
+) -> Device:
     """The device called ``name``: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
 
-    ``auto`` is CUDA where it works and the CPU elsewhere. Raises :class:`DeviceUnavailableError` with the
+    ``auto`` is CUDA where it works and the CPU elsewhere. ``autotune`` is for CUDA alone, see
+    :func:`onnxplan.runtime.cuda.device.open_cuda`. Raises :class:`DeviceUnavailableError` with the
     reason, ``ValueError`` for another name.
     """
     if name == "cpu":
         return CpuDevice(detect_target(threads, math), cache=cache, progress=_progress.get())
     if name == "auto":
         try:
-            device = _open_cuda(0, math, cache)
+            device = _open_cuda(0, math, cache, autotune)
         except DeviceUnavailableError as error:
             logger.info("device='auto' chose the CPU: %s", error)
             return open_device("cpu", threads=threads, math=math, cache=cache)
@@ -220,5 +230,5 @@ def open_device(name: str, *, threads: int | None = None, math: str = "strict", 
         return device
     kind, colon, number = name.partition(":")
     if kind == "cuda" and (not colon or (number.isascii() and number.isdecimal())):
-        return _open_cuda(int(number or 0), math, cache)
+        return _open_cuda(int(number or 0), math, cache, autotune)
     raise ValueError(f"unknown device {name!r}; expected 'cpu', 'cuda', 'cuda:N' or 'auto'")

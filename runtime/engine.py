@@ -20,7 +20,7 @@ from onnxplan.compiler.plan import DEMAND, CompiledPlan, ExecutionPlan, HostFunc
 from onnxplan.compiler.structures import Absent, SequenceValue, Structure, map_tensors
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
-from onnxplan.runtime.device import AnyArray, Array, Device, Executor
+from onnxplan.runtime.device import AnyArray, Array, Device, Executor, StartingExecutor
 from onnxplan.runtime.planner import Planner, Request, Shape
 from onnxplan.runtime.stage_cache import StageCache
 
@@ -68,6 +68,9 @@ class BoundStage:
             self._bytes,
         )
         """Makes new arrays on the host for the outputs; raises ``OutOfMemoryError``."""
+        executor = self.executor
+        self.starter = executor if isinstance(executor, StartingExecutor) and executor.starts else None
+        """What starts runs on the thread of an event loop, where the device and the plan allow it."""
 
     @property
     def _bytes(self) -> int:

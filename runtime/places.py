@@ -23,6 +23,14 @@ class Places:
         self._lock = threading.Lock()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    def try_take(self) -> bool:
+        """Takes a place if one is free."""
+        with self._lock:
+            if not self._free:
+                return False
+            self._free -= 1
+            return True
+
     async def take(self) -> None:
         """Waits for a place; a task that is cancelled meanwhile holds none."""
         import asyncio

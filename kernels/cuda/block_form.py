@@ -13,6 +13,8 @@ from onnxplan.kernels.geometry import ceil_div
 SPLIT_BYTES = 1 << 18
 # Where there are fewer blocks than this for a multiprocessor, others may take parts of the work.
 ENOUGH_BLOCKS = 2
+# Points of a part are a multiple of this.
+PART_POINTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ def part_length(form: BlockForm, results: int, region: int, weight: int, target:
     """Points of the parts that a region is split into, which are a few for each multiprocessor."""
     least = max(SPLIT_BYTES // 4 // (form.columns * weight), form.lanes)
     parts = min(4 * ENOUGH_BLOCKS * target.threads // form.blocks(results), region // least)
-    return ceil_div(region, max(parts, 1))
+    # Parts begin where groups of points do.
+    return ceil_div(ceil_div(region, max(parts, 1)), PART_POINTS) * PART_POINTS
 
 
 def declare_threads(kernel: KernelText, form: BlockForm, index: str, *, split: bool) -> None:

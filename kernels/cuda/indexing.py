@@ -26,8 +26,22 @@ def _operands(axes: Sequence[Axis]) -> int:
 
 
 def axis_words(axes: Sequence[Axis]) -> list[int]:
-    """The parameters that :func:`declare_axes` reads: each axis' extent and strides in elements."""
-    return [word for axis in axes for word in (axis.extent, *axis.strides)]
+    """The parameters that :func:`declare_axes` reads: of each axis its extent, how to divide by that, and
+    strides in elements."""
+    return [word for axis in axes for word in (axis.extent, divider(axis.extent), *axis.strides)]
+
+
+def divider(extent: int) -> int:
+    """How kernels divide numbers below 2**31 by ``extent``: a shift in the high 32 bits, a factor in the low.
+
+    ``n / extent`` is the high word of ``2 * n * factor``, shifted right. Source: Granlund and Montgomery,
+    *Division by Invariant Integers using Multiplication*, https://doi.org/10.1145/178243.178249. An extent
+    that no number of 31 bits can be divided by without being 0 has no use for one.
+    """
+    if not 0 < extent < NARROW_LIMIT:
+        return 0
+    shift = (extent - 1).bit_length()
+    return shift << 32 | -(-(1 << 31 + shift) // extent)
 
 
 def points_of(axes: Sequence[Axis]) -> int:
@@ -35,11 +49,20 @@ def points_of(axes: Sequence[Axis]) -> int:
 
 
 def declare_axes(kernel: KernelText, name: str, rank: int, operands: int, index: str) -> None:
-    """Declares the parameters of ``rank`` axes, outermost first: ``{name}_extent0``, ``{name}_stride0_1``."""
+    """Declares the parameters of ``rank`` axes, outermost first: ``{name}_extent0``, ``{name}_divider0``,
+    ``{name}_stride0_1``."""
     for axis in range(rank):
         kernel.parameter(f"{name}_extent{axis}", index)
+        kernel.parameter(f"{name}_divider{axis}")
         for operand in range(operands):
             kernel.parameter(f"{name}_stride{axis}_{operand}", index)
+
+
+def quotient_of(number: str, extent: str, divider: str, index: str) -> str:
+    """``number / extent`` by its :func:`divider` where numbers are narrow, as integer division is slow."""
+    if index != "int":
+        return f"{number} / {extent}"
+    return f"(int)(__umulhi(2u * (unsigned int){number}, (unsigned int){divider}) >> (int)({divider} >> 32))"
 
 
 def offsets(
@@ -64,7 +87,8 @@ def offsets(
         place = f"{prefix}rest"
         if axis:
             place = f"{prefix}place{axis}"
-            lines.append(f"const {index} {prefix}quotient{axis} = {prefix}rest / {name}_extent{axis};")
+            quotient = quotient_of(f"{prefix}rest", f"{name}_extent{axis}", f"{name}_divider{axis}", index)
+            lines.append(f"const {index} {prefix}quotient{axis} = {quotient};")
             lines.append(
                 f"const {index} {place} = {prefix}rest - {prefix}quotient{axis} * {name}_extent{axis};"
             )

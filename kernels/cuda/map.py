@@ -10,12 +10,12 @@ from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
+from onnxplan.kernels.cuda.groups import grouping
 from onnxplan.kernels.cuda.indexing import BLOCK_THREADS, axis_words, index_type, points_of
-from onnxplan.kernels.cuda.map_code import GROUP, MOST_GROUPED, build_map, items_of
+from onnxplan.kernels.cuda.map_code import MOST_GROUPED, build_map, groups_of, items_of
 from onnxplan.kernels.cuda.source import check_words
 from onnxplan.kernels.cuda.transpose import select_transpose
 from onnxplan.kernels.geometry import (
-    Axis,
     axes_of,
     carrier,
     ceil_div,
@@ -27,6 +27,9 @@ from onnxplan.kernels.geometry import (
 )
 
 __all__ = ["build_map", "select_map"]
+
+# Blocks for each multiprocessor that there should be before threads take more than one group.
+BLOCKS_WANTED = 4
 
 
 def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
@@ -58,36 +61,32 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
         return
     axes = pad_axes(merged, len(strides))
     points = points_of(axes)
-    kinds = _kinds(axes, len(views), count)
+    group, kinds = 0, ""
+    if count <= MOST_GROUPED:
+        sizes = [dtype.itemsize for dtype in kernel_types]
+        group, kinds = grouping(axes, (), sizes, range(count, len(views)))
     labels = tuple(dtype.label for dtype in kernel_types)
     variant = (
         BLOCK_THREADS, expression, labels, (*used, *indexed), count, len(axes), index_type(points, axes),
-        kinds,
+        kinds, group,
     )  # fmt: skip
-    parameters = (points, *axis_words(axes))
+    if group:
+        # Few points are spread over all multiprocessors first.
+        rounds = ceil_div(points, BLOCK_THREADS * group * BLOCKS_WANTED * target.threads)
+        rounds = min(rounds, groups_of(expression, count, kinds, group))
+        tiles = ceil_div(points, BLOCK_THREADS * group * rounds)
+    else:
+        rounds = items_of(count)
+        tiles = ceil_div(points, BLOCK_THREADS * rounds)
+    parameters = (points, rounds, *axis_words(axes))
     check_words(len(views), len(parameters))
     emit.step(
         KernelSpec("map", variant),
         tuple(views),
         tuple(range(count, len(views))),
         parameters,
-        tiles=ceil_div(points, BLOCK_THREADS * items_of(count, kinds)),
+        tiles=tiles,
         flops=math.prod(primitive.shape) * expression.cost,
         bytes_moved=sum(map(unique_bytes, views)),
         in_place=in_place_pairs(views[:count], views[count:]),
     )
-
-
-def _kinds(axes: list[Axis], operands: int, inputs: int) -> str:
-    """How threads that take groups of neighbouring points access each operand; "" if they take single ones.
-
-    ``v`` as vectors, ``b`` the same element for all, ``s`` one by one. A group does not span rows.
-    """
-    if not axes or inputs > MOST_GROUPED or (len(axes) > 1 and axes[-1].extent % GROUP):
-        return ""
-    kinds = ""
-    for operand in range(operands):
-        inner = axes[-1].strides[operand]
-        aligned = all(axis.strides[operand] % GROUP == 0 for axis in axes[:-1] if axis.extent > 1)
-        kinds += "b" if inner == 0 else "v" if inner == 1 and aligned else "s"
-    return kinds if "v" in kinds[inputs:] else ""

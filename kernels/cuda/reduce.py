@@ -10,6 +10,7 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cuda.block_form import BlockForm, choose_form, is_split_worthwhile, part_length
+from onnxplan.kernels.cuda.groups import grouping
 from onnxplan.kernels.cuda.indexing import axis_words, index_type
 from onnxplan.kernels.cuda.reduce_code import build_reduce
 from onnxplan.kernels.cuda.source import check_words
@@ -19,6 +20,11 @@ from onnxplan.kernels.reduction_space import Space, make_space
 from onnxplan.kernels.split_reduce import combine, decompose, output_slots, result, rewrite
 
 __all__ = ["build_reduce", "select_reduce"]
+
+# Groups that threads hold: few numbers, as each is another kernel.
+HELD_TURNS = (2, 8)
+# Registers that values may be held in.
+MOST_HELD = 96
 
 
 def select_reduce(operation: Operation, emit: StepEmitter, target: Target) -> None:
@@ -94,6 +100,19 @@ def _is_row(space: Space) -> bool:
     return True
 
 
+def _turns(space: Space, form: BlockForm, group: int) -> int:
+    """Groups of points that each thread holds in registers so that they are read once; 0 where that does not
+    pay or they are too many."""
+    if not group or len(schedule(space.expression, cache=False).phases) == 1:
+        return 0
+    varying = [n for n in range(len(space.inputs)) if any(axis.strides[n] for axis in space.reduced)]
+    for turns in HELD_TURNS:
+        held = turns * group * sum(max(space.sizes[n], 4) for n in varying) // 4
+        if space.region <= form.lanes * group * turns:
+            return turns if held <= MOST_HELD else 0
+    return 0
+
+
 def _emit(space: Space, form: BlockForm, emit: StepEmitter, length: int, part_stride: int) -> None:
     """Emits one step for all of ``space``; its outputs have a part for each ``length`` points."""
     total = len(space.labels)
@@ -101,9 +120,14 @@ def _emit(space: Space, form: BlockForm, emit: StepEmitter, length: int, part_st
     blocks = form.blocks(space.results)
     parts = ceil_div(space.region, length) if part_stride else 1
     index = index_type(max(space.results, space.region, parts * part_stride), [*kept, *reduced])
+    group, kinds = 0, ""
+    if form.is_row:
+        wanted = [n for n, label in enumerate(space.labels) if label != "index"]
+        group, kinds = grouping(reduced, kept, space.sizes, wanted)
+    turns = 0 if part_stride else _turns(space, form, group)
     variant = (
         form.threads, form.name, form.columns, bool(part_stride), space.expression, space.labels,
-        (*space.inputs, *space.coordinates), len(kept), len(reduced), index,
+        (*space.inputs, *space.coordinates), len(kept), len(reduced), index, kinds, group, turns,
     )  # fmt: skip
     parameters = [space.results, space.region, *axis_words(kept), *axis_words(reduced)]
     if part_stride:

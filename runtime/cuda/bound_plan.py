@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.plan import ExecutionPlan, KernelSpec, Step
+from onnxplan.runtime.cuda.branches import Work, schedule
 from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.matmul import FAMILY, BoundProduct, Product, workspace_limit
 from onnxplan.runtime.cuda.memory import Layout
+from onnxplan.runtime.cuda.tuning import ProductTuner
 
 WORD_MASK = (1 << 64) - 1
 MOST_BLOCKS = (1 << 31) - 1
@@ -46,8 +48,9 @@ class BoundPlan:
     """What all slots of an executor share.
 
     ``functions`` gives the handle of each generated kernel, ``constants`` the device addresses of the plan's
-    constants; ``library`` and ``handle`` serve matrix products. Raises ``ValueError`` where the plan does not
-    fit together, ``UnsupportedOperatorError`` where a library has no algorithm for a step.
+    constants; ``library`` and ``handle`` serve matrix products, whose algorithms ``tuner`` chooses, if it is
+    given. Raises ``ValueError`` where the plan does not fit together, ``UnsupportedOperatorError`` where a
+    library has no algorithm for a step.
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class BoundPlan:
         constants: Sequence[int],
         library: CublasLt | None,
         handle: int,
+        tuner: ProductTuner | None = None,
     ) -> None:
         self.plan = plan
+        self._tuner = tuner
         self._library = library
         self._handle = handle
         self._products: dict[Product, BoundProduct] = {}
@@ -73,6 +78,7 @@ class BoundPlan:
         words: list[int] = []
         relative: list[bool] = []
         launches: list[Launch] = []
+        work: list[Work] = []
         workspace = 0
         # The workspace lies behind all else, so that its size does not move what addresses point to.
         layout = Layout.of(plan, 0)
@@ -86,16 +92,24 @@ class BoundPlan:
                 product = self._product(number, step)
                 if product is not None:
                     launches.append(ProductLaunch(product, first, len(step.operands)))
+                    work.append(Work(number, step.seconds, self._fills(product.product.blocks)))
                     workspace = max(workspace, product.workspace_bytes)
             elif step.tiles:
                 words += step.parameters
                 relative += [False] * len(step.parameters)
                 launches.append(_kernel(number, step, functions[step.kernel], first))
+                work.append(Work(number, step.seconds, self._fills(step.tiles)))
         self.launches = tuple(launches)
-        self.layout = Layout.of(plan, workspace)
+        self.branches = schedule(plan, work)
+        """Which launches a graph runs beside each other."""
+        self.layout = Layout.of(plan, workspace, self.branches.count)
         self.words = np.array([word & WORD_MASK for word in words], np.uint64).view(np.int64)
         """Argument words; where ``relative``, to the block of a slot."""
         self.relative = np.array(relative, np.bool_)
+
+    def _fills(self, blocks: int) -> bool:
+        """Do so many blocks take all multiprocessors?"""
+        return blocks >= self.plan.target.threads
 
     def _product(self, number: int, step: Step) -> BoundProduct | None:
         product = Product.of(step, self.plan)
@@ -112,6 +126,7 @@ class BoundPlan:
                 step_text(number, step),
                 fast=target.math == "fast",
                 workspace=workspace_limit(target.isa),
+                tuner=self._tuner,
             )
         return found
 

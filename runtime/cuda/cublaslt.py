@@ -147,6 +147,7 @@ class CublasLt:
     """cuBLASLt's functions, each of which raises :class:`CublasLtError` instead of giving a status."""
 
     def __init__(self, library: Any) -> None:
+        self._library = library
         self._functions: dict[str, Any] = {}
         for name, types in _PROTOTYPES.items():
             function = getattr(library, name)
@@ -164,6 +165,12 @@ class CublasLt:
         """The bare function, for calls whose cost counts."""
         function: Callable[..., int] = self._functions[name]
         return function
+
+    @property
+    def version(self) -> int:
+        """As the library counts: 130500 for 13.5.0."""
+        get: Callable[[], int] = self._library.cublasLtGetVersion
+        return int(get())
 
     def create_handle(self) -> int:
         """A handle for the current device; any number of threads may use it at once."""

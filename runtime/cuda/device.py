@@ -22,13 +22,15 @@ from onnxplan.runtime.cuda.api import CudaApi, load_api
 from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.compiler import Generate, KernelCompiler
 from onnxplan.runtime.cuda.context import CudaContext, check_process, open_context
+from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.executor import CudaExecutor
 from onnxplan.runtime.cuda.importing import Importer
 from onnxplan.runtime.cuda.modules import Modules
 from onnxplan.runtime.cuda.own_kernels import PROBE, PROBE_THREADS, generate
 from onnxplan.runtime.cuda.target import detect_target
+from onnxplan.runtime.cuda.tuning import ProductTuner
 from onnxplan.runtime.library import KernelLibrary, Progress
-from onnxplan.runtime.store import content_key
+from onnxplan.runtime.store import KernelStore, content_key
 
 SLOTS = 4
 """Runs of a plan in flight at once, unless the session says otherwise."""
@@ -69,6 +71,7 @@ class CudaDevice:
         *,
         cache: bool,
         progress: Progress | None = None,
+        autotune: bool = False,
     ) -> None:
         self.context = context
         self.name = context.name
@@ -76,6 +79,7 @@ class CudaDevice:
         self.selector = kernels.selector(target)
         self.library = _library(context, target, kernels.generate, kernels.sources, "kernels", cache)
         self._progress = progress
+        self._tuner = _tuner(context, self.library.store, cache) if autotune else None
         self._importer = Importer(context, lambda spec: own.addresses([spec])[0])
 
     @property
@@ -146,6 +150,7 @@ class CudaDevice:
             lambda specs: (compiled.kernels or self.library).addresses(specs, self._progress),
             budget=budget,
             concurrency=budget.runs or SLOTS,
+            tuner=self._tuner,
         )
 
 
@@ -156,8 +161,11 @@ def open_cuda(
     math: str = "strict",
     cache: bool = True,
     progress: Progress | None = None,
+    autotune: bool = False,
 ) -> CudaDevice:
     """The device with this number, after a kernel really ran on it.
+
+    With ``autotune`` the algorithms of matrix products are timed when a plan is bound.
 
     Raises :class:`DeviceUnavailableError` with the cause and what would fix it.
     """
@@ -171,7 +179,7 @@ def open_cuda(
         target = detect_target(context, math)
         own = _library(context, target, generate, _own_sources, "own kernels", cache)
         context.part("probe", lambda: _probe(context, own))
-    return CudaDevice(context, target, kernels, own, cache=cache, progress=progress)
+    return CudaDevice(context, target, kernels, own, cache=cache, progress=progress, autotune=autotune)
 
 
 def _check_ordinal(api: CudaApi, ordinal: int) -> None:
@@ -208,6 +216,21 @@ def _library(
 
     library: KernelLibrary = context.part((name, target, cache), make)
     return library
+
+
+def _tuner(context: CudaContext, store: KernelStore, cache: bool) -> ProductTuner:
+    """The tuner of a context, shared by all sessions that use the store or do not."""
+
+    def make() -> ProductTuner:
+        runtime: Any = context.api.runtime
+        with context.active("opening the device"):
+            name = runtime.getDeviceProperties(context.ordinal)["name"]
+            device = name.decode() if isinstance(name, bytes) else str(name)
+            versions = runtime.driverGetVersion(), CublasLt(context.api.cublaslt).version
+        return ProductTuner(context, store, f"cuda {device}, driver {versions[0]}, cuBLASLt {versions[1]}")
+
+    tuner: ProductTuner = context.part(("tuner", cache), make)
+    return tuner
 
 
 def _probe(context: CudaContext, own: KernelLibrary) -> bool:

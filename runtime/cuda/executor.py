@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,20 +14,23 @@ from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.bound_plan import BoundPlan
+from onnxplan.runtime.cuda.completion import RUNNING, Completion
 from onnxplan.runtime.cuda.context import CudaContext
 from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.graph_cache import GraphCache
 from onnxplan.runtime.cuda.matmul import FAMILY
 from onnxplan.runtime.cuda.memory import Upload, Uploads, peak_bytes
 from onnxplan.runtime.cuda.modules import Modules
-from onnxplan.runtime.cuda.slot import Array, Slot
+from onnxplan.runtime.cuda.slot import Slot
+from onnxplan.runtime.cuda.transfers import Array
+from onnxplan.runtime.cuda.tuning import ProductTuner
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.slots import SlotPool
 
-POLL_SECONDS = 100e-6
-"""How long a caller asks whether its run is over before it sleeps."""
-RUNNING = "running a plan"
-
+START_SECONDS = 2e-3
+"""Plans estimated under this may be started by an event loop and awaited one after the other."""
+START_BYTES = 1 << 20
+"""Inputs and outputs of such plans: copying them takes the event loop's time."""
 Functions = Callable[[Sequence[KernelSpec]], Sequence[int]]
 
 
@@ -56,6 +59,7 @@ class Plan:
         functions: Functions,
         budget: Budget,
         concurrency: int,
+        tuner: ProductTuner | None,
     ) -> None:
         self.context = context
         self._graphs: GraphCache = context.part("graphs", GraphCache)
@@ -70,7 +74,7 @@ class Plan:
             self.constants: tuple[Upload, ...] = Uploads.of(context).get(compiled.constants)
             library, handle = _cublaslt(context) if len(specs) < len(plan.kernels) else (None, 0)
             addresses = [upload.address for upload in self.constants]
-            self.bound = BoundPlan(plan, handles, addresses, library, handle)
+            self.bound = BoundPlan(plan, handles, addresses, library, handle, tuner)
         nbytes = self.bound.layout.total_bytes
         self._abandoned = False
         self._released = False
@@ -98,6 +102,20 @@ class Plan:
             slot = slots.acquire(cancel)
         slot.lock.acquire()
         return slot
+
+    def take_idle(self) -> Slot | None:
+        """A slot with a graph, for the caller alone, if there is one and nobody waits for it."""
+        if self.slots.waiting:
+            return None
+        try:
+            slot = self.slots.take()
+        except IndexError:
+            return None
+        slot.lock.acquire()
+        if slot.is_ready:
+            return slot
+        self.give(slot)
+        return None
 
     def give(self, slot: Slot) -> None:
         slot.lock.release()
@@ -136,62 +154,13 @@ class Plan:
         self.context.dispose(free)
 
 
-class Completion:
-    """A run that was started. Dropping it lets the run go on, whose outputs are then not to be used."""
-
-    __slots__ = ("__weakref__", "_executor", "_outputs", "_plan", "_slot")
-
-    def __init__(self, executor: CudaExecutor, plan: Plan, slot: Slot, outputs: Sequence[Array]) -> None:
-        self._executor = executor
-        self._plan = plan
-        self._slot: Slot | None = slot
-        self._outputs = outputs
-
-    def done(self) -> bool:
-        """Whether :meth:`wait` would return at once. Raises what it would raise for a run that failed."""
-        if self._slot is None:
-            return True
-        with self._plan.context.active(RUNNING):
-            return self._plan.context.finished(self._slot.done, RUNNING)
-
-    def wait(self, cancel: CancelFlag | None = None) -> None:
-        """Waits until the run is over and its outputs are filled.
-
-        Raises ``Cancelled`` where ``cancel`` is set before: the run goes on without anybody, and what it
-        reads is kept until it is over. Raises :class:`DeviceUnavailableError` where the device failed.
-        """
-        slot, self._slot = self._slot, None
-        if slot is None:
-            return
-        try:
-            with self._plan.context.active(RUNNING):
-                self._await(slot, cancel)
-                slot.finish(self._outputs)
-        finally:
-            self._plan.give(slot)
-
-    def _await(self, slot: Slot, cancel: CancelFlag | None) -> None:
-        context = self._plan.context
-        deadline = time.perf_counter() + POLL_SECONDS
-        while not context.finished(slot.done, RUNNING):
-            if cancel is not None and cancel.is_set:
-                raise Cancelled("the run was cancelled")
-            if time.perf_counter() > deadline:
-                context.api.runtime.eventSynchronize(slot.done)
-                return
-
-    def __del__(self) -> None:
-        slot = getattr(self, "_slot", None)
-        if slot is not None and not self._plan.context.forked:
-            self._plan.give(slot)
-
-
 class CudaExecutor:
     """An execution plan bound to a device. Safe from any number of threads.
 
-    ``functions`` gives the handles of generated kernels. ``concurrency`` bounds the runs in flight, each of
-    which needs a slot of memory out of ``budget``; further callers wait. Raises
-    :class:`~onnxplan.compiler.errors.OutOfMemoryError` where the constants do not fit on the device.
+    ``functions`` gives the handles of generated kernels, ``tuner`` times algorithms of products.
+    ``concurrency`` bounds the runs in flight, each of which needs a slot of memory out of ``budget``; further
+    callers wait. Raises :class:`~onnxplan.compiler.errors.OutOfMemoryError` where the constants do not fit on
+    the device.
     """
 
     def __init__(
@@ -202,14 +171,18 @@ class CudaExecutor:
         *,
         budget: Budget,
         concurrency: int,
+        tuner: ProductTuner | None = None,
     ) -> None:
         self.plan: ExecutionPlan = compiled.plan
         self._context = context
-        self._shared = Plan(context, compiled, functions, budget, concurrency)
+        self._shared = Plan(context, compiled, functions, budget, concurrency, tuner)
         bindings = (*self.plan.inputs, *self.plan.outputs)
         self._expected = tuple((binding.dtype.numpy, binding.shape) for binding in bindings)
         self.peak_bytes = peak_bytes(self.plan, self._shared.bound.layout.workspace_bytes)
         """Bytes of device memory that binding and one run need."""
+        staged = self._shared.bound.layout.staged_bytes
+        self.starts = self.plan.seconds < START_SECONDS and staged <= START_BYTES
+        """Whether the thread of an event loop may start runs, as that takes little of it."""
         self._finalizer = weakref.finalize(self, self._shared.abandon)
         # At the end of the process the driver frees everything.
         self._finalizer.atexit = False
@@ -258,6 +231,38 @@ class CudaExecutor:
 
     def try_run(self, inputs: tuple[AnyArray, ...], outputs: tuple[AnyArray, ...]) -> bool:
         """:meth:`run` if the arrays are what the plan expects, which is checked here; else False."""
+        if not self._fit(inputs, outputs):
+            return False
+        self.launch(inputs, outputs).wait()
+        return True
+
+    def try_start(
+        self, inputs: tuple[Any, ...], outputs: tuple[Any, ...], over: Callable[[], None]
+    ) -> Completion | None:
+        """:meth:`launch` on the thread of an event loop: None where that would take long.
+
+        Which it does where no slot with a graph is idle, for plans of :data:`START_SECONDS` or more or with
+        much to copy, and for arrays that are not what the plan expects. ``over()`` is called once the run is
+        over, on any thread, if one was started.
+        """
+        if not self.starts or not self._fit(inputs, outputs):
+            return None
+        context, shared = self._context, self._shared
+        context.check()
+        slot = shared.take_idle()
+        if slot is None:
+            return None
+        try:
+            with context.active(RUNNING):
+                slot.drain()
+                slot.queue(inputs, outputs)
+        except BaseException:
+            shared.give(slot)
+            raise
+        return Completion(self, shared, slot, outputs, over)
+
+    def _fit(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
+        """Are the arrays what the plan expects?"""
         arrays = (*inputs, *outputs)
         if len(arrays) != len(self._expected) or len(inputs) != len(self.plan.inputs):
             return False
@@ -269,7 +274,6 @@ class CudaExecutor:
             # Only then: callers may hand in anything, lists for example.
             if not fits or array.dtype != dtype or array.shape != shape:
                 return False
-        self.launch(inputs, outputs).wait()
         return True
 
     def memory(self) -> CudaMemoryUse:

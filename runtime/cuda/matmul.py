@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ from onnxplan.runtime.cuda.cublaslt import (
     PreferenceAttribute,
     Status,
 )
+from onnxplan.runtime.cuda.tuning import ProductTuner
 
 FAMILY = "cublaslt"
 TYPES = {"float32": CUDA_R_32F, "float64": CUDA_R_64F, "float16": CUDA_R_16F, "bfloat16": CUDA_R_16BF}
@@ -46,6 +47,10 @@ EPILOGUES = {
     "bias": Epilogue.BIAS,
     "relu_bias": Epilogue.RELU_BIAS,
 }
+TILE = 128
+"""Rows and columns of a result that a block of cuBLASLt's larger kernels computes."""
+TIMED_ALGORITHMS = 8
+"""How many are asked for where they are timed."""
 ALGORITHMS = 4
 """How many algorithms are asked for; the first that can be used is."""
 
@@ -101,6 +106,11 @@ class Product:
         return self.epilogue in ("bias", "relu_bias")
 
     @property
+    def blocks(self) -> int:
+        """Roughly how many blocks cuBLASLt cuts it into."""
+        return self.batch * -(-self.m // TILE) * -(-self.n // TILE)
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to compute."""
         return not (self.batch and self.m and self.n)
@@ -120,7 +130,15 @@ class BoundProduct:
     """
 
     def __init__(
-        self, library: CublasLt, handle: int, product: Product, step: str, *, fast: bool, workspace: int
+        self,
+        library: CublasLt,
+        handle: int,
+        product: Product,
+        step: str,
+        *,
+        fast: bool,
+        workspace: int,
+        tuner: ProductTuner | None = None,
     ) -> None:
         self.product = product
         self._library = library
@@ -138,7 +156,7 @@ class BoundProduct:
         kind: type[Any] = ctypes.c_double if self._scale == CUDA_R_64F else ctypes.c_float
         self._scalars = (kind(1.0), kind(0.0))
         try:
-            self._algorithm, self.workspace_bytes = self._choose(step, workspace)
+            self._algorithm, self.workspace_bytes = self._choose(step, workspace, tuner)
         except BaseException:
             self.close()
             raise
@@ -163,10 +181,12 @@ class BoundProduct:
             descriptor.set(DescriptorAttribute.BIAS_POINTER, bias)
         return descriptor
 
-    def _choose(self, step: str, workspace: int) -> tuple[Any, int]:
-        """The algorithm that the heuristic ranks first, and the workspace that it needs."""
+    def _choose(self, step: str, workspace: int, tuner: ProductTuner | None) -> tuple[Any, int]:
+        """The algorithm that the heuristic ranks first, or that ``tuner`` finds to be the fastest, and the
+        workspace that it needs."""
+        wanted = ALGORITHMS if tuner is None else TIMED_ALGORITHMS
         align_a, align_b, align_bias, align_d = self.product.alignments
-        results, found = (HeuristicResult * ALGORITHMS)(), ctypes.c_int()
+        results, found = (HeuristicResult * wanted)(), ctypes.c_int()
         b, a, d = (layout.handle for layout in self._layouts)
         with Preference(self._library) as preference, self.descriptor(align_bias) as descriptor:
             preference.set(PreferenceAttribute.MAX_WORKSPACE_BYTES, workspace)
@@ -177,16 +197,32 @@ class BoundProduct:
             try:
                 self._library.call(
                     "cublasLtMatmulAlgoGetHeuristic", self._handle, descriptor.handle, b, a, d, d,
-                    preference.handle, ALGORITHMS, ctypes.addressof(results), ctypes.addressof(found),
+                    preference.handle, wanted, ctypes.addressof(results), ctypes.addressof(found),
                 )  # fmt: skip
             except CublasLtError as error:
                 if error.status not in (Status.NOT_SUPPORTED, Status.INVALID_VALUE):
                     raise
                 found.value = 0
-        for result in results[: found.value]:
-            if result.state == Status.SUCCESS and result.workspaceSize <= workspace:
-                return result.algo, int(result.workspaceSize)
-        raise UnsupportedOperatorError(f"{step}: cuBLASLt has no algorithm for the {self.product}")
+        usable = [
+            (result.algo, int(result.workspaceSize))
+            for result in results[: found.value]
+            if result.state == Status.SUCCESS and result.workspaceSize <= workspace
+        ]
+        if not usable:
+            raise UnsupportedOperatorError(f"{step}: cuBLASLt has no algorithm for the {self.product}")
+        return usable[0] if tuner is None else usable[self._timed(tuner, usable)]
+
+    def _timed(self, tuner: ProductTuner, usable: Sequence[tuple[Any, int]]) -> int:
+        """The number of the algorithm that ``tuner`` chooses."""
+
+        def launch(addresses: Sequence[int], number: int, stream: int) -> None:
+            a, b, bias, d, workspace = addresses
+            self._algorithm, self.workspace_bytes = usable[number]
+            with self.descriptor(bias) as descriptor:
+                self.launcher(a, b, d, descriptor, workspace if self.workspace_bytes else 0)(stream)
+
+        records = [bytes(algorithm) for algorithm, _ in usable]
+        return tuner.choose(self.product, records, [nbytes for _, nbytes in usable], launch)
 
     def launcher(
         self, a: int, b: int, d: int, descriptor: Descriptor, workspace: int

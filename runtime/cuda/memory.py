@@ -17,6 +17,9 @@ from onnxplan.runtime.cuda.context import LEGACY_STREAM, CudaContext, DeviceMemo
 HostArray = npt.NDArray[Any]
 
 BLOCK_ALIGNMENT = 256
+SMALL_BYTES = 64 << 10
+"""Tensors of the host up to this size travel in one copy: a copy of their own takes longer to start than to
+carry so much."""
 
 
 def aligned_size(nbytes: int) -> int:
@@ -29,9 +32,11 @@ def binding_bytes(binding: Binding) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the parts of a slot's block of device memory begin, in bytes: inputs, outputs, arena, workspace.
+    """Where the parts of a slot's block of device memory begin, in bytes: inputs, outputs, arena, workspaces.
 
     The first ``staged_bytes``, inputs and outputs, have a copy of the same layout in pinned host memory.
+    Small inputs adjoin there, and so do small outputs. There is a workspace of ``workspace_bytes`` for each
+    stream that steps are captured on.
     """
 
     inputs: tuple[int, ...]
@@ -41,30 +46,37 @@ class Layout:
     staged_bytes: int
     arena: int
     workspace: int
+    workspace_bytes: int
     total_bytes: int
 
-    @property
-    def workspace_bytes(self) -> int:
-        return self.total_bytes - self.workspace
-
     @staticmethod
-    def of(plan: ExecutionPlan, workspace_bytes: int) -> Layout:
+    def of(plan: ExecutionPlan, workspace_bytes: int, branches: int = 1) -> Layout:
         input_sizes = tuple(map(binding_bytes, plan.inputs))
         output_sizes = tuple(map(binding_bytes, plan.outputs))
-        starts = [0]
-        for size in (*input_sizes, *output_sizes, plan.arena_bytes, workspace_bytes):
-            starts.append(starts[-1] + aligned_size(size))
-        count, both = len(input_sizes), len(input_sizes) + len(output_sizes)
+        inputs, end = _small_first(input_sizes, 0)
+        outputs, staged = _small_first(output_sizes, end)
+        workspace = staged + aligned_size(plan.arena_bytes)
+        workspace_bytes = aligned_size(workspace_bytes)
         return Layout(
-            inputs=tuple(starts[:count]),
-            outputs=tuple(starts[count:both]),
+            inputs=inputs,
+            outputs=outputs,
             input_sizes=input_sizes,
             output_sizes=output_sizes,
-            staged_bytes=starts[both],
-            arena=starts[both],
-            workspace=starts[both + 1],
-            total_bytes=starts[-1],
+            staged_bytes=staged,
+            arena=staged,
+            workspace=workspace,
+            workspace_bytes=workspace_bytes,
+            total_bytes=workspace + branches * workspace_bytes,
         )
+
+
+def _small_first(sizes: Sequence[int], start: int) -> tuple[tuple[int, ...], int]:
+    """Where tensors of these sizes lie from ``start`` on, and where they end."""
+    starts = [0] * len(sizes)
+    for number in sorted(range(len(sizes)), key=lambda number: sizes[number] > SMALL_BYTES):
+        starts[number] = start
+        start += aligned_size(sizes[number])
+    return tuple(starts), start
 
 
 def peak_bytes(plan: ExecutionPlan, workspace_bytes: int = 0) -> int:

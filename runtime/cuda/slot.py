@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.bound_plan import BoundPlan, KernelLaunch, ProductLaunch
@@ -16,11 +15,10 @@ from onnxplan.runtime.cuda.context import CudaContext
 from onnxplan.runtime.cuda.cublaslt import Descriptor
 from onnxplan.runtime.cuda.errors import CAPTURE, MEMORY_ALLOCATION
 from onnxplan.runtime.cuda.graph_cache import GraphCache
-from onnxplan.runtime.cuda.staging import CHUNK_BYTES, Staging
+from onnxplan.runtime.cuda.streams import CaptureStreams, Queue
+from onnxplan.runtime.cuda.transfers import Array, Transfers
 
 logger = logging.getLogger("onnxplan.cuda")
-
-Array = npt.NDArray[Any] | DeviceArray
 
 MOST_CAPTURES = 3
 """Attempts to capture a slot's graph that may fail before its runs stay without one."""
@@ -41,6 +39,7 @@ class Slot:
         self.lock = threading.Lock()
         self.graph = 0
         """Handle of the executable graph, or 0."""
+        self._branches = bound.branches
         self._warm = False
         self.pending = False
         """Whether work was queued of which nobody has seen the end."""
@@ -50,19 +49,23 @@ class Slot:
         try:
             self._memory: Any = context.allocate(layout.total_bytes, _purpose(bound))
             self.block = int(self._memory.ptr)
-            staging = Staging(context, layout.staged_bytes)
-            self._free.append(staging.close)
-            self._staged = staging.address
-            self._input_views = staging.views(bound.plan.inputs, layout.inputs)
-            self._output_views = staging.views(bound.plan.outputs, layout.outputs)
             self.stream = int(runtime.streamCreateWithFlags(runtime.streamNonBlocking))
             self._free.append(lambda: runtime.streamDestroy(self.stream))
-            self.done = self._event(runtime.eventDisableTiming | runtime.eventBlockingSync)
+            awaited = runtime.eventDisableTiming | runtime.eventBlockingSync
+            self.done = self._event(awaited)
             self._fence = self._event(runtime.eventDisableTiming)
+            self._transfers = Transfers(
+                context, bound.plan, layout, self.block, self.stream, lambda: self._event(awaited), self._free
+            )
             self._steps = self._bind(bound)
         except BaseException:
             self._close()
             raise
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a run would be a launch of the graph, and no work is left of a run before."""
+        return bool(self.graph) and not self.pending
 
     def _event(self, flags: int) -> int:
         runtime = self._runtime
@@ -70,30 +73,31 @@ class Slot:
         self._free.append(lambda: runtime.eventDestroy(event))
         return event
 
-    def _bind(self, bound: BoundPlan) -> tuple[Callable[[], None], ...]:
-        """For each step what queues it on the stream."""
+    def _bind(self, bound: BoundPlan) -> tuple[Queue, ...]:
+        """For each launch what queues it on a stream."""
         self._words = bound.table(self.block)
         starts = [launch.first_word for launch in bound.launches]
         self._pointers = int(self._words.ctypes.data) + 8 * np.array(starts, np.int64)
-        launch_kernel, stream = self._context.api.driver.launchKernel, self.stream
-        steps: list[Callable[[], None]] = []
+        launch_kernel = self._context.api.driver.launchKernel
+        steps: list[Queue] = []
         for number, launch in enumerate(bound.launches):
             if isinstance(launch, KernelLaunch):
                 parameters = int(self._pointers.ctypes.data) + 8 * number
-                steps.append(_kernel_step(launch_kernel, launch, stream, parameters))
+                steps.append(_kernel_step(launch_kernel, launch, parameters))
             else:
-                steps.append(self._product_step(launch))
+                steps.append(self._product_step(launch, bound.branches.streams[number]))
         return tuple(steps)
 
-    def _product_step(self, launch: ProductLaunch) -> Callable[[], None]:
+    def _product_step(self, launch: ProductLaunch, branch: int) -> Queue:
         operands = [int(word) for word in self._words[launch.first_word :][: launch.operands]]
         product = launch.product
         descriptor: Descriptor = product.descriptor(operands[2])
         self._free.append(descriptor.close)
-        workspace = self.block + self.layout.workspace if product.workspace_bytes else 0
-        queue = product.launcher(operands[0], operands[1], operands[-1], descriptor, workspace)
-        stream = self.stream
-        return lambda: queue(stream)
+        layout = self.layout
+        workspace = self.block + layout.workspace + branch * layout.workspace_bytes
+        return product.launcher(
+            operands[0], operands[1], operands[-1], descriptor, workspace if product.workspace_bytes else 0
+        )
 
     def queue(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Queues a whole run, behind what the streams of device arrays have been given so far."""
@@ -105,85 +109,20 @@ class Slot:
         for stream in streams:
             self._runtime.eventRecord(self._fence, stream)
             self._runtime.streamWaitEvent(self.stream, self._fence)
-        self._send(inputs)
+        self._transfers.send(inputs)
         self._execute()
-        self._fetch(outputs)
+        self._transfers.fetch(outputs)
         self._runtime.eventRecord(self.done, self.stream)
 
-    def _send(self, inputs: Sequence[Array]) -> None:
-        """Copies inputs to where the plan reads them; neighbours on the host travel together."""
-        layout, runtime = self.layout, self._runtime
-        first = last = 0
-        for array, start, size, view in zip(
-            inputs, layout.inputs, layout.input_sizes, self._input_views, strict=True
-        ):
-            if not size:
-                continue
-            if isinstance(array, DeviceArray):
-                kind = runtime.memcpyDeviceToDevice
-                runtime.memcpyAsync(self.block + start, array.pointer, size, kind, self.stream)
-            elif size > CHUNK_BYTES:
-                self._send_in_parts(array, start, view)
-            else:
-                if last and (start > last + self._gap(last) or start - first >= CHUNK_BYTES):
-                    self._send_range(first, last)
-                    last = 0
-                np.copyto(view, array)
-                first, last = first if last else start, start + size
-        if last:
-            self._send_range(first, last)
-
-    def _send_in_parts(self, array: Array, start: int, view: npt.NDArray[Any]) -> None:
-        source, target = np.ascontiguousarray(array).reshape(-1), view.reshape(-1)
-        count = CHUNK_BYTES // target.itemsize
-        for begin in range(0, target.size, count):
-            part = target[begin : begin + count]
-            np.copyto(part, source[begin : begin + count])
-            offset = start + begin * target.itemsize
-            self._send_range(offset, offset + part.nbytes)
-
-    @staticmethod
-    def _gap(end: int) -> int:
-        """Bytes from the end of a tensor to where the next one may begin."""
-        return -end % 256
-
-    def _send_range(self, first: int, last: int) -> None:
-        runtime = self._runtime
-        runtime.memcpyAsync(
-            self.block + first, self._staged + first, last - first, runtime.memcpyHostToDevice, self.stream
-        )
-
-    def _fetch(self, outputs: Sequence[Array]) -> None:
-        """Copies outputs to device arrays, and to pinned memory for those of the host."""
-        layout, runtime = self.layout, self._runtime
-        first = last = 0
-        for array, start, size in zip(outputs, layout.outputs, layout.output_sizes, strict=True):
-            if not size:
-                continue
-            if isinstance(array, DeviceArray):
-                kind = runtime.memcpyDeviceToDevice
-                runtime.memcpyAsync(array.pointer, self.block + start, size, kind, self.stream)
-                continue
-            if last and start > last + self._gap(last):
-                self._fetch_range(first, last)
-                last = 0
-            first, last = first if last else start, start + size
-        if last:
-            self._fetch_range(first, last)
-
-    def _fetch_range(self, first: int, last: int) -> None:
-        runtime = self._runtime
-        runtime.memcpyAsync(
-            self._staged + first, self.block + first, last - first, runtime.memcpyDeviceToHost, self.stream
-        )
+    def take(self, outputs: Sequence[Array], cancelled: Callable[[], None]) -> None:
+        """See :meth:`Transfers.take`."""
+        self._transfers.take(outputs, cancelled)
 
     def finish(self, outputs: Sequence[Array]) -> None:
-        """After the run: fills the outputs on the host."""
+        """After the run: fills the outputs on the host that :meth:`take` has not filled."""
         self.pending = False
         self._kept = None
-        for array, view in zip(outputs, self._output_views, strict=True):
-            if not isinstance(array, DeviceArray):
-                np.copyto(array, view)
+        self._transfers.finish(outputs)
 
     def _execute(self) -> None:
         """Queues the steps: one by one in the first run, which loads what libraries load late; as a graph
@@ -196,7 +135,7 @@ class Slot:
             self._runtime.graphLaunch(self.graph, self.stream)
         else:
             for step in self._steps:
-                step()
+                step(self.stream)
             self._warm = True
 
     def _capture(self) -> None:
@@ -222,13 +161,14 @@ class Slot:
         runtime = self._runtime
         self._context.capturing(True)
         try:
-            runtime.streamBeginCapture(self.stream, runtime.streamCaptureModeThreadLocal)
-            for step in self._steps:
-                step()
-            return int(runtime.streamEndCapture(self.stream))
-        except BaseException:
-            self._abandon_capture()
-            raise
+            with CaptureStreams(runtime, self.stream, self._branches) as streams:
+                try:
+                    runtime.streamBeginCapture(self.stream, runtime.streamCaptureModeThreadLocal)
+                    streams.queue(self._steps)
+                    return int(runtime.streamEndCapture(self.stream))
+                except BaseException:
+                    self._abandon_capture()
+                    raise
         finally:
             self._context.capturing(False)
 
@@ -236,7 +176,11 @@ class Slot:
         """Ends a capture whose graph is of no use, so that the stream can be used again."""
         runtime = self._runtime
         try:
-            capturing = runtime.streamIsCapturing(self.stream)
+            capturing = bool(runtime.streamIsCapturing(self.stream))
+        except RuntimeError:
+            # What CuPy says of a capture that an error has spoilt; CUDA's own errors are of this kind too.
+            capturing = True
+        try:
             graph = int(runtime.streamEndCapture(self.stream)) if capturing else 0
         except self._context.api.errors as error:
             logger.debug("%s: a capture ended with %s", self._context.name, error)
@@ -277,14 +221,9 @@ class Slot:
         self._memory = None
 
 
-def _kernel_step(
-    launch_kernel: Callable[..., None], launch: KernelLaunch, stream: int, parameters: int
-) -> Callable[[], None]:
-    arguments = (
-        launch.function, launch.blocks, 1, 1, launch.threads, 1, 1, launch.shared_bytes, stream,
-        parameters, 0,
-    )  # fmt: skip
-    return lambda: launch_kernel(*arguments)
+def _kernel_step(launch_kernel: Callable[..., None], launch: KernelLaunch, parameters: int) -> Queue:
+    shape = launch.function, launch.blocks, 1, 1, launch.threads, 1, 1, launch.shared_bytes
+    return lambda stream: launch_kernel(*shape, stream, parameters, 0)
 
 
 def _purpose(bound: BoundPlan) -> str:

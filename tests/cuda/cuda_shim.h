@@ -92,6 +92,7 @@ template <class T, class V> static inline T atomicCAS(T* p, V compare, V v) {
     if (old == (T)compare) *p = (T)v;
     return old;
 }
+static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)(((unsigned long long)a * b) >> 32); }
 template <class T> static inline T __ldg(const T* p) { return *p; }
 
 template <class To, class From> static inline To cuda_shim_bits(From a) {

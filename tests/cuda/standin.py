@@ -81,6 +81,10 @@ class StandIn:
         self.driver_version = driver_version
         self.cuda_version = cuda_version
         self.query_steps = query_steps
+        self.algorithms: Sequence[float] = (1e-3,)
+        """Milliseconds that a product takes by each algorithm which the heuristic has, in its order."""
+        self.clock = 0.0
+        """Milliseconds that products took."""
         self.device_numbers_required = device_numbers_required
         self.private_arenas = private_arenas
         self.access_oracle = access_oracle
@@ -323,15 +327,18 @@ class StandIn:
             stream.legacy = handle != 2
         return stream
 
-    def submit(self, stream: Stream, work: Work) -> Operation | None:
-        """Gives work to a stream, or to the capture of it."""
+    def submit(self, stream: Stream, work: Work, exact: tuple[Access, ...] | None = None) -> Operation | None:
+        """Gives work to a stream, or to the capture of it.
+
+        ``exact`` are its accesses before they were widened to blocks: branches of one graph share an arena.
+        """
         self.check_implicit(stream)
         if stream.capture is None:
             return self.scheduler.enqueue(stream, work.label, work.accesses, work.issue)
         try:
             for access in work.accesses:
                 self.memory.at(access.start, access.end - access.start, work.label)
-            stream.capture.add(stream, work)
+            stream.capture.add(stream, work, work.accesses if exact is None else exact)
         except StrictError as error:
             stream.capture.spoil(str(error))
             raise

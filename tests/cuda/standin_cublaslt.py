@@ -207,13 +207,15 @@ class CublasLt:
         if status:
             return status
         limits = self._limits(preference)
-        result = HeuristicResult.from_address(results)
-        algorithm = Algorithm.choose(product, limits)
-        result.algorithm[:] = algorithm.words()
-        result.workspace_bytes = algorithm.workspace_bytes
-        result.state = SUCCESS
-        result.waves = 1.0
-        c_int.from_address(found).value = 1
+        count = min(wanted, len(standin.algorithms))
+        for number in range(count):
+            result = HeuristicResult.from_address(results + number * ctypes.sizeof(HeuristicResult))
+            algorithm = Algorithm.choose(product, limits, number)
+            result.algorithm[:] = algorithm.words()
+            result.workspace_bytes = algorithm.workspace_bytes
+            result.state = SUCCESS
+            result.waves = 1.0
+        c_int.from_address(found).value = count
         return SUCCESS
 
     def _matmul(
@@ -258,8 +260,13 @@ class CublasLt:
         if isinstance(work, int):
             return work
         standin.counters.products += 1
-        standin.submit(target, replace(work, accesses=standin.in_arenas(target, work.label, work.accesses)))
+        accesses = standin.in_arenas(target, work.label, work.accesses)
+        widened = replace(work, accesses=accesses, over=lambda: self._pass_time(chosen.number))
+        standin.submit(target, widened, work.accesses)
         return SUCCESS
+
+    def _pass_time(self, number: int) -> None:
+        self._standin.clock += self._standin.algorithms[number]
 
     def _product(self, descriptor: int, a: int, b: int, c: int, d: int) -> Product:
         self._check_object(descriptor, "MatmulDesc")

@@ -139,10 +139,11 @@ class Driver(Module):
         if extra or not kernel_params:
             raise CudaStatus(INVALID_VALUE, "arguments are passed by kernel_params")
         words = read_words(kernel_params, kernel.kernel.words)
-        accesses = standin.in_arenas(target, kernel.symbol, kernel.accesses(standin, words))
+        exact = kernel.accesses(standin, words)
+        accesses = standin.in_arenas(target, kernel.symbol, exact)
         standin.counters.launches += 1
         launch = Launch(standin, kernel, grid_dim_x, block_dim_x, shared_mem_bytes, words, accesses)
-        standin.submit(target, launch)
+        standin.submit(target, launch, exact)
 
     @function()
     def occupancyMaxActiveBlocksPerMultiprocessor(

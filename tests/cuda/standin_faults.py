@@ -33,6 +33,8 @@ class Counters:
     copies: Counter[str] = field(default_factory=Counter)
     """Calls by kind, such as "host to device"; captured ones count at the capture."""
     copied_bytes: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    """Calls of each function of runtime and driver, those that failed included."""
 
     def clear(self) -> None:
         self.__init__()

@@ -22,11 +22,15 @@ MODE_NAMES = ("global", "thread local", "relaxed")
 
 @dataclass(eq=False)
 class Node:
-    """One operation of a graph; ``before`` has bit n set where node n must run first."""
+    """One operation of a graph; ``before`` has bit n set where node n must run first.
+
+    ``exact`` is what it touches, compared with other branches.
+    """
 
     number: int
     work: Work
     before: int
+    exact: tuple[Access, ...]
 
     @property
     def after_it(self) -> int:
@@ -47,12 +51,12 @@ class Capture:
     spoilt: str | None = None
     """Why the capture cannot give a graph any more."""
 
-    def add(self, stream: Stream, work: Work) -> None:
+    def add(self, stream: Stream, work: Work, exact: tuple[Access, ...]) -> None:
         """Record an operation; raises where an earlier node of another branch conflicts with it."""
         if self.spoilt is not None:
             raise CudaStatus(CAPTURE_INVALIDATED, self.spoilt)
         before = self.tails[stream]
-        node = Node(len(self.nodes), work, before)
+        node = Node(len(self.nodes), work, before, exact)
         if before != (1 << node.number) - 1:
             self._check_branches(node)
         self.nodes.append(node)
@@ -62,8 +66,8 @@ class Capture:
         for other in self.nodes:
             if node.before >> other.number & 1:
                 continue
-            for mine in node.work.accesses:
-                for theirs in other.work.accesses:
+            for mine in node.exact:
+                for theirs in other.exact:
                     overlap = mine.start < theirs.end and theirs.start < mine.end
                     if overlap and conflict(mine.mode, theirs.mode):
                         raise StrictError(

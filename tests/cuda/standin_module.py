@@ -24,6 +24,7 @@ def function(
             standin = self.standin
 
             def body() -> Any:
+                standin.counters.calls[method.__name__] += 1
                 if needs != "nothing":
                     standin.faults.check_call(method.__name__)
                     (standin.admit_context if needs == "context" else standin.admit_driver)(self)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,19 +172,21 @@ class Algorithm:
     digest: int
     workspace_bytes: int
     alignments: tuple[int, ...]
+    number: int = 0
 
     @staticmethod
-    def choose(product: Product, limits: WorkspaceLimits) -> Algorithm:
-        return Algorithm(product.digest, min(limits.workspace_bytes, WORKSPACE_BYTES), limits.alignments)
+    def choose(product: Product, limits: WorkspaceLimits, number: int = 0) -> Algorithm:
+        workspace = min(limits.workspace_bytes, WORKSPACE_BYTES)
+        return Algorithm(product.digest, workspace, limits.alignments, number)
 
     def words(self) -> list[int]:
-        return [_ALGORITHM, self.digest, self.workspace_bytes, 0, *self.alignments]
+        return [_ALGORITHM, self.digest, self.workspace_bytes, self.number, *self.alignments]
 
     @staticmethod
     def of_words(words: tuple[int, ...]) -> Algorithm:
         if words[0] != _ALGORITHM:
             raise StrictError("the algorithm does not come from cublasLtMatmulAlgoGetHeuristic")
-        return Algorithm(words[1], words[2], words[4:])
+        return Algorithm(words[1], words[2], words[4:], words[3])
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ class ProductLaunch:
     workspace: int
     workspace_bytes: int
     accesses: tuple[Access, ...]
+    over: Callable[[], None] = lambda: None
 
     label = "a cuBLASLt product"
 
@@ -205,6 +209,7 @@ class ProductLaunch:
 
     def _run(self) -> None:
         product = self.product
+        self.over()
         if self.workspace_bytes:
             ctypes.memset(self.workspace, POISON, self.workspace_bytes)
         a, b, c, d = (

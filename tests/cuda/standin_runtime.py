@@ -287,7 +287,9 @@ class Runtime(Module):
             recorded.captured = (target.capture, target.capture.tails[target])
         else:
             recorded.captured = None
-            recorded.operation = standin.scheduler.enqueue(target, f"a record of {recorded}")
+            recorded.operation = standin.scheduler.enqueue(
+                target, f"a record of {recorded}", issue=lambda busy: lambda: recorded.stamp(standin.clock)
+            )
 
     @function(unsafe=True)
     def eventSynchronize(self, event: int) -> None:
@@ -310,7 +312,8 @@ class Runtime(Module):
                 raise CudaStatus(INVALID_HANDLE, "the event has no time")
             if not operation.done:
                 raise CudaStatus(NOT_READY)
-        return 1e-3
+        first, last = (self.standin.handle(event, Event).time for event in (start, end))
+        return last - first or 1e-3
 
     def _recorded(self, event: int) -> Any:
         awaited = self.standin.handle(event, Event)

@@ -71,6 +71,11 @@ class Event:
         self.flags = flags
         self.operation: Operation | None = None
         self.captured = None
+        self.time = 0.0
+
+    def stamp(self, time: float) -> None:
+        """The device reaches the record."""
+        self.time = time
 
     def __str__(self) -> str:
         return f"event {self.handle:#x}"

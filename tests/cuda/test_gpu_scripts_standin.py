@@ -7,7 +7,7 @@ import pytest
 from standin import StandIn
 
 import onnxplan
-from bench import cuda_rates, cuda_steps
+from bench import cuda_rates, cuda_steps, cuda_tasks
 from bench.overhead import product_chain
 from bench.supervised import Settings, is_device_broken, run_check
 from onnxplan.runtime.cuda.api import use_api
@@ -104,3 +104,14 @@ def test_steps_are_timed(settings):
         assert [item.number for item in times] == list(range(len(steps)))
         assert set(times[0].to_json()) >= {"us", "GB/s", "TFLOP/s", "kernel", "nodes", "blocks"}
         np.testing.assert_array_equal(session.run_sync(feeds)["x3"].numpy(), feeds["x0"])
+
+
+def test_tasks(settings):
+    small = {"rows": 4, "columns": 8}
+    (row,) = cuda_tasks.task_rows(settings, **small, seconds=0.2)
+    assert row.ratio == row.value / row.peer_value > 0
+    (row,) = cuda_tasks.gap_rows(settings, columns=8, seconds=0.2)
+    assert row.value >= 0
+    (row,) = cuda_tasks.shape_rows(settings, **small)
+    assert row.value > 0
+    assert set(cuda_tasks.names(settings)) == {"tasks", "gap", "new shapes"}

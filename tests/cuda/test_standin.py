@@ -192,6 +192,27 @@ def test_private_arenas():
         machine.capture(second, 1, lambda: machine.launch(kernel, constant.ptr, first_arena.ptr, 32, second))
 
 
+def test_branches_of_a_graph_share_an_arena():
+    machine = Machine(private_arenas=True)
+    constant, arena = machine.upload(ONES), machine.upload(ONES)
+    first, second, kernel = machine.stream(), machine.stream(), machine.kernel()
+
+    def captured(offset):
+        def body():
+            event = machine.event(first)
+            machine.runtime.streamWaitEvent(second, event)
+            machine.launch(kernel, constant.ptr, arena.ptr, 8, first)
+            machine.launch(kernel, constant.ptr, arena.ptr + offset, 8, second)
+            machine.runtime.eventRecord(event, second)
+            machine.runtime.streamWaitEvent(first, event)
+
+        return machine.capture(first, 1, body)
+
+    captured(64)
+    with pytest.raises(StrictError, match="in another branch"):
+        captured(0)
+
+
 def test_kernels_without_a_readable_text_are_checked_against_copies(machine):
     text = kernel_text("onnxplan_add_one").replace("(arguments.words", "(hidden(arguments).words")
     program = machine.nvrtc.createProgram(text, "kernel.cu", (), ())
