@@ -5,7 +5,11 @@ Entries are ``"module:function"`` of ``onnxplan.kernels.cuda``, so that only wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import Attention, Primitive
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.source import KernelSource
 from onnxplan.kernels.device_kernels import DeviceKernels, resolve
@@ -20,6 +24,7 @@ FAMILIES: dict[str, str] = {
     "arg_reduce": "arg_reduce:build_arg_reduce",
     "scan": "scan:build_scan",
     "product": "product:build_product",
+    "attention": "attention_code:build_attention",
     "conv": "conv:build_conv",
     "depthwise": "depthwise:build_depthwise",
     "pool": "pool:build_pool",
@@ -48,3 +53,6 @@ class CudaKernels(DeviceKernels):
 
     device = "CUDA"
     package = PACKAGE
+    fused: ClassVar[Mapping[type[Primitive], tuple[str, str]]] = {
+        Attention: ("attention:prefers_attention", "attention:select_attention"),
+    }
