@@ -18,7 +18,16 @@ from onnxplan.kernels.cuda.attention_code import FAMILY, WARP_ROWS, Scores, Tile
 from onnxplan.kernels.cuda.indexing import axis_words, index_type
 from onnxplan.kernels.cuda.score_blocks import score_blocks
 from onnxplan.kernels.cuda.source import check_words
-from onnxplan.kernels.cuda.tensor_core import COPY_BYTES, multiplies
+from onnxplan.kernels.cuda.tensor_core import (
+    EXPOSED,
+    FETCHED_BYTES,
+    MATRIX_PRODUCTS,
+    RESERVED_SHARED_BYTES,
+    SCALAR_PRODUCTS,
+    SHARED_BYTES,
+    copies_wide,
+    multiplies,
+)
 from onnxplan.kernels.geometry import axes_of, ceil_div, pad_axes, reach
 from onnxplan.kernels.matrices import distinct_bytes
 
@@ -29,21 +38,11 @@ EXPONENTIAL_FLOPS = 10
 MOST_REGISTERS = {("matrix", 2): 170, ("matrix", 4): 144, ("scalar", 4): 160}
 """For scores, results and queries, by form and bytes of an element; with the rest a lane has 255 at most."""
 
-RESERVED_SHARED_BYTES = 1 << 10
 REGISTERS = 1 << 16
 """Of a multiprocessor."""
 
-# Per clock and multiprocessor: products of matrix instructions by bytes of an element, those of floats, bytes
-# of shared memory. Source: NVIDIA H100 Tensor Core GPU Architecture white paper.
-MATRIX_PRODUCTS = {2: 1024, 4: 512}
-SCALAR_PRODUCTS = 128
-SHARED_BYTES = 128
-FETCHED_BYTES = 40
-"""From the second cache, about."""
 SCALAR_OPERATIONS = 8
 """Of a score beside its products."""
-EXPOSED = 0.1
-"""Of what other warps' work hides, about."""
 BLOCK_CLOCKS = 300
 """For the barriers of a block of keys, about."""
 
@@ -117,7 +116,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         *(stride for view in extras for stride in view.strides[-2:]),
         *axis_words(batch),
     ]
-    wide = tuple(_is_wide(view) for view in (q, keys, v))
+    wide = tuple(copies_wide(view) for view in (q, keys, v))
     variant = (
         tile.threads,
         astuple(tile),
@@ -180,13 +179,6 @@ def _scale(score: Expression | None) -> float | None:
         return None
     number = float(right.number)
     return number if 0 < number < math.inf else None
-
-
-def _is_wide(view: View) -> bool:
-    """Can rows be copied 16 bytes at a time?"""
-    each = COPY_BYTES // view.dtype.itemsize
-    distances = (view.offset, view.shape[-1], *view.strides[:-1])
-    return view.strides[-1] == 1 and all(distance % each == 0 for distance in distances)
 
 
 def fitting_tile(target: Target, shape: _Shape, dtype: DType) -> Tile:

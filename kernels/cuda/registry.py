@@ -26,6 +26,7 @@ FAMILIES: dict[str, str] = {
     "product": "product:build_product",
     "attention": "attention_code:build_attention",
     "conv": "conv:build_conv",
+    "conv_matrix": "conv_matrix_code:build_conv_matrix",
     "depthwise": "depthwise:build_depthwise",
     "pool": "pool:build_pool",
     "gather": "gather:build_gather",

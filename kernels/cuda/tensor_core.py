@@ -17,9 +17,24 @@ from __future__ import annotations
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import View
 
 COPY_BYTES = 16
 """Bytes that one asynchronous copy moves; both of its ends are aligned to that."""
+
+
+RESERVED_SHARED_BYTES = 1 << 10
+"""What the driver takes of a block's shared memory."""
+
+# Per clock and multiprocessor: products of matrix instructions by bytes of an element, those of floats, bytes
+# of shared memory. Source: NVIDIA H100 Tensor Core GPU Architecture white paper.
+MATRIX_PRODUCTS = {2: 1024, 4: 512}
+SCALAR_PRODUCTS = 128
+SHARED_BYTES = 128
+FETCHED_BYTES = 40
+"""From the second cache, about."""
+EXPOSED = 0.1
+"""Of what other warps' work hides, about."""
 
 
 def capability(target: Target) -> int:
@@ -32,6 +47,14 @@ def multiplies(target: Target, dtype: DType) -> bool:
     if dtype is DType.FLOAT32:
         return target.math == "fast" and capability(target) >= 80
     return dtype is DType.FLOAT16 or (dtype is DType.BFLOAT16 and capability(target) >= 80)
+
+
+def copies_wide(view: View) -> bool:
+    """Can the elements of rows, along the last axis, be copied 16 bytes at a time?"""
+    each = COPY_BYTES // view.dtype.itemsize
+    outer = [stride for extent, stride in zip(view.shape[:-1], view.strides[:-1], strict=True) if extent > 1]
+    distances = (view.offset, view.shape[-1], *outer)
+    return view.strides[-1] == 1 and all(distance % each == 0 for distance in distances)
 
 
 TENSOR_CORE = r"""

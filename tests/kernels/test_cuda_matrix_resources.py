@@ -14,9 +14,9 @@ from kernel_specs import SHARED_KILOBYTES, target_of
 from nvrtc_batches import compile_kernels
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.primitives import Attention
+from onnxplan.compiler.primitives import Attention, Conv
 from onnxplan.compiler.program import Operation
-from onnxplan.compiler.trace import trace
+from onnxplan.compiler.trace import apply, cast, trace
 from onnxplan.kernels.cuda.registry import CudaKernels, build
 from onnxplan.runtime.cuda.compiler import compile_cubin
 
@@ -124,3 +124,71 @@ def test_instructions_of_attention(nvrtc, architecture, dtype, math, multiply):
     if wide == "LDGSTS":
         assert count(names, "LDGSTS", "128") == count(names, "LDGSTS")
     assert count(names, "LDS.128" if multiply == "FFMA" else "LDSM") >= 8
+
+
+CONVOLUTIONS = {
+    "56": (56, 64, 64, 1),
+    "28": (28, 128, 128, 1),
+    "14": (14, 256, 256, 1),
+    "7": (7, 512, 512, 1),
+    "56 strided": (56, 128, 128, 2),
+}
+"""Extent, channels, features and stride of the 3x3 convolutions of ResNet-50."""
+
+
+def convolution(dtype, name, batch=64):
+    extent, channels, features, stride = CONVOLUTIONS[name]
+    after = -(-extent // stride)
+    x = dense(dtype, (batch, extent, extent, channels))
+    w, output = dense(dtype, (3, 3, channels, features)), dense(dtype, (batch, after, after, features))
+    residual = dense(dtype, output.shape)
+    chain = trace(lambda s, r: apply("max", s + cast(r, F32), 0.0), (F32, dtype))
+    if dtype is not F32:
+        chain = trace(lambda s, r: cast(apply("max", s + cast(r, F32), 0.0), dtype), (F32, dtype))
+    primitive = Conv((stride, stride), (1, 1), (1, 1), 1, F32, chain)
+    return Operation(primitive, (x, w, residual), (output,))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_convolutions_fit(nvrtc, architecture):
+    found = set()
+    for target in targets(architecture):
+        for dtype in (F16, BF16, F32):
+            for name in CONVOLUTIONS:
+                for batch in (1, 64) if name == "7" else (64,):
+                    for step in steps_of(convolution(dtype, name, batch), target):
+                        if step.kernel.family == "conv_matrix":
+                            assert step.scratch <= target.cache_bytes[0]
+                            found.add(step.kernel)
+    specs = sorted(found, key=str)
+    sources = [build(spec, target_of(architecture)) for spec in specs]
+    usages = compile_kernels(nvrtc, sources, architecture, f"convolution-{architecture}")
+    assert len(usages) >= 3
+    for spec, usage in zip(specs, usages, strict=True):
+        assert usage.stack <= MOST_STACK, (spec, usage)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "math", "multiply"),
+    [
+        ("sm_75", F16, "strict", "HMMA.1688"),
+        ("sm_80", F16, "strict", "HMMA.16816"),
+        ("sm_90", BF16, "strict", "HMMA.16816"),
+        ("sm_90", F32, "fast", "HMMA.1688"),
+    ],
+)
+def test_instructions_of_convolutions(nvrtc, architecture, dtype, math, multiply):
+    target = replace(target_of(architecture), math=math)
+    (spec,) = (
+        step.kernel
+        for step in steps_of(convolution(dtype, "28"), target)
+        if step.kernel.family == "conv_matrix"
+    )
+    names = instructions(nvrtc, spec, target)
+    assert count(names, multiply) >= 16
+    assert count(names, "LDL") == count(names, "STL") == 0
+    if architecture == "sm_75":
+        assert count(names, "LDG.E.128") >= 3
+    else:
+        assert count(names, "LDGSTS", "128") == count(names, "LDGSTS") >= 3
+    assert count(names, "LDSM") >= 4
