@@ -19,6 +19,7 @@ from onnxplan.kernels.cuda.indexing import axis_words, index_type
 from onnxplan.kernels.cuda.score_blocks import score_blocks
 from onnxplan.kernels.cuda.source import check_words
 from onnxplan.kernels.cuda.tensor_core import (
+    CLOCK,
     EXPOSED,
     FETCHED_BYTES,
     MATRIX_PRODUCTS,
@@ -129,6 +130,11 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         index,
     )
     check_words(len(operands), len(parameters))
+    # Of all blocks of keys, those that a table leaves.
+    share = 1.0
+    if table is not None:
+        blocks = table.numpy()
+        share = float((blocks[:, 3] - blocks[:, 0]).sum()) / (row_tiles * ceil_div(shape.keys, tile.keys))
     cost = scores.expression.cost if scores.expression is not None else 0
     emit.step(
         KernelSpec(FAMILY, variant),
@@ -139,6 +145,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         flops=shape.flops + cost * shape.batch * shape.rows * shape.keys,
         bytes_moved=sum(map(distinct_bytes, operands)),
         scratch=tile.shared_bytes,
+        seconds=share * _clocks(target, shape, tile) / CLOCK,
     )
 
 

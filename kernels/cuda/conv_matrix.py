@@ -21,6 +21,7 @@ from onnxplan.kernels.cuda.product import LEAST_PIECE, PIECES, Parts, tile_words
 from onnxplan.kernels.cuda.product_code import Results, Tile
 from onnxplan.kernels.cuda.source import check_words
 from onnxplan.kernels.cuda.tensor_core import (
+    CLOCK,
     EXPOSED,
     FETCHED_BYTES,
     MATRIX_PRODUCTS,
@@ -41,7 +42,6 @@ SHAPES = ((128, 128, 2, 4), (128, 64, 4, 2), (64, 128, 2, 4), (64, 64, 2, 2), (1
 
 BLOCK_CLOCKS = 2000
 """Until the first slice arrives, and for the epilogue, about."""
-CLOCK = 1.5e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,15 @@ def fitting_choice(target: Target, conv: Convolution) -> _Choice:
 
 
 def _seconds(target: Target, conv: Convolution, choice: _Choice) -> float:
-    """What the busiest multiprocessor takes, and adding up the pieces."""
+    """What the kernel takes, and adding up the pieces."""
+    seconds = _kernel_seconds(target, conv, choice)
+    if choice.pieces > 1:
+        seconds += conv.output.size * 4 * 2 * choice.pieces / target.bandwidth + target.launch
+    return seconds
+
+
+def _kernel_seconds(target: Target, conv: Convolution, choice: _Choice) -> float:
+    """What the busiest multiprocessor takes."""
     tile, pieces = choice.tile, choice.pieces
     rows = math.prod(conv.output.shape[:-1])
     tiles = ceil_div(rows, tile.rows) * ceil_div(conv.features, tile.columns)
@@ -104,10 +112,7 @@ def _seconds(target: Target, conv: Convolution, choice: _Choice) -> float:
     read = (tile.rows * tile.column_warps + tile.columns * tile.row_warps) * line / SHARED_BYTES
     fetched = (tile.rows + tile.columns) * line / FETCHED_BYTES
     each = max(products, read, fetched) + EXPOSED * (products + read + fetched)
-    seconds = waves * (slices * each + BLOCK_CLOCKS) / CLOCK
-    if pieces > 1:
-        seconds += conv.output.size * 4 * 2 * pieces / target.bandwidth + target.launch
-    return seconds
+    return waves * (slices * each + BLOCK_CLOCKS) / CLOCK
 
 
 def _emit_step(
@@ -161,4 +166,5 @@ def _emit_step(
         bytes_moved=sum(map(distinct_bytes, written)),
         scratch=tile.shared_bytes,
         in_place=in_place_extras(output, conv.extras, 2),
+        seconds=_kernel_seconds(target, conv, choice),
     )

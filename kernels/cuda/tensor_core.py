@@ -27,12 +27,15 @@ RESERVED_SHARED_BYTES = 1 << 10
 """What the driver takes of a block's shared memory."""
 
 # Per clock and multiprocessor: products of matrix instructions by bytes of an element, those of floats, bytes
-# of shared memory. Source: NVIDIA H100 Tensor Core GPU Architecture white paper.
+# of shared memory. Source: NVIDIA A100 Tensor Core GPU Architecture white paper; later devices multiply more
+# by instructions that are not used here.
 MATRIX_PRODUCTS = {2: 1024, 4: 512}
 SCALAR_PRODUCTS = 128
 SHARED_BYTES = 128
 FETCHED_BYTES = 40
 """From the second cache, about."""
+CLOCK = 1.5e9
+"""Hertz, as :mod:`onnxplan.runtime.cuda.target` takes it where the driver does not tell."""
 EXPOSED = 0.1
 """Of what other warps' work hides, about."""
 

@@ -13,6 +13,7 @@ from harness import Recorder, dense
 from kernel_specs import SHARED_KILOBYTES, target_of
 from nvrtc_batches import compile_kernels
 
+from bench import cuda_matrix_resources
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Attention, Conv
 from onnxplan.compiler.program import Operation
@@ -192,3 +193,18 @@ def test_instructions_of_convolutions(nvrtc, architecture, dtype, math, multiply
     else:
         assert count(names, "LDGSTS", "128") == count(names, "LDGSTS") >= 3
     assert count(names, "LDSM") >= 4
+
+
+def test_the_record_of_resources(nvrtc):
+    target = target_of("sm_90")
+    found = {}
+    for name, math, text in cuda_matrix_resources.cases():
+        (found[name],) = cuda_matrix_resources.steps_of(text, replace(target, math=math))
+    name = "attention float16, heads of 64"
+    resources = cuda_matrix_resources.resources(nvrtc, name, found[name], target)
+    assert 64 <= resources.registers <= 255
+    assert resources.spilled <= MOST_STACK
+    assert 0 < resources.occupancy <= 1
+    # A causal mask leaves half of the blocks of keys, and those on the diagonal.
+    share = found[f"{name}, causal"].seconds / found[name].seconds
+    assert 0.5 < share < 0.6
