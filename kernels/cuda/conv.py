@@ -1,4 +1,5 @@
-"""Convolution: one-by-one by cuBLASLt, groups of few channels directly, the rest as an implicit product.
+"""Convolution: one-by-one by cuBLASLt, groups of few channels directly, the rest as an implicit product:
+by matrix instructions where they have the type, else by the kernel here.
 
 The rows of that product are output positions, its depth runs over taps and, innermost, input channels; the
 groups are its batch. The left matrix is never stored: a block gathers its slices from the input.
@@ -7,27 +8,32 @@ groups are its batch. The left matrix is never stored: a block gathers its slice
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, identity
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Conv, MapReduce
+from onnxplan.compiler.primitives import Conv
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.convolution import Convolution
-from onnxplan.kernels.cuda.conv_window import WINDOW_WORDS, window_reach, window_words
+from onnxplan.kernels.cuda.conv_matrix import emit_matrix, serves
+from onnxplan.kernels.cuda.conv_window import (
+    WINDOW_WORDS,
+    first_taps,
+    inside_taps,
+    next_tap,
+    row_origins,
+    window_reach,
+    window_words,
+)
+from onnxplan.kernels.cuda.dense_copy import dense_copy
 from onnxplan.kernels.cuda.depthwise import emit_depthwise
 from onnxplan.kernels.cuda.epilogue import epilogue_of, in_place_extras
 from onnxplan.kernels.cuda.indexing import axis_words, index_type
-from onnxplan.kernels.cuda.map import select_map
 from onnxplan.kernels.cuda.matmul_library import emit_library
 from onnxplan.kernels.cuda.product import Parts, piece_count, tile_words
 from onnxplan.kernels.cuda.product_code import (
@@ -89,7 +95,10 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
     if _is_pointwise(conv) and _emit_pointwise(emit, target, conv, primitive.accumulator, epilogue):
         return
     if conv.channels >= CHANNELS_WORTH_COPYING and x.strides[-1] != 1:
-        conv = replace(conv, x=_copy(emit, target, x, "channels_last"))
+        conv = replace(conv, x=dense_copy(emit, target, x, "channels_last"))
+    if serves(target, conv, primitive.accumulator):
+        emit_matrix(emit, target, conv, epilogue)
+        return
     tiles = conv.groups * _tile_count(conv)
     pieces = piece_count(target, tiles, depth)
     if pieces == 1:
@@ -136,19 +145,6 @@ def _grouped(conv: Convolution, view: View) -> View:
     return View(view.storage, view.offset, (conv.groups, *shape), (each * strides[-1], *strides))
 
 
-def _copy(emit: StepEmitter, target: Target, view: View, name: str) -> View:
-    """A dense copy; of constants one that is made once."""
-    if view.is_constant:
-
-        def make() -> npt.NDArray[Any]:
-            return np.ascontiguousarray(view.numpy())
-
-        return View.dense(emit.constant((view,), "dense", make), view.shape)
-    copy = View.dense(emit.temporary(view.dtype, view.size, name), view.shape)
-    select_map(Operation(MapReduce(identity(view.dtype), view.shape), (view,), (copy,)), emit, target)
-    return copy
-
-
 def _tile_count(conv: Convolution) -> int:
     rows = math.prod(conv.output.shape[:-1])
     tile = fitting_tile(rows, conv.features)
@@ -167,7 +163,7 @@ def _emit_step(
     rows, depth = math.prod(output.shape[:-1]), conv.taps * conv.channels
     weights = conv.w.reshape((depth, conv.w.shape[-1]))
     if weights is None:
-        dense = _copy(emit, target, conv.w, "weights")
+        dense = dense_copy(emit, target, conv.w, "weights")
         weights = View.dense(dense.storage, (depth, conv.w.shape[-1]))
     results = (*conv.extras, output)
     tile = fitting_tile(rows, conv.features)
@@ -255,24 +251,13 @@ def _gather_feed(
         for name in (*WINDOW_WORDS, "stride"):
             kernel.parameter(f"{name}{axis}", index)
     count, total = slice_count(tile.rows, tile), sum_text(accumulator)
-    axes = range(spatial)
     prepare = [
         f"const int left_depth = thread % {tile.depth};",
-        f"{index} left_offset[{count}], {', '.join(f'origin{axis}[{count}]' for axis in axes)};",
         f"{total} left_next[{count}];",
-        *repeat(count, *_origins(tile, spatial, index)),
-        f"{index} channel = depth_first + left_depth;",
-        f"{index} tap0 = channel / channels;",
-        "channel -= tap0 * channels;",
+        *row_origins(count, f"thread / {tile.depth}", THREADS // tile.depth, spatial, index),
+        *first_taps(spatial, index),
     ]
-    for axis in reversed(axes[1:]):
-        prepare += [f"{index} tap{axis} = tap0 % kernel{axis};", f"tap0 /= kernel{axis};"]
-    moved = [f"const {index} moved{axis} = tap{axis} * dilation{axis};" for axis in axes]
-    distance = " + ".join(f"moved{axis} * stride{axis}" for axis in axes)
-    unsigned = "unsigned int" if index == "int" else "unsigned long long"
-    inside = " && ".join(
-        f"({unsigned})(origin{axis}[i] + moved{axis}) < ({unsigned})extent{axis}" for axis in axes
-    )
+    moved, distance, inside = inside_taps(spatial, index)
     element = factor(dtype, accumulator, "left[left_offset[i] + distance]")
     fetch = [
         *moved,
@@ -282,33 +267,8 @@ def _gather_feed(
         f"channel += {tile.depth};",
         "while (channel >= channels) {",
         "channel -= channels;",
-        *_next_tap(axes),
+        *next_tap(spatial),
         "}",
     ]
     place = f"thread / {tile.depth} + i * {THREADS // tile.depth}"
     return Feed(prepare, fetch, keep_lines("left", tile.rows, tile, "left_depth", place))
-
-
-def _origins(tile: Tile, spatial: int, index: str) -> list[str]:
-    """Where tap 0 of row ``i`` of a thread lies along each axis, and its offset."""
-    lines = [
-        f"{index} at = row_first + thread / {tile.depth} + i * {THREADS // tile.depth};",
-        "at = at < rows ? at : rows - 1;",
-        "left_offset[i] = left_start;",
-    ]
-    for axis in reversed(range(spatial)):
-        lines += [
-            f"const {index} quotient{axis} = at / outputs{axis};",
-            f"origin{axis}[i] = (at - quotient{axis} * outputs{axis}) * step{axis} - pad{axis};",
-            f"left_offset[i] += origin{axis}[i] * stride{axis};",
-            f"at = quotient{axis};",
-        ]
-    return [*lines, "left_offset[i] += at * image_stride;"]
-
-
-def _next_tap(axes: Sequence[int]) -> list[str]:
-    """Counts the tap on, the last axis first."""
-    lines = ["++tap0;"]
-    for axis in axes[1:]:
-        lines = [f"if (++tap{axis} == kernel{axis}) {{", f"tap{axis} = 0;", *lines, "}"]
-    return lines

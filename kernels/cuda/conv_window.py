@@ -78,3 +78,58 @@ def count_taps(axis: int, limit: str) -> str:
 def taps_within(axis: int, length: str) -> str:
     """How many taps begin within ``length`` positions."""
     return f"({length} + dilation{axis} - 1) / dilation{axis}"
+
+
+def row_origins(count: int, line: str, apart: int, spatial: int, index: str) -> list[str]:
+    """Declares for the rows ``row_first + line + i * apart`` where tap 0 lies: ``origin0[i]`` along an axis,
+    and ``left_offset[i]``. Rows beyond the last one repeat it."""
+    names = ", ".join(f"origin{axis}[{count}]" for axis in range(spatial))
+    lines = [
+        f"{index} left_offset[{count}], {names};",
+        "#pragma unroll",
+        f"for (int i = 0; i < {count}; ++i) {{",
+        f"{index} at = row_first + {line} + i * {apart};",
+        "at = at < rows ? at : rows - 1;",
+        "left_offset[i] = left_start;",
+    ]
+    for axis in reversed(range(spatial)):
+        lines += [
+            f"const {index} quotient{axis} = at / outputs{axis};",
+            f"origin{axis}[i] = (at - quotient{axis} * outputs{axis}) * step{axis} - pad{axis};",
+            f"left_offset[i] += origin{axis}[i] * stride{axis};",
+            f"at = quotient{axis};",
+        ]
+    return [*lines, "left_offset[i] += at * image_stride;", "}"]
+
+
+def first_taps(spatial: int, index: str) -> list[str]:
+    """Declares the channel and the taps that a thread begins with, at ``depth_first + left_depth``."""
+    lines = [
+        f"{index} channel = depth_first + left_depth;",
+        f"{index} tap0 = channel / channels;",
+        "channel -= tap0 * channels;",
+    ]
+    for axis in reversed(range(1, spatial)):
+        lines += [f"{index} tap{axis} = tap0 % kernel{axis};", f"tap0 /= kernel{axis};"]
+    return lines
+
+
+def next_tap(spatial: int) -> list[str]:
+    """Counts the tap on, the last axis first."""
+    lines = ["++tap0;"]
+    for axis in range(1, spatial):
+        lines = [f"if (++tap{axis} == kernel{axis}) {{", f"tap{axis} = 0;", *lines, "}"]
+    return lines
+
+
+def inside_taps(spatial: int, index: str) -> tuple[list[str], str, str]:
+    """Statements that declare how far the tap moves from tap 0, the distance in elements without that of
+    channels, and whether row ``i`` has the tap inside of the input."""
+    axes = range(spatial)
+    moved = [f"const {index} moved{axis} = tap{axis} * dilation{axis};" for axis in axes]
+    distance = " + ".join(f"moved{axis} * stride{axis}" for axis in axes)
+    unsigned = "unsigned int" if index == "int" else "unsigned long long"
+    inside = " && ".join(
+        f"({unsigned})(origin{axis}[i] + moved{axis}) < ({unsigned})extent{axis}" for axis in axes
+    )
+    return moved, distance, inside

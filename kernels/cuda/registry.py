@@ -5,7 +5,11 @@ Entries are ``"module:function"`` of ``onnxplan.kernels.cuda``, so that only wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.primitives import Attention, Primitive
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.source import KernelSource
 from onnxplan.kernels.device_kernels import DeviceKernels, resolve
@@ -20,7 +24,9 @@ FAMILIES: dict[str, str] = {
     "arg_reduce": "arg_reduce:build_arg_reduce",
     "scan": "scan:build_scan",
     "product": "product:build_product",
+    "attention": "attention_code:build_attention",
     "conv": "conv:build_conv",
+    "conv_matrix": "conv_matrix_code:build_conv_matrix",
     "depthwise": "depthwise:build_depthwise",
     "pool": "pool:build_pool",
     "gather": "gather:build_gather",
@@ -48,3 +54,6 @@ class CudaKernels(DeviceKernels):
 
     device = "CUDA"
     package = PACKAGE
+    fused: ClassVar[Mapping[type[Primitive], tuple[str, str]]] = {
+        Attention: ("attention:prefers_attention", "attention:select_attention"),
+    }

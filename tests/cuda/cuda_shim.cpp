@@ -1,5 +1,12 @@
 // The scheduler behind cuda_shim.h: blocks one after another, threads of a block as fibers.
 #include "cuda_shim.h"
+extern "C" {
+void cuda_shim_gather(const unsigned*, unsigned, unsigned*);
+void cuda_shim_copy(void*, const void*, int);
+void cuda_shim_copy_commit();
+void cuda_shim_copy_wait(unsigned);
+void cuda_shim_fault(int);
+}
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +18,12 @@ void* cuda_shim_dynamic_shared;
 
 namespace {
 enum Wait { RUNNING, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
+struct Copy {
+    void* shared;
+    const void* global;
+    bool live;
+    unsigned group;
+};
 struct Fiber {
     std::vector<char> stack;
     ucontext_t start;
@@ -19,6 +32,9 @@ struct Fiber {
     Wait wait;
     unsigned mask;
     unsigned long long value;
+    unsigned words[8];
+    std::vector<Copy> copies;
+    unsigned group;
 };
 std::vector<Fiber*> fibers;
 unsigned current, count;
@@ -26,7 +42,7 @@ jmp_buf scheduler;
 ucontext_t scheduler_context;
 void (*entry)(const void*);
 const void* words;
-int votes[3];
+int fault;
 
 void pause_fiber(Wait why) {
     Fiber& me = *fibers[current];
@@ -75,6 +91,8 @@ bool run_block(bool descending) {
     for (unsigned i = 0; i < count; ++i) {
         Fiber& fiber = *fibers[i];
         fiber.begun = false;
+        fiber.copies.clear();
+        fiber.group = 0;
         fiber.wait = RUNNING;
         getcontext(&fiber.start);
         fiber.start.uc_stack.ss_sp = fiber.stack.data();
@@ -143,6 +161,40 @@ int cuda_shim_vote(int predicate, int kind) {
     return kind == 0 ? any : kind == 1 ? all : sum;
 }
 
+void cuda_shim_fault(int kind) { fault = kind; }
+
+// The words of all lanes of the warp, which must be there.
+void cuda_shim_gather(const unsigned* mine, unsigned number, unsigned* all) {
+    std::memcpy(fibers[current]->words, mine, number * sizeof *mine);
+    cuda_shim_warp_barrier(0xffffffffu);
+    const unsigned first = current & ~31u;
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        if (first + lane >= count || fibers[first + lane]->wait == DONE) fault = 3;
+        else std::memcpy(all + lane * number, fibers[first + lane]->words, number * sizeof *mine);
+    }
+    cuda_shim_warp_barrier(0xffffffffu);
+}
+
+// Until it lands the place holds NaN, whatever the type of floats.
+void cuda_shim_copy(void* shared, const void* global, int live) {
+    if ((uintptr_t)shared % 16 || (live && (uintptr_t)global % 16)) fault = 4;
+    std::memset(shared, 0xff, 16);
+    fibers[current]->copies.push_back({shared, global, live != 0, fibers[current]->group});
+}
+
+void cuda_shim_copy_commit() { ++fibers[current]->group; }
+
+void cuda_shim_copy_wait(unsigned later) {
+    Fiber& me = *fibers[current];
+    std::vector<Copy> left;
+    for (const Copy& copy : me.copies) {
+        if (copy.group + later >= me.group) left.push_back(copy);
+        else if (copy.live) std::memcpy(copy.shared, copy.global, 16);
+        else std::memset(copy.shared, 0, 16);
+    }
+    me.copies.swap(left);
+}
+
 int cuda_shim_launch(
     unsigned blocks, unsigned threads, unsigned shared, int barriers, void (*kernel)(const void*), const void* arguments
 ) {
@@ -157,6 +209,7 @@ int cuda_shim_launch(
     entry = kernel;
     words = arguments;
     count = threads;
+    fault = 0;
     while (barriers && fibers.size() < threads) {
         fibers.push_back(new Fiber);
         fibers.back()->stack.resize(64 * 1024);
@@ -172,6 +225,7 @@ int cuda_shim_launch(
         } else if (!run_block(number & 1)) {
             return 1;
         }
+        if (fault) return fault;
         for (unsigned char* byte = block.data(); byte < block.data() + block.size(); ++byte)
             if ((byte < start || byte >= start + shared) && *byte != 0xA5) return 2;
     }

@@ -24,7 +24,12 @@ SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.c_uint, ctypes.
 KERNEL = re.compile(r'extern "C" __global__ void __launch_bounds__\((\d+)\)\s+(\w+)\(')
 ARGUMENTS = re.compile(r"struct Arguments \{ long long words\[(\d+)\]; \};")
 BARRIERS = re.compile(r"__sync|__shfl|__ballot|__any_|__all_|onnxplan_block_|onnxplan_warp_")
-FAILURES = {1: "threads wait at different barriers", 2: "wrote outside of its dynamic shared memory"}
+FAILURES = {
+    1: "threads wait at different barriers",
+    2: "wrote outside of its dynamic shared memory",
+    3: "a matrix instruction lacks lanes of its warp",
+    4: "16 bytes that are not aligned",
+}
 
 _lock = threading.Lock()
 _loader = ObjectLoader()
@@ -95,15 +100,19 @@ def _compile(text: str) -> bytes:
 @functools.cache
 def _prepared() -> Path:
     """A folder with the precompiled header and the scheduler; made once for each state of the sources."""
-    header, scheduler = (HERE / "cuda_shim.h").read_text(), (HERE / "cuda_shim.cpp").read_text()
+    header, matrices = (HERE / "cuda_shim.h").read_text(), (HERE / "cuda_shim_matrix.h").read_text()
+    scheduler = (HERE / "cuda_shim.cpp").read_text()
     version = subprocess.run([str(COMPILER), "--version"], capture_output=True, text=True, check=True).stdout
-    digest = hashlib.sha256("\0".join([header, scheduler, PRELUDE, version, *FLAGS]).encode()).hexdigest()
+    digest = hashlib.sha256(
+        "\0".join([header, matrices, scheduler, PRELUDE, version, *FLAGS]).encode()
+    ).hexdigest()
     folder = HERE.parent.parent / "build" / "test-emulator" / digest[:16]
     if not (folder / "ready").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         (scratch / "cuda_shim.h").write_text(header)
-        (scratch / "prelude.h").write_text(f'#pragma once\n#include "cuda_shim.h"\n{PRELUDE}')
+        matrices = matrices.replace("#pragma once", "")
+        (scratch / "prelude.h").write_text(f'#pragma once\n#include "cuda_shim.h"\n{PRELUDE}\n{matrices}')
         (scratch / "cuda_shim.cpp").write_text(scheduler)
         _run([*FLAGS, "-x", "c++-header", str(scratch / "prelude.h"), "-o", str(scratch / "prelude.h.gch")])
         # Fibers change stacks, which the checked longjmp takes for an error.

@@ -32,10 +32,13 @@ SIGNATURE = ctypes.CFUNCTYPE(
 def make_target(isa, threads=2):
     """The test machine's target for an instruction set, or that of a GPU for a compute capability.
 
-    ``avx512_words`` and ``avx2_words`` are targets without dot products of bytes.
+    ``avx512_words`` and ``avx2_words`` are targets without dot products of bytes, ``sm_90_fast`` is one with
+    ``math="fast"``.
     """
     if is_cuda(isa):
-        return Target("cuda", isa, 16, 255, (227 << 10, 50 << 20), 132, alignment=256)
+        math = "fast" if isa.endswith("_fast") else "strict"
+        cache = (227 << 10, 50 << 20)
+        return Target("cuda", isa.removesuffix("_fast"), 16, 255, cache, 132, math=math, alignment=256)
     name = isa.removesuffix("_words")
     return Target(
         "cpu",

@@ -117,6 +117,10 @@ def standard_cases() -> list[Case]:
     found.append(standard_case("lengths masked", {**four(), **lengths, **masks}, left_window_size=2))
     for dtype in (FLOAT64, FLOAT16, BFLOAT16):
         found.append(standard_case(f"{dtype}", four(dtype=dtype), is_causal=1, dtype=dtype))
+    for dtype in (FLOAT32, FLOAT16, BFLOAT16):
+        many = four(rows=37, keys=70, dtype=dtype)
+        found.append(standard_case(f"many {dtype}", many, dtype=dtype))
+        found.append(standard_case(f"many causal {dtype}", many, is_causal=1, dtype=dtype))
     return found
 
 

@@ -110,6 +110,13 @@ def convolution_cases() -> list[Case]:
         found.append(
             case(f"{dtype}", "Conv", inputs, attributes=attributes, reference=meaning, tolerance=tolerance)
         )
+    meaning_of_same = functools.partial(reference.conv, pads=[1, 1, 1, 1])
+    for dtype, tolerance in ((FLOAT16, (4e-3, 1e-2)), (BFLOAT16, (2e-2, 8e-2))):
+        name, inputs = f"many channels {dtype}", operands(dtype, (2, 16, 6, 7), (24, 16, 3, 3), 24)
+        same = {"pads": [1, 1, 1, 1]}
+        found.append(
+            case(name, "Conv", inputs, attributes=same, reference=meaning_of_same, tolerance=tolerance)
+        )
     inputs = operands(FLOAT32, x, w, w[0])
     found.append(
         case("weights", "Conv", inputs, attributes=attributes, reference=meaning, constants=("w", "b"))
