@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from onnxplan.compiler.expressions import (
     reduce_expression,
     scalar_expression,
 )
+from onnxplan.compiler.ir import Node, Value
 from onnxplan.compiler.plan import HostFunction
 from onnxplan.compiler.primitives import MapReduce, MatMul, Primitive
 from onnxplan.compiler.program import Operation
@@ -38,6 +39,12 @@ FOLD_LIMIT_BYTES = 16 << 20
 
 MEMO_BYTES = 64 << 10
 """Evaluated constants of at least this size, or computed of such, are kept for all plans of the model."""
+
+FOLDED_BYTES = 16 << 20
+"""So many bytes of smaller ones are kept, too."""
+
+FOLDED_ENTRY_BYTES = 1 << 10
+"""What keeping one of them costs beside its elements, about."""
 
 RELEASE_BYTES = 4 << 20
 """After so many bytes of new constants, what they were made of is given back to the system."""
@@ -67,6 +74,14 @@ class ConstantPool:
 
     def __init__(self, release_sources: Callable[[], object] | None = None) -> None:
         self._storages: dict[str, Storage] = {}
+        self._folded: dict[tuple[object, ...], Storage] = {}
+        self._lasting: set[Storage] = set()
+        self._folded_bytes = 0
+        self.settled: dict[Node, int] = {}
+        """Nodes that need not be lowered again, as they make constants of constants alone; how many storages
+        they took names for."""
+        self.lowered: dict[Value, View] = {}
+        """What the results of these nodes became."""
         self._release_sources = release_sources
         self._made_bytes = 0
         self._read_bytes = 0
@@ -78,7 +93,28 @@ class ConstantPool:
             array = np.ascontiguousarray(make())
             storage = Storage(DType.from_numpy(array.dtype), array.size, name or key, array.reshape(-1), key)
             self._storages[key] = storage
+            self._lasting.add(storage)
             self._count_made(array.nbytes)
+        return storage
+
+    def settle(self, node: Node, results: Mapping[Value, View], names: int) -> None:
+        """Keeps what ``node`` became, which is the same in all plans; see :attr:`settled`."""
+        self.settled[node] = names
+        self.lowered.update(results)
+        self._lasting.update(view.storage for view in results.values())
+
+    def fold(self, key: tuple[object, ...], sources: Sequence[View], make: Callable[[], Storage]) -> Storage:
+        """The small constant that ``make`` computes of ``sources``, ``key`` says how: computed once for all
+        plans where the sources belong to all of them."""
+        storage = self._folded.get(key)
+        if storage is None:
+            storage = make()
+            lasts = all(view.storage in self._lasting for view in sources)
+            nbytes = storage.nbytes + FOLDED_ENTRY_BYTES
+            if lasts and self._folded_bytes + nbytes <= FOLDED_BYTES:
+                self._folded[key] = storage
+                self._folded_bytes += nbytes
+                self._lasting.add(storage)
         return storage
 
     def defer(
@@ -96,6 +132,7 @@ class ConstantPool:
                 return array
 
             storage = self._storages[key] = Storage(dtype, size, name or key, None, key, elements)
+            self._lasting.add(storage)
         return storage
 
     def _count_made(self, nbytes: int) -> None:
@@ -124,6 +161,10 @@ class ConstantPool:
         self._storages = {
             key: storage for key, storage in self._storages.items() if id(storage.constant) in kept
         }
+        self._lasting = set(self._storages.values())
+        self._folded_bytes = 0
+        for memory in (self._folded, self.settled, self.lowered):
+            memory.clear()
 
 
 def content_key(view: View) -> str:
@@ -154,6 +195,7 @@ class Builder:
         self.prefix = "%"
         self.transient = False
         self._storage_count = 0
+        self._fold_count = 0
         self._run_key: View | None = None
         self._draws: Counter[object] = Counter()
 
@@ -251,6 +293,11 @@ class Builder:
             or len(outputs) > 1
             or max(view.storage.nbytes for view in (*inputs, *outputs)) < MEMO_BYTES
         ):
+            if len(outputs) == 1 and not passing and not self.transient:
+                self._fold_count += 1
+                key = self.node, self._fold_count, primitive, *inputs
+                made = self.pool.fold(key, inputs, lambda: self.constant(compute()[0]).storage)
+                return (View.dense(made, outputs[0].shape),)
             before, self.transient = self.transient, self.transient or passing
             results = tuple(self.constant(array) for array in compute())
             self.transient = before

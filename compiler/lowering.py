@@ -179,6 +179,8 @@ class Lowering(Builder):
     def _find(self, value: Value) -> Lowered:
         found = self._lowered.get(value)
         if found is None:
+            found = self.pool.lowered.get(value)
+        if found is None:
             if value.constant is None:
                 raise InvalidModelError(f"value {value.name!r} is read but never computed")
             found = self._lowered[value] = self._initializer(value, value.constant)
@@ -308,17 +310,42 @@ class Lowering(Builder):
         return result, self.operations[start:]
 
     def _lower_nodes(self, graph: Graph) -> None:
-        frame = _Frame(graph)
-        for node in graph.nodes:
-            frame.uses.update(value for value in node.inputs if value is not None)
-            for subgraph in node.subgraphs:
-                frame.uses.update(list(subgraph.captures()))
-        frame.uses.update(graph.outputs)
+        frame, reads = _Frame(graph), graph.reads()
+        uses = frame.uses
+        for values in reads:
+            for value in values:
+                uses[value] += 1
+        uses.update(graph.outputs)
         self._frames.append(frame)
-        for node in graph.nodes:
+        settled = self.pool.settled if len(self._frames) == 1 else {}
+        for node, values in zip(graph.nodes, reads, strict=True):
+            known = settled.get(node)
+            if known is not None:
+                self._storage_count += known
+                continue
+            before = self._storage_count
             self._lower_node(node)
-            self._release(node, frame)
+            if len(self._frames) == 1:
+                self._settle(node, values, self._storage_count - before)
+            self._release(node, values, frame)
         self._frames.pop()
+
+    def _settle(self, node: Node, reads: Sequence[Value], names: int) -> None:
+        """Tells the pool if ``node`` made constants of constants alone: it does so for all shapes."""
+        known = self.pool.lowered
+        if not all(value.constant is not None or value in known for value in reads):
+            return
+        # How often random numbers were drawn before tells draws apart.
+        if self.transient or self._draws or len(self.operations) > self._node_start:
+            return
+        results = {}
+        for output in node.outputs:
+            if output is not None:
+                lowered = self._lowered.get(output)
+                if not isinstance(lowered, View) or not lowered.is_constant:
+                    return
+                results[output] = lowered
+        self.pool.settle(node, results, names)
 
     def _lower_node(self, node: Node) -> None:
         rule = find(node.domain, node.op_type, node.version)
@@ -333,6 +360,7 @@ class Lowering(Builder):
         self.node = node.label
         self.transient = False
         self._node_start = len(self.operations)
+        self._fold_count = 0
         held = len(self._held)
         try:
             check_kinds(rule, inputs)
@@ -355,10 +383,7 @@ class Lowering(Builder):
                 self._lowered[value] = output
         del self._held[held:]
 
-    def _release(self, node: Node, frame: _Frame) -> None:
-        reads = [value for value in node.inputs if value is not None]
-        for subgraph in node.subgraphs:
-            reads.extend(subgraph.captures())
+    def _release(self, node: Node, reads: Sequence[Value], frame: _Frame) -> None:
         for value in reads:
             frame.uses[value] -= 1
             if frame.uses[value] == 0 and not any(outer.uses[value] for outer in self._frames[:-1]):
