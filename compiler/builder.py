@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +40,12 @@ FOLD_LIMIT_BYTES = 16 << 20
 MEMO_BYTES = 64 << 10
 """Evaluated constants of at least this size, or computed of such, are kept for all plans of the model."""
 
-FOLDED_BYTES = 16 << 20
-"""So many bytes of smaller ones are kept, too."""
+T = TypeVar("T")
 
-FOLDED_ENTRY_BYTES = 1 << 10
+RECALLED_BYTES = 16 << 20
+"""So many bytes of smaller ones, and of what passes found out about constants, are kept, too."""
+
+RECALLED_ENTRY_BYTES = 1 << 10
 """What keeping one of them costs beside its elements, about."""
 
 RELEASE_BYTES = 4 << 20
@@ -74,9 +76,9 @@ class ConstantPool:
 
     def __init__(self, release_sources: Callable[[], object] | None = None) -> None:
         self._storages: dict[str, Storage] = {}
-        self._folded: dict[tuple[object, ...], Storage] = {}
+        self._recalled: dict[Hashable, Any] = {}
         self._lasting: set[Storage] = set()
-        self._folded_bytes = 0
+        self._recalled_bytes = 0
         self.settled: dict[Node, int] = {}
         """Nodes that need not be lowered again, as they make constants of constants alone; how many storages
         they took names for."""
@@ -103,19 +105,30 @@ class ConstantPool:
         self.lowered.update(results)
         self._lasting.update(view.storage for view in results.values())
 
-    def fold(self, key: tuple[object, ...], sources: Sequence[View], make: Callable[[], Storage]) -> Storage:
-        """The small constant that ``make`` computes of ``sources``, ``key`` says how: computed once for all
-        plans where the sources belong to all of them."""
-        storage = self._folded.get(key)
-        if storage is None:
-            storage = make()
-            lasts = all(view.storage in self._lasting for view in sources)
-            nbytes = storage.nbytes + FOLDED_ENTRY_BYTES
-            if lasts and self._folded_bytes + nbytes <= FOLDED_BYTES:
-                self._folded[key] = storage
-                self._folded_bytes += nbytes
-                self._lasting.add(storage)
+    def fold(self, key: Hashable, sources: Sequence[View], make: Callable[[], Storage]) -> Storage:
+        """The small constant that ``make`` computes of ``sources``; ``key`` says how: see :meth:`recall`."""
+        storage = self.recall(key, sources, make, lambda made: made.nbytes)
+        if key in self._recalled:
+            self._lasting.add(storage)
         return storage
+
+    def recall(
+        self, key: Hashable, sources: Iterable[View], make: Callable[[], T], nbytes: Callable[[T], int]
+    ) -> T:
+        """What ``make`` finds out about constants; ``nbytes`` says how large that is.
+
+        It is computed once for all plans where ``sources``, which ``key`` holds, belong to all of them.
+        """
+        found: T | None = self._recalled.get(key)
+        if found is not None:
+            return found
+        found = make()
+        if all(view.storage in self._lasting for view in sources):
+            size = nbytes(found) + RECALLED_ENTRY_BYTES
+            if self._recalled_bytes + size <= RECALLED_BYTES:
+                self._recalled[key] = found
+                self._recalled_bytes += size
+        return found
 
     def defer(
         self, key: str, dtype: DType, size: int, make: Callable[[], npt.NDArray[Any]], name: str = ""
@@ -162,8 +175,8 @@ class ConstantPool:
             key: storage for key, storage in self._storages.items() if id(storage.constant) in kept
         }
         self._lasting = set(self._storages.values())
-        self._folded_bytes = 0
-        for memory in (self._folded, self.settled, self.lowered):
+        self._recalled_bytes = 0
+        for memory in (self._recalled, self.settled, self.lowered):
             memory.clear()
 
 

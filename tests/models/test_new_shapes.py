@@ -58,9 +58,9 @@ def test_batches_of_light_networks(name):
     for batch in BATCHES:
         if has_plan(model, scaled(shapes, batch)):
             check(model, scaled(shapes, batch), pool)
-    kept = pool.nbytes, len(pool._folded), len(pool.lowered)
+    kept = pool.nbytes, len(pool._recalled), len(pool.lowered)
     check(model, shapes, pool)
-    assert (pool.nbytes, len(pool._folded), len(pool.lowered)) == kept
+    assert (pool.nbytes, len(pool._recalled), len(pool.lowered)) == kept
 
 
 @pytest.mark.parametrize("number", range(SLICES))
