@@ -8,6 +8,7 @@ the cut as the next stage.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,8 @@ import numpy.typing as npt
 
 from onnxplan.compiler import ops
 from onnxplan.compiler.arity import check_inputs, check_kinds
-from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ConstantPool, ValueNeeded
+from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ValueNeeded
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import (
     InvalidFeedsError,
@@ -311,41 +313,20 @@ class Lowering(Builder):
 
     def _lower_nodes(self, graph: Graph) -> None:
         frame, reads = _Frame(graph), graph.reads()
-        uses = frame.uses
-        for values in reads:
-            for value in values:
-                uses[value] += 1
-        uses.update(graph.outputs)
+        frame.uses.update(itertools.chain(*reads, graph.outputs))
         self._frames.append(frame)
-        settled = self.pool.settled if len(self._frames) == 1 else {}
+        outermost = len(self._frames) == 1
         for node, values in zip(graph.nodes, reads, strict=True):
-            known = settled.get(node)
-            if known is not None:
-                self._storage_count += known
+            if outermost and node in self.pool.settled:
+                self._storage_count += self.pool.settled[node]
                 continue
             before = self._storage_count
             self._lower_node(node)
-            if len(self._frames) == 1:
-                self._settle(node, values, self._storage_count - before)
+            # How often random numbers were drawn before tells draws apart.
+            if outermost and not (self.transient or self._draws or len(self.operations) > self._node_start):
+                self.pool.settle(node, values, self._lowered, self._storage_count - before)
             self._release(node, values, frame)
         self._frames.pop()
-
-    def _settle(self, node: Node, reads: Sequence[Value], names: int) -> None:
-        """Tells the pool if ``node`` made constants of constants alone: it does so for all shapes."""
-        known = self.pool.lowered
-        if not all(value.constant is not None or value in known for value in reads):
-            return
-        # How often random numbers were drawn before tells draws apart.
-        if self.transient or self._draws or len(self.operations) > self._node_start:
-            return
-        results = {}
-        for output in node.outputs:
-            if output is not None:
-                lowered = self._lowered.get(output)
-                if not isinstance(lowered, View) or not lowered.is_constant:
-                    return
-                results[output] = lowered
-        self.pool.settle(node, results, names)
 
     def _lower_node(self, node: Node) -> None:
         rule = find(node.domain, node.op_type, node.version)

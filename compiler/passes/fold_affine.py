@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.builder import ConstantPool, derived_key
+from onnxplan.compiler.constant_pool import ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction, identity
 from onnxplan.compiler.expressions import scalar_expression

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.errors import OnnxPlanError
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import lower
