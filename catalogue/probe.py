@@ -9,7 +9,7 @@ import numpy as np
 import onnxplan
 from catalogue.nodes import Bound
 from catalogue.specimen import Array
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate_program
 from onnxplan.compiler.importer import load_model

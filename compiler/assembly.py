@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.emission import EmittedStep, aligned
 from onnxplan.compiler.memory import lifetimes, place
 from onnxplan.compiler.plan import Binding, Buffer, CompiledPlan, Constant, ExecutionPlan, Operand, Step

@@ -7,15 +7,15 @@ operands: what is computed from channels-last tensors is channels-last, without 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxplan.compiler.constant_pool import MEMO_BYTES, ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
 from onnxplan.compiler.expression import Expression, identity
@@ -36,12 +36,6 @@ from onnxplan.compiler.view import Shape, Storage, View, dense_strides
 FOLD_LIMIT_BYTES = 16 << 20
 """Results larger than this and than their operands are computed by the plan, not kept as constants."""
 
-MEMO_BYTES = 64 << 10
-"""Evaluated constants of at least this size, or computed of such, are kept for all plans of the model."""
-
-RELEASE_BYTES = 4 << 20
-"""After so many bytes of new constants, what they were made of is given back to the system."""
-
 SIZE_LIMIT = 1 << 58
 """Elements of the largest tensor that can be addressed."""
 
@@ -58,92 +52,6 @@ class ValueNeeded(Exception):  # noqa: N818 - a signal that ends a stage, not an
         self.function = function
 
 
-class ConstantPool:
-    """Constants shared by all plans of a model: initializers, folded results, packed weights.
-
-    ``release_sources`` gives back the memory of mapped files that initializers are views of. It is called
-    whenever :data:`RELEASE_BYTES` of constants were made, which read them.
-    """
-
-    def __init__(self, release_sources: Callable[[], object] | None = None) -> None:
-        self._storages: dict[str, Storage] = {}
-        self._release_sources = release_sources
-        self._made_bytes = 0
-        self._read_bytes = 0
-
-    def get(self, key: str, make: Callable[[], npt.NDArray[Any]], name: str = "") -> Storage:
-        """The constant called ``key``, made on first use."""
-        storage = self._storages.get(key)
-        if storage is None:
-            array = np.ascontiguousarray(make())
-            storage = Storage(DType.from_numpy(array.dtype), array.size, name or key, array.reshape(-1), key)
-            self._storages[key] = storage
-            self._count_made(array.nbytes)
-        return storage
-
-    def defer(
-        self, key: str, dtype: DType, size: int, make: Callable[[], npt.NDArray[Any]], name: str = ""
-    ) -> Storage:
-        """The constant called ``key``, of ``size`` elements: made whenever it is read, where it is large."""
-        if size * dtype.itemsize < MEMO_BYTES:
-            return self.get(key, make, name)
-        storage = self._storages.get(key)
-        if storage is None:
-
-            def elements() -> npt.NDArray[Any]:
-                array = np.ascontiguousarray(make())
-                self._count_made(array.nbytes)
-                return array
-
-            storage = self._storages[key] = Storage(dtype, size, name or key, None, key, elements)
-        return storage
-
-    def _count_made(self, nbytes: int) -> None:
-        self._made_bytes += nbytes
-        self._read_bytes += nbytes
-        if self._release_sources is not None and self._read_bytes >= RELEASE_BYTES:
-            self._read_bytes = 0
-            self._release_sources()
-
-    def take_made_bytes(self) -> int:
-        """Bytes of the constants made since this was last asked."""
-        made, self._made_bytes = self._made_bytes, 0
-        return made
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all constants held, initializers included."""
-        return sum(storage.nbytes for storage in self._storages.values() if storage.constant is not None)
-
-    def keep_only(self, constants: Iterable[npt.NDArray[Any]]) -> None:
-        """Drops what is none of ``constants``, such as folded weights that were packed since.
-
-        It is made again if it is asked for again.
-        """
-        kept = {id(array) for array in constants}
-        self._storages = {
-            key: storage for key, storage in self._storages.items() if id(storage.constant) in kept
-        }
-
-
-def content_key(view: View) -> str:
-    """A text equal for equal constants: where a large one came from, what a small one holds."""
-    storage = view.storage
-    if not storage.key:
-        assert storage.constant is not None
-        constant = storage.constant
-        content = repr(constant.tolist()).encode() if constant.dtype.hasobject else constant.tobytes()
-        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        storage.key = f"{storage.dtype}:{digest}"
-    return f"{storage.key}@{view.offset}{view.shape}{view.strides}"
-
-
-def derived_key(what: str, sources: Sequence[View]) -> str:
-    """The key of a constant that ``what`` makes of ``sources``."""
-    text = "\n".join([what, *map(content_key, sources)])
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 class Builder:
     """Emits operations; every method that computes returns a view of its result."""
 
@@ -154,6 +62,7 @@ class Builder:
         self.prefix = "%"
         self.transient = False
         self._storage_count = 0
+        self._fold_count = 0
         self._run_key: View | None = None
         self._draws: Counter[object] = Counter()
 
@@ -251,6 +160,11 @@ class Builder:
             or len(outputs) > 1
             or max(view.storage.nbytes for view in (*inputs, *outputs)) < MEMO_BYTES
         ):
+            if len(outputs) == 1 and not passing and not self.transient:
+                self._fold_count += 1
+                key = self.node, self._fold_count, primitive, *inputs
+                made = self.pool.fold(key, inputs, lambda: self.constant(compute()[0]).storage)
+                return (View.dense(made, outputs[0].shape),)
             before, self.transient = self.transient, self.transient or passing
             results = tuple(self.constant(array) for array in compute())
             self.transient = before

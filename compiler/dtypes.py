@@ -61,6 +61,9 @@ class DType(enum.Enum):
         self.kind = kind
         self.itemsize = itemsize
 
+    # That of the name, which Enum takes, is computed in Python.
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return self.label
 

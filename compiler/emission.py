@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.blocks import ALIGNMENT, empty_block
-from onnxplan.compiler.builder import ConstantPool, derived_key
+from onnxplan.compiler.constant_pool import ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import CompilerError, UnsupportedOperatorError
 from onnxplan.compiler.plan import KernelSpec

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnxplan.compiler.dtypes import DType
 
@@ -49,28 +50,43 @@ class Instruction:
         return float.fromhex(self.value) if isinstance(self.value, str) else self.value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Expression:
-    """Instructions in order of evaluation, and the positions of the results."""
+    """Instructions in order of evaluation, and the positions of the results.
+
+    What follows from them is computed once: passes ask for it again and again.
+    """
 
     instructions: tuple[Instruction, ...]
     outputs: tuple[int, ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.instructions, self.outputs))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def dtypes(self) -> tuple[DType, ...]:
         """Element types of the results."""
         return tuple(self.instructions[position].dtype for position in self.outputs)
 
-    @property
+    @cached_property
     def input_count(self) -> int:
         """One more than the largest operand number read."""
         return max((i.arguments[0] + 1 for i in self.instructions if i.op == "input"), default=0)
 
-    @property
+    @cached_property
     def has_reduction(self) -> bool:
         return any(i.op in REDUCTIONS for i in self.instructions)
 
-    @property
+    @cached_property
+    def reads_index(self) -> bool:
+        """Does it hang on coordinates?"""
+        return any(instruction.op == "index" for instruction in self.instructions)
+
+    @cached_property
     def cost(self) -> int:
         """Number of arithmetic instructions; transcendental ones count as 10, those of constants as none."""
         total = 0
@@ -89,6 +105,10 @@ class Expression:
 
         Constants count as reduced; inputs and indices do not.
         """
+        return self._reduced
+
+    @cached_property
+    def _reduced(self) -> tuple[bool, ...]:
         flags: list[bool] = []
         for instruction in self.instructions:
             if instruction.op in REDUCTIONS or instruction.op == "constant":

@@ -174,6 +174,22 @@ class Graph:
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
+    _reads: tuple[tuple[Value, ...], ...] | None = field(default=None, init=False, repr=False)
+
+    def reads(self) -> tuple[tuple[Value, ...], ...]:
+        """The values that each node reads, those that its subgraphs take from around them too.
+
+        Found once: a graph that was asked must not change any more.
+        """
+        if self._reads is None:
+            found = []
+            for node in self.nodes:
+                values = [value for value in node.inputs if value is not None]
+                for subgraph in node.subgraphs:
+                    values.extend(subgraph.captures())
+                found.append(tuple(values))
+            self._reads = tuple(found)
+        return self._reads
 
     def walk(self) -> Iterator[Node]:
         """All nodes, those of subgraphs after the node that holds them."""

@@ -8,6 +8,7 @@ the cut as the next stage.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,8 @@ import numpy.typing as npt
 
 from onnxplan.compiler import ops
 from onnxplan.compiler.arity import check_inputs, check_kinds
-from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ConstantPool, ValueNeeded
+from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ValueNeeded
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import (
     InvalidFeedsError,
@@ -179,6 +181,8 @@ class Lowering(Builder):
     def _find(self, value: Value) -> Lowered:
         found = self._lowered.get(value)
         if found is None:
+            found = self.pool.lowered.get(value)
+        if found is None:
             if value.constant is None:
                 raise InvalidModelError(f"value {value.name!r} is read but never computed")
             found = self._lowered[value] = self._initializer(value, value.constant)
@@ -308,16 +312,20 @@ class Lowering(Builder):
         return result, self.operations[start:]
 
     def _lower_nodes(self, graph: Graph) -> None:
-        frame = _Frame(graph)
-        for node in graph.nodes:
-            frame.uses.update(value for value in node.inputs if value is not None)
-            for subgraph in node.subgraphs:
-                frame.uses.update(list(subgraph.captures()))
-        frame.uses.update(graph.outputs)
+        frame, reads = _Frame(graph), graph.reads()
+        frame.uses.update(itertools.chain(*reads, graph.outputs))
         self._frames.append(frame)
-        for node in graph.nodes:
+        outermost = len(self._frames) == 1
+        for node, values in zip(graph.nodes, reads, strict=True):
+            if outermost and node in self.pool.settled:
+                self._storage_count += self.pool.settled[node]
+                continue
+            before = self._storage_count
             self._lower_node(node)
-            self._release(node, frame)
+            # How often random numbers were drawn before tells draws apart.
+            if outermost and not (self.transient or self._draws or len(self.operations) > self._node_start):
+                self.pool.settle(node, values, self._lowered, self._storage_count - before)
+            self._release(node, values, frame)
         self._frames.pop()
 
     def _lower_node(self, node: Node) -> None:
@@ -333,6 +341,7 @@ class Lowering(Builder):
         self.node = node.label
         self.transient = False
         self._node_start = len(self.operations)
+        self._fold_count = 0
         held = len(self._held)
         try:
             check_kinds(rule, inputs)
@@ -355,10 +364,7 @@ class Lowering(Builder):
                 self._lowered[value] = output
         del self._held[held:]
 
-    def _release(self, node: Node, frame: _Frame) -> None:
-        reads = [value for value in node.inputs if value is not None]
-        for subgraph in node.subgraphs:
-            reads.extend(subgraph.captures())
+    def _release(self, node: Node, reads: Sequence[Value], frame: _Frame) -> None:
         for value in reads:
             frame.uses[value] -= 1
             if frame.uses[value] == 0 and not any(outer.uses[value] for outer in self._frames[:-1]):

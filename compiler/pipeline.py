@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onnxplan.compiler.assembly import assemble
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.emission import emit_steps
 from onnxplan.compiler.errors import CompilerError, OnnxPlanError
 from onnxplan.compiler.passes.bind_outputs import bind_outputs

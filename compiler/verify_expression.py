@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -31,6 +32,12 @@ def check_expression(expression: Expression, inputs: Sequence[DType], rank: int,
 
     ``rank`` is that of the iteration space; ``reductions`` says whether it may hold any.
     """
+    _check(expression, tuple(inputs), rank, reductions)
+
+
+@functools.lru_cache(maxsize=4096)
+def _check(expression: Expression, inputs: tuple[DType, ...], rank: int, reductions: bool) -> None:
+    # The same few expressions stand in most operations; what is malformed raises anew each time.
     instructions = expression.instructions
     for position, instruction in enumerate(instructions):
         try:
@@ -51,7 +58,6 @@ def _check_instruction(
     rank: int,
     reductions: bool,
 ) -> None:
-    # This runs for each operation that is lowered: texts are made where something is wrong only.
     op, arguments, dtype = instruction.op, instruction.arguments, instruction.dtype
     if op == "input":
         if len(arguments) != 1:

@@ -6,6 +6,7 @@ computes the reductions of depth ``d``; a last pass computes the results that va
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
@@ -40,6 +41,7 @@ def depths(expression: Expression) -> list[int]:
     return found
 
 
+@functools.lru_cache(maxsize=4096)
 def schedule(expression: Expression, *, cache: bool) -> Schedule:
     """The passes of ``expression``; with ``cache`` costly values that several passes need are kept."""
     instructions, reduced, levels = expression.instructions, expression.reduced(), depths(expression)

@@ -20,6 +20,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import Artifact, TargetEntry
 from onnxplan.runtime.artifact_planner import ArtifactKernels
 from onnxplan.runtime.budget import Budget
+from onnxplan.runtime.compile_process import compiling_beside, read_job
 from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.features import missing_features, used_features
 from onnxplan.runtime.cpu.native_executor import (
@@ -146,7 +147,15 @@ class CpuDevice:
 def _cpu_library(target: Target, cache: bool) -> KernelLibrary:
     from onnxplan.kernels.cpu.registry import build
 
-    return KernelLibrary(build, target, _kernel_sources, cache=cache)
+    return KernelLibrary(build, target, _kernel_sources, cache=cache, beside=compiling_beside)
+
+
+def compile_into_store(job: dict[str, Any]) -> None:
+    """What the process of :func:`onnxplan.runtime.compile_process.compiling_beside` does."""
+    from onnxplan.kernels.cpu.registry import build
+
+    target, specs = read_job(job)
+    KernelLibrary(build, target, _kernel_sources).objects(specs)
 
 
 @functools.cache

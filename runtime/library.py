@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ compile_logger = logging.getLogger("onnxplan.compile")
 Build = Callable[[KernelSpec, Target], ObjectCode]
 Load = Callable[[bytes, str], int]
 Progress = Callable[[int, int], None]
+Beside = Callable[[KernelStore, Target, Sequence[KernelSpec]], AbstractContextManager[None]]
 
 TOOLS = ("llvmlite", "numba", "numpy")
 
@@ -40,6 +41,10 @@ def load_object(code: bytes, symbol: str) -> int:
     return LOADER.load(code, (symbol,))[0]
 
 
+def _nobody(store: KernelStore, target: Target, specs: Sequence[KernelSpec]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class KernelLibrary:
     """Kernels for one target, shared by all sessions of the process. Safe from any number of threads.
 
@@ -49,7 +54,8 @@ class KernelLibrary:
     ``cache=False`` neither reads nor writes the store on disk. ``load`` brings code to where it runs, gives
     what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what the
     code depends on beside its source. Both default to those of this machine's processor. Up to ``parallel``
-    kernels are compiled at once, and shared with other processes that compile into the same store.
+    kernels are compiled at once, and shared with other processes that compile into the same store;
+    ``beside(store, target, specs)`` may start one for as long as kernels are compiled.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class KernelLibrary:
         load: Load = load_object,
         platform: Callable[[Target], str] | None = None,
         parallel: int = 1,
+        beside: Beside = _nobody,
     ) -> None:
         self._build = build
         self._target = target
@@ -74,6 +81,7 @@ class KernelLibrary:
         self._platform = platform or platform_key
         self._environment: tuple[str, str] | None = None
         self._parallel = parallel
+        self._beside = beside
         self.compiled_count = 0
         """Kernels that ``build`` has compiled."""
         self.loaded_count = 0
@@ -171,7 +179,8 @@ class KernelLibrary:
         ]
         if progress is not None:
             progress(0, total)
-        with closing(build_shared(self._store, jobs, self._parallel)) as built:
+        beside = self._beside(self._store, self._target, specs)
+        with beside, closing(build_shared(self._store, jobs, self._parallel)) as built:
             for done, _ in enumerate(built, 1):
                 if progress is not None:
                     progress(done, total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
+from onnxplan.compiler.constant_pool import RELEASE_BYTES, ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Model, TensorType, Value
 from onnxplan.compiler.lowering import lower

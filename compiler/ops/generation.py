@@ -8,7 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from onnxplan.compiler.builder import MEMO_BYTES, Builder
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.constant_pool import MEMO_BYTES
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import (

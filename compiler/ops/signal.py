@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.builder import Builder, derived_key
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.constant_pool import derived_key
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import element_type, integer, normal_axis, single, values, wide
 from onnxplan.compiler.ops.fourier import fast_transform, radices

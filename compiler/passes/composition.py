@@ -8,9 +8,11 @@ several axes of the source, moves along one axis of the source.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import ExpressionBuilder, Instruction, constant
@@ -26,7 +28,7 @@ class Part:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Composition:
     """``axes`` lists for each axis of the view its parts, outermost first; ``start`` are the source's
     coordinates at the view's origin."""
@@ -34,11 +36,15 @@ class Composition:
     axes: tuple[tuple[Part, ...], ...]
     start: Shape
 
-    @property
+    @cached_property
     def parts(self) -> tuple[Part, ...]:
         return tuple(part for axis in self.axes for part in axis)
 
-    @property
+    @cached_property
+    def _extents(self) -> Shape:
+        return tuple(part.extent for part in self.parts)
+
+    @cached_property
     def is_split(self) -> bool:
         return any(len(axis) != 1 for axis in self.axes)
 
@@ -47,12 +53,8 @@ class Composition:
         offset = view.offset
         for position, stride in zip(self.start, view.strides, strict=True):
             offset += position * stride
-        shape, strides = [], []
-        for axis in self.axes:
-            for part in axis:
-                shape.append(part.extent)
-                strides.append(part.step * view.strides[part.axis] if part.axis >= 0 else 0)
-        return View(view.storage, offset, tuple(shape), tuple(strides))
+        strides = [part.step * view.strides[part.axis] if part.axis >= 0 else 0 for part in self.parts]
+        return View(view.storage, offset, self._extents, tuple(strides))
 
     def refine(self, view: View) -> View:
         """``view``, given in the coordinates of the axes, in those of the parts."""
@@ -133,9 +135,11 @@ def same_layout(a: View, b: View) -> bool:
     """Do two views of one storage show the same elements at the same coordinates?"""
     if a.offset != b.offset or a.shape != b.shape:
         return False
-    if a.strides == b.strides:
-        return True
-    return all(n == 1 or own == other for n, own, other in zip(a.shape, a.strides, b.strides, strict=True))
+    return _same_strides(a.shape, a.strides, b.strides)
+
+
+def _same_strides(shape: Shape, a: Shape, b: Shape) -> bool:
+    return a == b or all(n == 1 or own == other for n, own, other in zip(shape, a, b, strict=True))
 
 
 def compose(source: View, view: View) -> Composition | None:
@@ -144,26 +148,32 @@ def compose(source: View, view: View) -> Composition | None:
     ``view`` may show only a part of what ``source`` writes, some of it several times, in any order. ``None``
     too where it shows what ``source`` did not write, and where either is empty.
     """
-    if 0 in source.shape or 0 in view.shape:
+    return _compose(source.shape, source.strides, view.shape, view.strides, view.offset - source.offset)
+
+
+@functools.lru_cache(maxsize=4096)
+def _compose(
+    source: Shape, source_strides: Shape, shape: Shape, strides: Shape, distance: int
+) -> Composition | None:
+    """:func:`compose` for a view whose origin is ``distance`` elements behind that of the source."""
+    if 0 in source or 0 in shape:
         return None
-    if same_layout(source, view):
-        return Composition(
-            tuple((Part(n, axis, 1),) for axis, n in enumerate(view.shape)), (0,) * source.rank
-        )
-    nested = _nested_axes(source)
+    if distance == 0 and source == shape and _same_strides(shape, source_strides, strides):
+        return Composition(tuple((Part(n, axis, 1),) for axis, n in enumerate(shape)), (0,) * len(source))
+    nested = _nested_axes(source, source_strides)
     if nested is None:
         return None
-    low = view.offset - source.offset
-    for extent, stride in zip(view.shape, view.strides, strict=True):
+    low = distance
+    for extent, stride in zip(shape, strides, strict=True):
         if stride < 0:
             low += (extent - 1) * stride
-    start = _digits(source, nested, low)
+    start = _digits(source_strides, nested, low)
     if start is None:
         return None
     axes = []
     reach = list(start)
-    for extent, stride in zip(view.shape, view.strides, strict=True):
-        parts = _split(source, nested, extent, abs(stride))
+    for extent, stride in zip(shape, strides, strict=True):
+        parts = _split(source, source_strides, nested, extent, abs(stride))
         if parts is None:
             return None
         for part in parts:
@@ -175,46 +185,49 @@ def compose(source: View, view: View) -> Composition | None:
                     start[part.axis] += (part.extent - 1) * part.step
                     parts[number] = Part(part.extent, part.axis, -part.step)
         axes.append(tuple(parts))
-    if any(position >= extent for position, extent in zip(reach, source.shape, strict=True)):
+    if any(position >= extent for position, extent in zip(reach, source, strict=True)):
         return None
     return Composition(tuple(axes), tuple(start))
 
 
-def _nested_axes(source: View) -> list[int] | None:
+def _nested_axes(shape: Shape, strides: Shape) -> list[int] | None:
     """Axes of extent above 1 by falling stride, if each stride spans all that the smaller ones reach."""
-    axes = [axis for axis in range(source.rank) if source.shape[axis] != 1]
-    axes.sort(key=lambda axis: -source.strides[axis])
+    axes = [axis for axis, extent in enumerate(shape) if extent != 1]
+    axes.sort(key=lambda axis: -strides[axis])
     span = 1
     for axis in reversed(axes):
-        if source.strides[axis] < span:
+        if strides[axis] < span:
             return None
-        span = source.strides[axis] * source.shape[axis]
+        span = strides[axis] * shape[axis]
     return axes
 
 
-def _digits(source: View, nested: list[int], distance: int) -> list[int] | None:
+def _digits(strides: Shape, nested: list[int], distance: int) -> list[int] | None:
     """The source's coordinates at ``distance`` elements from its origin."""
-    digits = [0] * source.rank
+    digits = [0] * len(strides)
     if distance < 0:
         return None
     for axis in nested:
-        digits[axis], distance = divmod(distance, source.strides[axis])
+        digits[axis], distance = divmod(distance, strides[axis])
     return None if distance else digits
 
 
-def _split(source: View, nested: list[int], extent: int, stride: int) -> list[Part] | None:
-    """The parts, outermost first, of an axis of ``extent`` steps of ``stride`` positions (not negative)."""
+def _split(shape: Shape, strides: Shape, nested: list[int], extent: int, stride: int) -> list[Part] | None:
+    """The parts, outermost first, of an axis of ``extent`` steps of ``stride`` positions (not negative).
+
+    ``shape`` and ``strides`` are the source's.
+    """
     if extent == 1 or stride == 0:
         return [Part(extent, -1, 0)]
     parts: list[Part] = []
     # The innermost axis that one step can move along, and from there outwards.
-    place = next((n for n, axis in enumerate(nested) if source.strides[axis] <= stride), None)
+    place = next((n for n, axis in enumerate(nested) if strides[axis] <= stride), None)
     while place is not None and place >= 0:
         axis = nested[place]
-        step, rest = divmod(stride, source.strides[axis])
+        step, rest = divmod(stride, strides[axis])
         if rest:
             return None
-        available = source.shape[axis]
+        available = shape[axis]
         if (extent - 1) * step < available:
             parts.append(Part(extent, axis, step))
             return parts[::-1]
@@ -227,7 +240,7 @@ def _split(source: View, nested: list[int], extent: int, stride: int) -> list[Pa
         extent //= inner
         stride *= inner
         place -= 1
-        if place >= 0 and source.strides[nested[place]] > stride:
+        if place >= 0 and strides[nested[place]] > stride:
             return None
     return None
 

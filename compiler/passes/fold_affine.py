@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.builder import ConstantPool, derived_key
+from onnxplan.compiler.constant_pool import ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction, identity
 from onnxplan.compiler.expressions import scalar_expression
@@ -31,6 +32,22 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class _Channels:
+    """What maps that follow a product do to its channels together, as constants.
+
+    ``factors`` (float64) is ``None`` where all are 1, ``shift`` where all are 0.
+    """
+
+    is_finite: bool
+    factors: View | None
+    shift: View | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(view.storage.nbytes for view in (self.factors, self.shift) if view is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class _Chain:
     """Maps that follow a product, and what they do to it together.
 
@@ -38,9 +55,17 @@ class _Chain:
     """
 
     operations: tuple[Operation, ...]
-    scale: Array
-    shift: Array
+    channels: _Channels
     result: View
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one map does: ``key`` is equal where ``affine`` is, and made of ``sources``."""
+
+    key: Hashable
+    sources: tuple[View, ...]
+    affine: Affine
 
 
 def fold_affine(program: Program, pool: ConstantPool) -> Program:
@@ -56,7 +81,7 @@ def fold_affine(program: Program, pool: ConstantPool) -> Program:
     index = Index(program)
     for operation in program.operations:
         if operation in index.order and _has_constant_weights(operation):
-            chain = _chain(index, operation)
+            chain = _chain(index, operation, pool)
             if chain is not None:
                 _fold(index, operation, chain, pool)
     return index.finish()
@@ -75,35 +100,62 @@ def _has_constant_weights(operation: Operation) -> bool:
     )
 
 
-def _chain(index: Index, product: Operation) -> _Chain | None:
+def _chain(index: Index, product: Operation, pool: ConstantPool) -> _Chain | None:
     result = product.outputs[0]
-    channels = result.shape[-1]
-    scale, shift = np.ones(channels), np.zeros(channels)
-    found: list[Operation] = []
-    best: _Chain | None = None
+    operations: list[Operation] = []
+    steps: list[_Step] = []
+    best: View | None = None
+    count = 0
     while index.sole_writer(result.storage) is not None:
         operation = index.sole_reader(result.storage)
-        step = None if operation is None else _channel_map(operation, result)
-        if operation is None or step is None:
+        found = None if operation is None else _channel_map(operation, result, pool)
+        if operation is None or found is None:
             break
-        affine, moved = step
+        step, moved = found
         if has_rows(result) and not has_rows(moved):
             # A copy into another order: what comes before it can be an epilogue, together they cannot.
             break
         result = moved
-        assert affine.scale is not None
-        found.append(operation)
-        with np.errstate(all="ignore"):
-            scale, shift = affine.scale * scale, affine.scale * shift + affine.shift
+        operations.append(operation)
+        steps.append(step)
         if result.dtype is product.outputs[0].dtype:
-            best = _Chain(tuple(found), scale, shift, result)
-    if best is None or not (np.isfinite(best.scale).all() and np.isfinite(best.shift).all()):
+            best, count = result, len(steps)
+    if best is None:
         return None
-    worthwhile = len(best.operations) > 1 or not (best.scale == 1).all()
-    return best if worthwhile else None
+    channels = _together(product, steps[:count], pool)
+    if not channels.is_finite or (count == 1 and channels.factors is None):
+        return None
+    return _Chain(tuple(operations[:count]), channels, best)
 
 
-def _channel_map(operation: Operation, result: View) -> tuple[Affine, View] | None:
+def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Channels:
+    """All ``steps`` behind ``product``, one after the other."""
+    weights, output = product.inputs[1], product.outputs[0]
+
+    def compute() -> _Channels:
+        count = output.shape[-1]
+        scale, shift = np.ones(count), np.zeros(count)
+        with np.errstate(all="ignore"):
+            for step in steps:
+                assert step.affine.scale is not None
+                scale, shift = step.affine.scale * scale, step.affine.scale * shift + step.affine.shift
+            offsets = np.ascontiguousarray(shift.astype(output.dtype.numpy))
+        return _Channels(
+            bool(np.isfinite(scale).all() and np.isfinite(shift).all()),
+            None if (scale == 1).all() else _line(np.ascontiguousarray(scale), "scale"),
+            _line(offsets, f"{weights.storage.name}:shift") if shift.any() else None,
+        )
+
+    key = "channels", weights.storage, output.shape[-1], output.dtype, *(step.key for step in steps)
+    sources = [weights, *(view for step in steps for view in step.sources)]
+    return pool.recall(key, sources, compute, lambda found: found.nbytes)
+
+
+def _line(values: npt.NDArray[Any], name: str) -> View:
+    return View.dense(Storage(DType.from_numpy(values.dtype), values.size, name, values), values.shape)
+
+
+def _channel_map(operation: Operation, result: View, pool: ConstantPool) -> tuple[_Step, View] | None:
     """What a map does to each channel (the last axis) of ``result``, and its output in the same axes."""
     primitive = operation.primitive
     if not isinstance(primitive, MapReduce) or primitive.axes or len(operation.outputs) != 1:
@@ -112,21 +164,26 @@ def _channel_map(operation: Operation, result: View) -> tuple[Affine, View] | No
     if len(sources) != 1 or sources[0].size != result.size:
         return None
     source = sources[0]
-    values: list[Affine | None] = []
-    for view in operation.inputs:
-        if view is source:
-            values.append(Affine(np.ones(result.shape[-1]), np.zeros(result.shape[-1])))
-        else:
-            elements = _by_channel(view, source, result)
-            values.append(None if elements is None else Affine(None, elements))
-    affine = _evaluate(primitive.expression, values)
+    lines = [None if view is source else _by_channel(view, source, result) for view in operation.inputs]
+    known = tuple(line for line in lines if line is not None)
+    position, channels = operation.inputs.index(source), result.shape[-1]
+
+    def compute() -> tuple[Affine | None]:
+        values = [
+            None if line is None else Affine(None, np.asarray(line.numpy(), np.float64)) for line in lines
+        ]
+        values[position] = Affine(np.ones(channels), np.zeros(channels))
+        return (_evaluate(primitive.expression, values),)
+
+    key = "affine", primitive.expression, position, channels, *lines
+    (affine,) = pool.recall(key, known, compute, lambda found: 16 * channels)
     target = translate(result, source, operation.outputs[0])
     if affine is None or affine.scale is None or target is None:
         return None
-    return affine, target
+    return _Step(key, known, affine), target
 
 
-def _by_channel(view: View, source: View, result: View) -> Array | None:
+def _by_channel(view: View, source: View, result: View) -> View | None:
     """The elements of a constant for each channel, if they differ by channel only."""
     if not view.is_constant or not view.dtype.is_float:
         return None
@@ -136,8 +193,7 @@ def _by_channel(view: View, source: View, result: View) -> Array | None:
     outer = zip(spread.shape[:-1], spread.strides[:-1], strict=True)
     if any(stride and extent > 1 for extent, stride in outer):
         return None
-    line = View(spread.storage, spread.offset, spread.shape[-1:], spread.strides[-1:])
-    return np.asarray(line.numpy(), np.float64)
+    return View(spread.storage, spread.offset, spread.shape[-1:], spread.strides[-1:])
 
 
 def _evaluate(expression: Expression, inputs: list[Affine | None]) -> Affine | None:
@@ -185,18 +241,16 @@ def _combine(instruction: Instruction, arguments: list[Affine]) -> Affine | None
 
 
 def _fold(index: Index, product: Operation, chain: _Chain, pool: ConstantPool) -> None:
-    weights = product.inputs[1]
-    scaled = weights if (chain.scale == 1).all() else _scaled(weights, chain.scale, pool)
+    weights, channels = product.inputs[1], chain.channels
+    scaled = weights if channels.factors is None else _scaled(weights, channels.factors, pool)
     if scaled is None:
         return
     output = product.outputs[0]
     nodes = merged_nodes(product, *chain.operations)
     folded = Operation(product.primitive, (product.inputs[0], scaled), (output,), nodes)
     shape = output.shape
-    if chain.shift.any():
-        shift = np.ascontiguousarray(chain.shift.astype(output.dtype.numpy))
-        storage = Storage(output.dtype, shift.size, f"{weights.storage.name}:shift", shift)
-        inputs: tuple[View, ...] = (output, View.dense(storage, shift.shape).expand(shape))
+    if channels.shift is not None:
+        inputs: tuple[View, ...] = (output, channels.shift.expand(shape))
         expression = scalar_expression("add", (output.dtype, output.dtype))
     else:
         expression = identity(output.dtype)
@@ -208,16 +262,13 @@ def _fold(index: Index, product: Operation, chain: _Chain, pool: ConstantPool) -
     index.become(chain.operations[-1], last)
 
 
-def _scaled(weights: View, scale: Array, pool: ConstantPool) -> View | None:
-    """The weights times ``scale`` along their last axis; ``None`` where that overflows."""
-    factors = View.dense(
-        Storage(DType.FLOAT64, scale.size, "scale", np.ascontiguousarray(scale)), scale.shape
-    )
+def _scaled(weights: View, factors: View, pool: ConstantPool) -> View | None:
+    """The weights times ``factors`` along their last axis; ``None`` where that overflows."""
 
     def make() -> npt.NDArray[Any]:
         result = np.empty(weights.shape, weights.dtype.numpy)
         with np.errstate(all="ignore"):
-            np.multiply(weights.numpy(), scale, out=result, dtype=np.float64, casting="unsafe")
+            np.multiply(weights.numpy(), factors.numpy(), out=result, dtype=np.float64, casting="unsafe")
         return result
 
     storage = pool.defer(

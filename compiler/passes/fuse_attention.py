@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.expression import Expression, ExpressionBuilder, Instruction
 from onnxplan.compiler.passes.composition import Composition, compose, covers
 from onnxplan.compiler.passes.fuse_epilogues import stored_sum

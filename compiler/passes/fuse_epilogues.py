@@ -10,7 +10,7 @@ from onnxplan.compiler.expressions import cast_expression
 from onnxplan.compiler.passes.composition import apply, compose
 from onnxplan.compiler.passes.fusion import is_elementwise
 from onnxplan.compiler.passes.index import Index, merged_nodes
-from onnxplan.compiler.passes.operands import Operands, reads_index, splice
+from onnxplan.compiler.passes.operands import Operands, splice
 from onnxplan.compiler.passes.output_views import may_write
 from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import MapReduce, Product, product_operands
@@ -75,7 +75,7 @@ def _fit(product: Operation, mapped: Operation) -> _Fit | None:
         refuse(product, mapped, "an epilogue reads its product's result once and has one result")
         return None
     read = reads[0]
-    if read.size != output.size or reads_index(outer.expression):
+    if read.size != output.size or outer.expression.reads_index:
         refuse(product, mapped, "an epilogue reads each element of its product's result once, in its place")
         return None
     found = compose(read, output)

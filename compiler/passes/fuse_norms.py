@@ -19,7 +19,7 @@ from onnxplan.compiler.passes.fusion import (
     splice_in,
 )
 from onnxplan.compiler.passes.index import Index, merged_nodes
-from onnxplan.compiler.passes.operands import Operands, reads_index
+from onnxplan.compiler.passes.operands import Operands
 from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation, Program
@@ -208,7 +208,7 @@ def _in_reduced_space(consumer: Operation, producer: Operation) -> Operation | N
         found = compose(source, view)
         if found is None:
             return None
-    if found is None or reads_index(outer.expression):
+    if found is None or outer.expression.reads_index:
         return None
     place: dict[int, int] = {}
     for number, part in enumerate(found.parts):

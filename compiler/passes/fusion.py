@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.passes.composition import Composition, compose, is_injective
 from onnxplan.compiler.passes.index import Index, merged_nodes
-from onnxplan.compiler.passes.operands import Operands, reads_index, splice
+from onnxplan.compiler.passes.operands import Operands, splice
 from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
@@ -145,8 +145,8 @@ def splice_in(
     kept: tuple[int, ...] = (),
 ) -> Expression:
     """:func:`splice` into the space of the parts of ``found``."""
-    inner_index = found.pulled_index if reads_index(inner) else None
-    outer_index = found.refined_index if found.is_split and reads_index(outer) else None
+    inner_index = found.pulled_index if inner.reads_index else None
+    outer_index = found.refined_index if found.is_split and outer.reads_index else None
     return splice(inner, inner_numbers, outer, outer_numbers, kept, inner_index, outer_index)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.builder import ConstantPool, derived_key
+from onnxplan.compiler.constant_pool import ConstantPool, derived_key
 from onnxplan.compiler.passes.composition import translate
 from onnxplan.compiler.passes.elide_copies import is_copy
 from onnxplan.compiler.passes.index import Index, merged_nodes

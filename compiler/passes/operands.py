@@ -99,8 +99,3 @@ def _indexer(builder: ExpressionBuilder, rule: IndexRule | None) -> Callable[[In
     if rule is None:
         return None
     return lambda instruction: rule(builder, instruction.arguments[0])
-
-
-@functools.lru_cache(maxsize=4096)
-def reads_index(expression: Expression) -> bool:
-    return any(instruction.op == "index" for instruction in expression.instructions)

@@ -12,7 +12,6 @@ Convolution for Deep Neural Networks", https://arxiv.org/abs/1803.10986, for the
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxplan.compiler.blocks import empty_block
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import Conv
@@ -28,7 +28,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.convolution import Convolution
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
-from onnxplan.kernels.cpu.pack import pack_array, panel_count
+from onnxplan.kernels.cpu.pack import panel_count
 from onnxplan.kernels.cpu.tiling import (
     LEAST_SECONDS,
     ROW_BLOCKS_WORTH_SPLITTING,
@@ -106,8 +106,8 @@ def even_polynomial(points: tuple[float, ...]) -> list[float]:
     return result
 
 
-def transformed_weights(w: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.float32]:
-    """Weights ``(3, 3, C, M)`` evaluated at all pairs of points: ``(t * t, C, M)``, rounded once."""
+def evaluation_matrix(m: int) -> npt.NDArray[np.float64]:
+    """What 3 x 3 taps, row by row, become at all pairs of points: ``(t * t, 9)``."""
     points = POINTS[m]
     signed = [sign * point for point in points for sign in (1.0, -1.0)]
     rows = [[1.0 / even_polynomial(points)[0], 0.0, 0.0]]
@@ -117,13 +117,32 @@ def transformed_weights(w: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.fl
         rows.append([1.0 / weight, x / weight, x * x / weight])
     rows.append([0.0, 0.0, 1.0])
     g = np.array(rows)
-    evaluate, taps = np.kron(g, g), w.reshape(9, -1)
-    result = np.empty((len(evaluate), taps.shape[1]), np.float32)
+    return np.kron(g, g)
+
+
+def transformed_weights(w: npt.NDArray[np.float32], m: int, width: int) -> npt.NDArray[np.float32]:
+    """Weights ``(3, 3, C, M)`` evaluated at all pairs of points, rounded once, in the order they are read in.
+
+    The result is flat, of ``(panel, t * t, C, width)``, the last panel filled up with zeros.
+    """
+    evaluate = evaluation_matrix(m)
+    channels, features = w.shape[2:]
+    taps = w.reshape(9, channels, features)
+    panels = ceil_div(features, width)
+    result = empty_block(panels * len(evaluate) * channels * width, np.dtype(np.float32))
+    by_panel = result.reshape(panels, len(evaluate), channels, width)
+
     # In float64 all at once would take many times the memory of the weights.
-    for start in range(0, taps.shape[1], WEIGHTS_AT_ONCE):
-        part = slice(start, start + WEIGHTS_AT_ONCE)
-        result[:, part] = evaluate @ taps[:, part].astype(np.float64)
-    return result.reshape(-1, *w.shape[2:])
+    step = max(1, WEIGHTS_AT_ONCE // width)
+    for panel in range(panels):
+        own = taps[..., panel * width : (panel + 1) * width]
+        count = own.shape[-1]
+        for start in range(0, channels, step):
+            part = own[:, start : start + step].astype(np.float64)
+            values = evaluate @ part.reshape(9, -1)
+            by_panel[panel, :, start : start + step, :count] = values.reshape(-1, part.shape[1], count)
+        by_panel[panel, ..., count:] = 0
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,10 +333,9 @@ def _plane(nbytes: int) -> int:
 
 def _weights(emit: StepEmitter, tile: RegisterTile, w: View, m: int) -> View:
     """The transformed weights in the order they are read in: ``(panel, t * t, channels, width)``."""
-    shape = ((m + 2) ** 2, panel_count(w.shape[-1], tile), w.shape[-2] * tile.width)
+    size = (m + 2) ** 2 * panel_count(w.shape[-1], tile) * w.shape[-2] * tile.width
 
     def make() -> npt.NDArray[Any]:
-        packed = pack_array(transformed_weights(w.numpy()[0], m), tile.width).reshape(shape)
-        return packed.swapaxes(0, 1).reshape(-1)
+        return transformed_weights(w.numpy()[0], m, tile.width)
 
-    return View.dense(emit.constant((w,), f"winograd{m} panels{tile.width}", make), (math.prod(shape),))
+    return View.dense(emit.constant((w,), f"winograd{m} panels{tile.width}", make), (size,))

@@ -3,7 +3,8 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from onnxplan.compiler.builder import Builder, ConstantPool
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Conv, Gather, Pool
 from onnxplan.compiler.program import Program

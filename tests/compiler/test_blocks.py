@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxplan.compiler.blocks import ALIGNMENT, HUGE_PAGE, MAPPED_BYTES, empty_block
-from onnxplan.compiler.builder import MEMO_BYTES, RELEASE_BYTES, ConstantPool
+from onnxplan.compiler.constant_pool import MEMO_BYTES, RELEASE_BYTES, ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.view import View
 

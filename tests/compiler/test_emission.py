@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from fake_selector import TARGET
 
-from onnxplan.compiler.builder import Builder, ConstantPool
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.emission import Emission, aligned
 from onnxplan.compiler.errors import CompilerError

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.evaluate import evaluate_program
 from onnxplan.compiler.importer import load_model

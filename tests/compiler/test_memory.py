@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_checker import check_plan
 
-from onnxplan.compiler.builder import Builder, ConstantPool
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.emission import EmittedStep
 from onnxplan.compiler.memory import place

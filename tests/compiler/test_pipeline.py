@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from plan_checker import check_plan
 from random_programs import programs
 
-from onnxplan.compiler.builder import Builder, ConstantPool
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import CompilerError, UnsupportedOperatorError
 from onnxplan.compiler.evaluate import evaluate_program

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_programs import programs
 from test_pipeline import transformer
 
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import Binding, ExecutionPlan, KernelSpec, Operand, Step

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 from fake_selector import FakeSelector
 
-from onnxplan.compiler.builder import Builder, ConstantPool
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.graphs import HOST_FAMILIES, GraphRange, graph_ranges, host_copies
 from onnxplan.compiler.pipeline import compile_program

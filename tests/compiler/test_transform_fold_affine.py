@@ -2,7 +2,7 @@
 import numpy as np
 from transforming import Sketch, transform
 
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.passes.bind_outputs import bind_outputs
 from onnxplan.compiler.passes.fold_affine import fold_affine

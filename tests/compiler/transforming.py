@@ -4,7 +4,8 @@ import textwrap
 
 import numpy as np
 
-from onnxplan.compiler.builder import Builder, ConstantPool
+from onnxplan.compiler.builder import Builder
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate_program
 from onnxplan.compiler.program import Program

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import UnsupportedOperatorError
 from onnxplan.compiler.importer import load_model

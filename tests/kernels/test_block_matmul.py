@@ -5,7 +5,7 @@ import pytest
 from harness import cpu_isas, run_operation, selector
 from layouts import LAYOUTS, array_of, assert_close, laid_out, select
 
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate, evaluate_program
 from onnxplan.compiler.passes.expand_block_products import expand_block_products

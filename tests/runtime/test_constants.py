@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxplan.compiler.builder import RELEASE_BYTES, ConstantPool
+from onnxplan.compiler.constant_pool import RELEASE_BYTES, ConstantPool
 from onnxplan.compiler.importer import load_model, sources
 from onnxplan.runtime.devices import open_device
 from onnxplan.runtime.engine import Engine
