@@ -15,7 +15,7 @@ from typing import Any
 import onnx.parser
 
 from bench.record import Row, show, write
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import lower
 from onnxplan.compiler.pipeline import compile_program

@@ -18,7 +18,7 @@ import onnx
 import onnx.parser
 
 from bench import record
-from onnxplan.compiler.builder import ConstantPool
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import lower
 from onnxplan.compiler.pipeline import compile_program

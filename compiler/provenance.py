@@ -9,7 +9,8 @@ from typing import Any
 import numpy.typing as npt
 
 from onnxplan.compiler import ops
-from onnxplan.compiler.builder import ConstantPool, ValueNeeded
+from onnxplan.compiler.builder import ValueNeeded
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.ir import Model, Node, Value
 from onnxplan.compiler.lowering import Lowering
 from onnxplan.compiler.structures import Lowered, Structure, tensors

@@ -17,7 +17,7 @@ from onnxplan.observers import AttributeValue, Operation, OperationKind, Session
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import Array, Executor
 from onnxplan.runtime.engine import Engine
-from onnxplan.runtime.planner import PlannedStage, Planner, Request, Shape
+from onnxplan.runtime.planner import ForwardingPlanner, PlannedStage, Planner, Request, Shape
 from onnxplan.runtime.workers import Job, Workers
 from onnxplan.session import InferenceSession
 
@@ -133,12 +133,12 @@ class ObservedSession(InferenceSession):
         return restore, (self._plain_kind, source, options)
 
 
-class ObservedPlanner:
+class ObservedPlanner(ForwardingPlanner):
     """Reports the making of plans."""
 
     def __init__(self, observation: Observation, planner: Planner) -> None:
+        super().__init__(planner)
         self._observation = observation
-        self._own = planner
 
     def plan(self, request: Request, answers: tuple[Array, ...]) -> PlannedStage:
         inputs = zip(request.names, request.shapes, strict=True)
@@ -147,10 +147,7 @@ class ObservedPlanner:
             "onnxplan.plan.stage": len(answers),
         }
         with self._observation.of("plan", attributes):
-            return self._own.plan(request, answers)
-
-    def close(self) -> None:
-        self._own.close()
+            return super().plan(request, answers)
 
 
 class ObservedEngine(Engine):

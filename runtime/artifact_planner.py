@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from onnxplan.runtime.device import Array
 from onnxplan.runtime.executable import map_image
 from onnxplan.runtime.image import Image
 from onnxplan.runtime.planner import PlannedStage, Planner, Request
+
+if TYPE_CHECKING:
+    from onnxplan.compiler.provenance import NodeOrigin
 
 Load = Callable[[bytes, str], int]
 
@@ -106,9 +110,7 @@ class ArtifactPlanner:
         entry = None if answers else self._entries.get(request)
         if entry is not None:
             return self._read(entry)
-        if self._fallback is None:
-            self._fallback = self._make_fallback()
-        return self._fallback.plan(request, answers)
+        return self._others().plan(request, answers)
 
     def stages(self) -> dict[Request, PlannedStage]:
         """All plans that are there, in the order in which they were made."""
@@ -145,12 +147,16 @@ class ArtifactPlanner:
         header = self.artifact.header
         if header.model is None and header.origin is None:
             return {}
+        return self._others().operators()
+
+    def origins(self, request: Request, answers: tuple[Array, ...]) -> tuple[NodeOrigin, ...] | None:
+        # Entries of the kernel store are of this very compiler and of the model at hand.
+        return None if self.artifact.header.origin is None else self._others().origins(request, answers)
+
+    def _others(self) -> Planner:
         if self._fallback is None:
             self._fallback = self._make_fallback()
-        return self._fallback.operators()
-
-    def origins(self, request: Request, answers: tuple[Array, ...]) -> None:
-        return None
+        return self._fallback
 
     def close(self) -> None:
         if self._fallback is not None:

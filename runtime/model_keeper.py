@@ -14,7 +14,7 @@ import shutil
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact_planner import ArtifactPlanner
 from onnxplan.runtime.device import Array
 from onnxplan.runtime.origin import Origin
-from onnxplan.runtime.planner import PlannedStage, Planner, Request
+from onnxplan.runtime.planner import ForwardingPlanner, PlannedStage, Planner, Request
 from onnxplan.runtime.seen_models import Place
 from onnxplan.runtime.store_upkeep import LARGEST_PART, kept_bound, tidy
 
@@ -199,15 +199,15 @@ class ModelKeeper:
             raise _StopError
 
 
-class KeepingPlanner:
+class KeepingPlanner(ForwardingPlanner):
     """Plans of ``planner``, handed to ``keeper``."""
 
     def __init__(self, planner: Planner, keeper: ModelKeeper) -> None:
-        self._planner = planner
+        super().__init__(planner)
         self._keeper = keeper
 
     def plan(self, request: Request, answers: tuple[Array, ...]) -> PlannedStage:
-        planned = self._planner.plan(request, answers)
+        planned = super().plan(request, answers)
         if not answers:
             self._keeper.add(request, planned)
         return planned
@@ -216,12 +216,6 @@ class KeepingPlanner:
         self._keeper.start()
         if wait:
             self._keeper.finish()
-
-    def operators(self) -> Mapping[str, str]:
-        return self._planner.operators()
-
-    def close(self) -> None:
-        self._planner.close()
 
 
 class _NoKernels:

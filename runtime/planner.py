@@ -79,3 +79,25 @@ class Planner(Protocol):
     def close(self) -> None:
         """Releases what plans were made of. What is planned later is made anew."""
         ...
+
+
+class ForwardingPlanner:
+    """What another planner does; for planners that add something to it."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._own = planner
+
+    def plan(self, request: Request, answers: tuple[Array, ...]) -> PlannedStage:
+        return self._own.plan(request, answers)
+
+    def settle(self, *, wait: bool = False) -> None:
+        self._own.settle(wait=wait)
+
+    def operators(self) -> Mapping[str, str]:
+        return self._own.operators()
+
+    def origins(self, request: Request, answers: tuple[Array, ...]) -> tuple[NodeOrigin, ...] | None:
+        return self._own.origins(request, answers)
+
+    def close(self) -> None:
+        self._own.close()
