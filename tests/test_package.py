@@ -70,6 +70,9 @@ def test_wheel_is_small_pure_python_of_the_package_alone(wheel):
         for path in (ROOT / room).rglob("*.py"):
             assert f"{prefix}/{path.relative_to(ROOT / room).as_posix()}" in packaged
     assert "onnxplan/py.typed" in names
+    for path in (ROOT / "onnxplan" / "report" / "assets").iterdir():
+        assert f"onnxplan/report/assets/{path.name}" in names
+    assert not any("report/vendor" in name for name in names)
 
 
 def test_wheel_runs_the_sample_in_a_clean_environment(wheel, tmp_path):

@@ -45,11 +45,11 @@ function byteTicks(limit) {
   return Array.from({ length: Math.floor(limit / spacing) + 1 }, (_, place) => [place * spacing, place ? bytes(place * spacing) : "0"]);
 }
 
-function revealStep(count, number, surface, shown) {
-  const t = surface.transform;
-  if (number + 1 >= shown[0] && number <= shown[1]) return;
-  const inner = surface.width - MARGIN.left - MARGIN.right;
-  surface.transform = d3.zoomIdentity.translate(surface.width / 2 - (MARGIN.left + inner * (number + 0.5) / count) * t.k, t.y).scale(t.k);
+function revealStep(count, number, surface) {
+  const t = surface.transform, inner = surface.width - MARGIN.left - MARGIN.right;
+  const place = MARGIN.left + inner * (number + 0.5) / count, at = t.applyX(place);
+  if (at >= MARGIN.left && at <= surface.width - MARGIN.right) return;
+  surface.transform = d3.zoomIdentity.translate(surface.width / 2 - place * t.k, t.y).scale(t.k);
 }
 
 function memoryView(found) {
@@ -112,7 +112,7 @@ function memoryView(found) {
       }
       return null;
     },
-    reveal(surface, number) { revealStep(steps, number, surface, x.domain()); },
+    reveal(surface, number) { revealStep(steps, number, surface); },
   };
 }
 
@@ -159,7 +159,7 @@ function timeView(found) {
       if (px < MARGIN.left || number < 0 || number >= steps.length) return null;
       return { step: number, text: stepText(number) };
     },
-    reveal(surface, number) { revealStep(steps.length, number, surface, x.domain()); },
+    reveal(surface, number) { revealStep(steps.length, number, surface); },
   };
 }
 
