@@ -38,7 +38,7 @@ def test_ceilings_are_those_of_a_processor(threads):
     found = measure_ceilings(threads, repeats=1)
     assert 0 < found.flops < math.inf
     assert 0 < found.bandwidth < math.inf
-    assert found.flops / 2 < found.byte_operations < math.inf
+    assert 0 < found.byte_operations < math.inf
     assert found.for_bytes().flops == found.byte_operations
     assert found.best(CEILINGS).flops == max(found.flops, CEILINGS.flops)
 
