@@ -11,16 +11,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.machine import machine_identity, package_identity
 from onnxplan.runtime.object_loader import ObjectLoader
 from onnxplan.runtime.store import KernelStore, ObjectCode, StoredCode, content_key, store_directory
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("onnxplan.store")
 compile_logger = logging.getLogger("onnxplan.compile")
