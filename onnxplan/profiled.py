@@ -41,7 +41,7 @@ class Profiled:
         """Where the time of runs with ``feeds`` goes, step by step; measured for about ``seconds``.
 
         Five runs are timed at least. With ``timeline`` the profile also tells which worker computed what
-        when (:meth:`~onnxplan.profiling.Profile.trace`). The machine's ceilings are measured once (a second
+        when (:meth:`onnxplan.Profile.trace`). The machine's ceilings are measured once (a second
         or two) and kept in the kernel store; ``remeasure`` does so again. Raises what :meth:`run_sync`
         raises, ``ValueError`` for ``seconds`` that are not positive, and ``NotImplementedError`` for sessions
         on other devices than the CPU.
