@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnxplan
@@ -78,7 +79,9 @@ def time_steps(
         with shared.context.active("timing steps"):
             slot.drain()
             return [
-                StepTime(number, step, event_seconds(runtime, slot.stream, queue, REPEATS))
+                StepTime(
+                    number, step, event_seconds(runtime, slot.stream, partial(queue, slot.stream), REPEATS)
+                )
                 for (number, step), queue in zip(launched, slot._steps, strict=True)
             ]
     finally:
