@@ -66,7 +66,7 @@ class InferenceSession(RunStarter, ModelInterface, Profiled):
       :class:`~onnxplan.IncompatibleArtifactError`;
     * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner
       of this Ed25519 public key (the path of a PEM file, or its bytes);
-    * ``name``: what metrics and traces call the session, see :func:`onnxplan.instrument`.
+    * ``name``: what metrics and traces call the session, see :func:`onnxplan.instrument`;
     * ``autotune``: on CUDA, time the algorithms of matrix products when a plan is made, instead of taking the
       library's first choice. Each kind of product is timed once; the choice is kept with the kernels.
 
