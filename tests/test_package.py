@@ -59,7 +59,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_wheel_is_small_pure_python_of_the_package_alone(wheel):
     assert wheel.name.endswith("-py3-none-any.whl")
-    assert wheel.stat().st_size < 1_000_000
+    assert wheel.stat().st_size < 1_250_000
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     tops = {name.partition("/")[0] for name in names}
