@@ -164,6 +164,7 @@ class Profile:
 
     @property
     def between_stages(self) -> float:
+        """Seconds of a run that lie in no stage."""
         return self.seconds - sum(stage.seconds for stage in self.stages)
 
     @property
@@ -196,6 +197,7 @@ class Profile:
         return tuple(sorted(found, key=lambda row: row.seconds, reverse=True))
 
     def without_timeline(self) -> Profile:
+        """The same without its timeline, which may be large."""
         return replace(self, timeline=None)
 
     def trace(self) -> dict[str, Any]:

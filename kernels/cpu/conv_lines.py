@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxplan.compiler.expressions import constant_expression
+from onnxplan.compiler.expression import Expression, constant
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
@@ -62,7 +62,7 @@ def _spaced_copy(x: View, gap: int, emit: StepEmitter, target: Target) -> tuple[
     storage = emit.temporary(x.dtype, lines * pitch + gap * channels, "lines")
     if gap:
         gaps = View(storage, 0, (lines + 1, gap * channels), (pitch, 1))
-        zero = MapReduce(constant_expression(0, x.dtype), gaps.shape)
+        zero = MapReduce(Expression((constant(0, x.dtype),), (0,)), gaps.shape)
         select_mapreduce(Operation(zero, (), (gaps,)), emit, target)
     strides = tuple(stride * pitch for stride in dense_strides((batch, depth, height)))
     emit_copy(x, View(storage, gap * channels, x.shape, (*strides, channels, 1)), emit, target)
