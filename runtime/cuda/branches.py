@@ -161,10 +161,14 @@ def dependencies(plan: ExecutionPlan, steps: Sequence[int]) -> list[frozenset[in
         for buffer, (low, high) in written.items():
             for segment in (segments[place] for place in spans.get(buffer, ())):
                 found.update(segment.readers)
-                if not all(_is_apart(writer, buffer, low, high) for writer in segment.writers):
-                    # What is overwritten is ordered before this launch, and so before all that follows it.
-                    found.update(writer.launch for writer in segment.writers)
+                others = [each for each in segment.writers if not _is_apart(each, buffer, low, high)]
+                found.update(writer.launch for writer in others)
+                if low <= 0 and high >= plan.buffers[buffer].size:
+                    # All that uses these bytes later comes after this launch, and so after what came before.
                     segment.writers, segment.readers = [], set()
+                else:
+                    covered = [each for each in others if _covers(each, buffer, low, high)]
+                    segment.writers = [each for each in segment.writers if each not in covered]
                 segment.writers.append(_Writer(launch, buffer, low, high))
         for buffer in read:
             for segment in (segments[place] for place in spans.get(buffer, ())):
@@ -176,6 +180,11 @@ def dependencies(plan: ExecutionPlan, steps: Sequence[int]) -> list[frozenset[in
 
 def _is_apart(writer: _Writer, buffer: int, low: int, high: int) -> bool:
     return writer.buffer == buffer and (high <= writer.low or writer.high <= low)
+
+
+def _covers(writer: _Writer, buffer: int, low: int, high: int) -> bool:
+    """Does whatever meets the writer's bytes meet these too?"""
+    return writer.buffer == buffer and low <= writer.low and writer.high <= high
 
 
 def _bytes(operand: Operand) -> tuple[int, int]:

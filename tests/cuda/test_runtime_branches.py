@@ -97,14 +97,25 @@ def parts_of_one_buffer(target, offsets):
     ("offsets", "expected"),
     [
         ((0, 128), [set(), set(), {0, 1}]),
-        ((0, 64), [set(), {0}, {1}]),
-        ((0, 128, 64), [set(), set(), {0, 1}, {2}]),
-        ((0, 64, 128), [set(), {0}, {1}, {2}]),
+        ((0, 64), [set(), {0}, {0, 1}]),
+        ((0, 0), [set(), {0}, {1}]),
+        ((0, 128, 64), [set(), set(), {0, 1}, {0, 1, 2}]),
+        ((0, 64, 128), [set(), {0}, {1}, {0, 1, 2}]),
     ],
 )
 def test_parts_of_a_concatenation_are_written_beside_each_other(bench, offsets, expected):
     plan = parts_of_one_buffer(bench.target, offsets).plan
     assert [set(n) for n in dependencies(plan, range(len(plan.steps)))] == expected
+
+
+def test_all_parts_that_are_written_over_wait_for_what_was_there(bench):
+    """The second part does not overlap the first, which is not all that was written before."""
+    maker = PlanMaker(bench.target)
+    x, half, whole = maker.input(64), maker.input(32), maker.output(64)
+    maker.step("add_number", x, whole, number=1)
+    for offset in (0, 128):
+        maker.step("add_number", half, Operand(whole.buffer, offset, x.dtype, (32,), (1,)), number=2)
+    assert [set(n) for n in dependencies(maker.compiled().plan, range(3))] == [set(), {0}, {0}]
 
 
 def test_long_towers_run_beside_each_other(bench):

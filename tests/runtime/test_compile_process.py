@@ -25,7 +25,7 @@ TYPE = (DType.FLOAT32.label,) * 3
 
 def spec(op):
     expression = scalar_expression(op, (DType.FLOAT32, DType.FLOAT32))
-    return KernelSpec("map", (expression, TYPE, "ccc", (0, 1), 1))
+    return KernelSpec("map", (expression, TYPE, "ccc", (0, 1), 1, False))
 
 
 SPECS = tuple(map(spec, ("add", "sub", "mul", "div")))
