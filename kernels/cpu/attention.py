@@ -8,7 +8,6 @@ https://arxiv.org/abs/1805.02867.
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
@@ -18,6 +17,7 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
+from onnxplan.kernels.attention_extents import AttentionExtents
 from onnxplan.kernels.cpu.axes import Axis, merged, words
 from onnxplan.kernels.cpu.epilogue import describe_epilogue
 from onnxplan.kernels.cpu.matmul import packed_batch
@@ -74,34 +74,12 @@ WORDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """Extents of an operation; ``batch`` is the number of attentions."""
-
-    batch: int
-    rows: int
-    keys: int
-    depth: int
-    width: int
-
-    @staticmethod
-    def of(operation: Operation) -> _Shape:
-        k, output = operation.inputs[1], operation.outputs[0]
-        *batch, rows, width = output.shape
-        return _Shape(math.prod(batch), rows, k.shape[-1], k.shape[-2], width)
-
-    @property
-    def flops(self) -> int:
-        products = 2 * (self.depth + self.width)
-        return self.batch * self.rows * self.keys * (products + EXPONENTIAL_FLOPS)
-
-
 def prefers_attention(operation: Operation, target: Target) -> bool:
     """Is the kernel fit for ``operation``, and faster than two products and a softmax?
 
     Few queries leave nothing to share a block of keys among.
     """
-    shape = _Shape.of(operation)
+    shape = AttentionExtents.of(operation)
     output = operation.outputs[0]
     primitive = operation.primitive
     assert isinstance(primitive, Attention)
@@ -120,7 +98,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
     assert isinstance(primitive, Attention)
     q, k, v, *extras = operation.inputs
     output = operation.outputs[0]
-    shape, sums = _Shape.of(operation), primitive.accumulator
+    shape, sums = AttentionExtents.of(operation), primitive.accumulator
     score_tile, value_tile = _register_tiles(target, sums, shape.width)
     tile_rows = _tile_rows(target, shape, value_tile, sums.itemsize)
     row_tiles = ceil_div(shape.rows, tile_rows)
@@ -185,7 +163,8 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         (3,),
         parameters,
         tiles=shape.batch * row_tiles,
-        flops=shape.flops + epilogue.expression.cost * shape.batch * shape.rows * shape.keys,
+        flops=shape.flops(EXPONENTIAL_FLOPS)
+        + epilogue.expression.cost * shape.batch * shape.rows * shape.keys,
         bytes_moved=sum(distinct_bytes(view) for view in operands),
         scratch=scratch.size,
     )
@@ -201,20 +180,20 @@ def _register_tiles(target: Target, sums: DType, width: int) -> tuple[RegisterTi
     return score, RegisterTile(rows, vectors, score.lanes)
 
 
-def _key_block(shape: _Shape, tile: RegisterTile) -> int:
+def _key_block(shape: AttentionExtents, tile: RegisterTile) -> int:
     """Keys at once: whole panels, blocks of nearly the same length."""
     panels = ceil_div(shape.keys, tile.width)
     blocks = ceil_div(panels * tile.width, max(KEY_BLOCK, tile.width))
     return ceil_div(panels, blocks) * tile.width
 
 
-def _tile_rows(target: Target, shape: _Shape, tile: RegisterTile, itemsize: int) -> int:
+def _tile_rows(target: Target, shape: AttentionExtents, tile: RegisterTile, itemsize: int) -> int:
     """Queries of a tile: what fits a quarter of the second cache, fewer to have enough tiles."""
     second = target.cache_bytes[1] if len(target.cache_bytes) > 1 else 1 << 18
     groups = ceil_div(shape.rows, tile.rows)
     most = max(1, second // 4 // (tile.rows * (shape.depth + shape.width) * itemsize))
     size = ceil_div(groups, ceil_div(groups, most))
-    seconds = shape.flops / shape.batch / groups / target.flops
+    seconds = shape.flops(EXPONENTIAL_FLOPS) / shape.batch / groups / target.flops
     while (
         shape.batch * ceil_div(groups, size) < LEAST_TILES and size > 1 and size * seconds > 2 * LEAST_SECONDS
     ):
@@ -231,7 +210,7 @@ class _Scratch:
 
     @staticmethod
     def of(
-        shape: _Shape,
+        shape: AttentionExtents,
         score: RegisterTile,
         value: RegisterTile,
         rows: int,

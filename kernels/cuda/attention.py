@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
@@ -14,6 +14,7 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
+from onnxplan.kernels.attention_extents import AttentionExtents
 from onnxplan.kernels.cuda.attention_code import FAMILY, WARP_ROWS, Scores, Tile
 from onnxplan.kernels.cuda.indexing import axis_words, index_type
 from onnxplan.kernels.cuda.score_blocks import score_blocks
@@ -48,27 +49,6 @@ BLOCK_CLOCKS = 300
 """For the barriers of a block of keys, about."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """Extents of an operation; ``batch`` is the number of attentions."""
-
-    batch: int
-    rows: int
-    keys: int
-    depth: int
-    width: int
-
-    @staticmethod
-    def of(operation: Operation) -> _Shape:
-        k, output = operation.inputs[1], operation.outputs[0]
-        *batch, rows, width = output.shape
-        return _Shape(math.prod(batch), rows, k.shape[-1], k.shape[-2], width)
-
-    @property
-    def flops(self) -> int:
-        return self.batch * self.rows * self.keys * (2 * (self.depth + self.width) + EXPONENTIAL_FLOPS)
-
-
 def prefers_attention(operation: Operation, target: Target) -> bool:
     """Is the kernel fit for ``operation``, and faster than two products and a softmax?
 
@@ -77,7 +57,7 @@ def prefers_attention(operation: Operation, target: Target) -> bool:
     primitive = operation.primitive
     assert isinstance(primitive, Attention)
     q, k, v, *extras = operation.inputs
-    shape = _Shape.of(operation)
+    shape = AttentionExtents.of(operation)
     return (
         min(shape.batch, shape.keys, shape.depth, shape.width) > 0
         and shape.rows >= WARP_ROWS
@@ -96,7 +76,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
     assert isinstance(primitive, Attention)
     q, k, v, *extras = operation.inputs
     output = operation.outputs[0]
-    shape = _Shape.of(operation)
+    shape = AttentionExtents.of(operation)
     tile = fitting_tile(target, shape, q.dtype)
     keys = View(k.storage, k.offset, (*k.shape[:-2], *k.shape[:-3:-1]), (*k.strides[:-2], *k.strides[:-3:-1]))
     scores, table = _scores(primitive, extras, shape, tile, emit)
@@ -142,7 +122,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         (len(operands) - 1,),
         tuple(parameters),
         tiles=shape.batch * row_tiles,
-        flops=shape.flops + cost * shape.batch * shape.rows * shape.keys,
+        flops=shape.flops(EXPONENTIAL_FLOPS) + cost * shape.batch * shape.rows * shape.keys,
         bytes_moved=sum(map(distinct_bytes, operands)),
         scratch=tile.shared_bytes,
         seconds=share * _clocks(target, shape, tile) / CLOCK,
@@ -150,7 +130,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
 
 
 def _scores(
-    primitive: Attention, extras: list[View], shape: _Shape, tile: Tile, emit: StepEmitter
+    primitive: Attention, extras: list[View], shape: AttentionExtents, tile: Tile, emit: StepEmitter
 ) -> tuple[Scores, View | None]:
     """How scores are computed, and the table of the blocks of keys that are needed."""
     scale = _scale(primitive.score)
@@ -188,12 +168,12 @@ def _scale(score: Expression | None) -> float | None:
     return number if 0 < number < math.inf else None
 
 
-def fitting_tile(target: Target, shape: _Shape, dtype: DType) -> Tile:
+def fitting_tile(target: Target, shape: AttentionExtents, dtype: DType) -> Tile:
     """The tile that is estimated to be fastest."""
     return min(_tiles(target, shape, dtype), key=lambda tile: _clocks(target, shape, tile))
 
 
-def _tiles(target: Target, shape: _Shape, dtype: DType) -> list[Tile]:
+def _tiles(target: Target, shape: AttentionExtents, dtype: DType) -> list[Tile]:
     """Those that fit the registers and the shared memory."""
     form = "matrix" if multiplies(target, dtype) else "scalar"
     depth, width = (ceil_div(extent, 16) * 16 for extent in (shape.depth, shape.width))
@@ -209,7 +189,7 @@ def _tiles(target: Target, shape: _Shape, dtype: DType) -> list[Tile]:
     ]
 
 
-def _clocks(target: Target, shape: _Shape, tile: Tile) -> float:
+def _clocks(target: Target, shape: AttentionExtents, tile: Tile) -> float:
     """Clocks of the busiest multiprocessor, from what its units take for each block of keys."""
     blocks = shape.batch * ceil_div(shape.rows, tile.rows)
     room = target.cache_bytes[0] // (tile.shared_bytes + RESERVED_SHARED_BYTES)
