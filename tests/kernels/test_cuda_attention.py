@@ -246,7 +246,7 @@ def test_what_the_selector_prefers():
 @pytest.mark.parametrize(("isa", "dtype"), FORMS)
 def test_tiles_fill_the_device_and_fit_it(isa, dtype):
     target = harness.make_target(isa)
-    large = attention._Shape(128, 2048, 2048, 64, 64)
+    large = attention.AttentionExtents(128, 2048, 2048, 64, 64)
     small = dataclasses.replace(large, batch=12, rows=128)
     big, little = (attention.fitting_tile(target, shape, dtype) for shape in (large, small))
     assert big.rows > little.rows
