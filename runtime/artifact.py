@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +32,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidArtifactError
 from onnxplan.compiler.ir import ValueType
 from onnxplan.compiler.plan_json import read_target
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Structure, tensors
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact_structures import read_dim, read_structure, read_type
