@@ -266,7 +266,7 @@ class _TileWriter:
             )
             count = emitter.minimum(emitter.sub(tile.rows, row), height)
             row_places = [place.row(emitter, row) for place in places]
-            self._kernels.call(emitter, source, count, row_places, self._single, last)
+            self._kernels.call(emitter, source, count, row_places, last)
             accumulators.value = emitter.offset(accumulators.value, self._accumulator_step)
             if ahead:
                 ahead.place.value = emitter.offset(ahead.place.value, ahead.block_step)
