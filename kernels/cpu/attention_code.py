@@ -7,13 +7,12 @@ of the exponentials are scaled down whenever a row's maximum grows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.attention import WORDS

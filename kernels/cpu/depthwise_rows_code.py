@@ -6,12 +6,11 @@ vector of a line is loaded once for all output rows of a register tile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.depthwise_rows import WORDS
 from onnxplan.kernels.cpu.emitter import Emitter

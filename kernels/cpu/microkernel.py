@@ -13,11 +13,11 @@ https://arxiv.org/abs/1907.02129.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask

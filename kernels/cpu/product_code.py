@@ -6,12 +6,12 @@ MatMul and Conv differ in where the rows of A come from only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.block_unpack_code import panel_unpacker
 from onnxplan.kernels.cpu.block_weights import BlockFormat
