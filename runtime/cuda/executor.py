@@ -152,7 +152,7 @@ class CudaExecutor:
         tuner: ProductTuner | None = None,
     ) -> None:
         self.plan: ExecutionPlan = compiled.plan
-        self._context = context
+        self.context = context
         self._shared = Plan(context, compiled, functions, budget, concurrency, tuner)
         bindings = (*self.plan.inputs, *self.plan.outputs)
         self._expected = tuple((binding.dtype.numpy, binding.shape) for binding in bindings)
@@ -166,15 +166,27 @@ class CudaExecutor:
         self._finalizer.atexit = False
         context.reclaimers.add(self)
 
+    @property
+    def launched_steps(self) -> tuple[int, ...]:
+        """The numbers of the steps that launch anything, in order."""
+        return self._shared.bound.launched_steps
+
     def launch(
-        self, inputs: Sequence[AnyArray], outputs: Sequence[AnyArray], cancel: CancelFlag | None = None
+        self,
+        inputs: Sequence[AnyArray],
+        outputs: Sequence[AnyArray],
+        cancel: CancelFlag | None = None,
+        *,
+        stamps: Sequence[int] = (),
     ) -> Completion:
         """Starts a run; waits only for a slot. Arguments and errors are those of :meth:`run`.
+
+        ``stamps`` are events to record between its launches, see :meth:`Slot.queue`.
 
         Arrays on the host are read before this returns; arrays on the device must stay as they are until
         the run is over, and are kept alive until then.
         """
-        context, shared = self._context, self._shared
+        context, shared = self.context, self._shared
         context.check()
         if len(inputs) != len(self.plan.inputs) or len(outputs) != len(self.plan.outputs):
             raise ValueError(
@@ -185,14 +197,21 @@ class CudaExecutor:
         if cancel is not None and cancel.is_set:
             raise Cancelled("the run was cancelled before it began")
         slot, lane = shared.turns.take(cancel)
-        self._queue(slot, lane, own_inputs, own_outputs)
+        self._queue(slot, lane, own_inputs, own_outputs, stamps)
         return Completion(self, shared, slot, lane, own_outputs)
 
-    def _queue(self, slot: Slot, lane: Lane, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def _queue(
+        self,
+        slot: Slot,
+        lane: Lane,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        stamps: Sequence[int] = (),
+    ) -> None:
         shared = self._shared
         try:
-            with self._context.active(RUNNING):
-                slot.queue(lane, inputs, outputs)
+            with self.context.active(RUNNING):
+                slot.queue(lane, inputs, outputs, stamps)
         except BaseException:
             shared.turns.queued(slot)
             shared.give(slot, lane)
@@ -230,7 +249,7 @@ class CudaExecutor:
         """
         if not self.starts or not self._fit(inputs, outputs):
             return None
-        context, shared = self._context, self._shared
+        context, shared = self.context, self._shared
         context.check()
         taken = shared.turns.take_ready()
         if taken is None:
@@ -245,7 +264,7 @@ class CudaExecutor:
             return False
         for array, (dtype, shape) in zip(arrays, self._expected, strict=True):
             if isinstance(array, DeviceArray):
-                fits = array.device is self._context
+                fits = array.device is self.context
             else:
                 fits = type(array) is np.ndarray and array.flags.c_contiguous
             # Only then: callers may hand in anything, lists for example.

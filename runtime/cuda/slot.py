@@ -114,9 +114,15 @@ class Slot:
             operands[0], operands[1], operands[-1], descriptor, workspace if product.workspace_bytes else 0
         )
 
-    def queue(self, lane: Lane, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def queue(
+        self, lane: Lane, inputs: Sequence[Array], outputs: Sequence[Array], stamps: Sequence[int] = ()
+    ) -> None:
         """Queues a whole run, behind those in flight and what the streams of device arrays have been given
-        so far."""
+        so far.
+
+        With ``stamps``, events that are recorded before its copies, before each launch and after the last
+        one, there is no graph.
+        """
         if lane.pending:
             # Its pinned memory may be in use for a run that nobody waited for.
             self._runtime.streamSynchronize(self.stream)
@@ -128,8 +134,13 @@ class Slot:
         for stream in streams:
             self._runtime.eventRecord(self._fence, stream)
             self._runtime.streamWaitEvent(self.stream, self._fence)
+        if stamps:
+            self._runtime.eventRecord(stamps[0], self.stream)
         lane.transfers.send(inputs)
-        self._execute()
+        if stamps:
+            self._execute_stamped(stamps[1:])
+        else:
+            self._execute()
         lane.transfers.fetch(outputs)
         self._runtime.eventRecord(lane.done, self.stream)
 
@@ -146,6 +157,13 @@ class Slot:
             for step in self._steps:
                 step(self.stream)
             self._warm = True
+
+    def _execute_stamped(self, stamps: Sequence[int]) -> None:
+        self._runtime.eventRecord(stamps[0], self.stream)
+        for step, stamp in zip(self._steps, stamps[1:], strict=True):
+            step(self.stream)
+            self._runtime.eventRecord(stamp, self.stream)
+        self._warm = True
 
     def _capture(self) -> None:
         """Makes the graph; where only that fails, the run goes on without one."""
