@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test fuzz test-models test-cuda lint types format bench bench-cuda clean docs/operators.md
+.PHONY: demo test fuzz test-architectures test-models test-cuda lint types format bench bench-cuda clean docs/operators.md
 .NOTPARALLEL:
 
 $(BIN)/python:
@@ -21,6 +21,10 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# Every CUDA kernel of the tests for every architecture; make test compiles all for one, and what may differ for others.
+test-architectures: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n $(WORKERS) --all-architectures tests/cuda/test_nvrtc.py tests/kernels/test_cuda_matrix_resources.py
 
 # Random models and damaged ones, N of each; failures are saved in build/fuzz.
 N ?= 5000
