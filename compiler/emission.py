@@ -81,8 +81,7 @@ class Emission:
             if operands[position].is_constant:
                 raise CompilerError(f"kernel {kernel.family} writes the constant {operands[position]}")
         if seconds is None:
-            target = self.target
-            seconds = target.launch + max(flops / target.flops, bytes_moved / target.bandwidth)
+            seconds = self.target.seconds(flops, bytes_moved)
         self.steps.append(
             EmittedStep(
                 kernel, operands, outputs, parameters, tiles, scratch, flops, bytes_moved, seconds,

@@ -221,6 +221,7 @@ class SessionCollector(Collector):
                 add("queued", session.queued, *labels)
                 add("memory", memory.constants, *labels, "constants")
                 add("memory", memory.slots, *labels, "slots")
+                add("memory", memory.results, *labels, "results")
                 add("peak", memory.peak, *labels)
                 self._count_kernels(session)
             for (device, *_), count in self._kernels.items():

@@ -72,4 +72,4 @@ def place_words(views: Sequence[View], row_axis: int, column_axis: int) -> list[
 
 def product_seconds(target: Target, problem: Problem, bytes_moved: int) -> float:
     """The estimated time of a product of quads, of which the target multiplies as many as it does floats."""
-    return target.launch + max(problem.flops / target.flops, bytes_moved / target.bandwidth)
+    return target.seconds(problem.flops, bytes_moved)

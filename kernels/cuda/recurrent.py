@@ -24,6 +24,7 @@ from onnxplan.compiler.view import View
 from onnxplan.kernels.cuda.map import select_map
 from onnxplan.kernels.cuda.source import check_words
 from onnxplan.kernels.geometry import ceil_div
+from onnxplan.kernels.recurrent_operands import operand_names
 
 FAMILY = "recurrent"
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -49,17 +50,6 @@ STEPPED = {
     "y": 3, "y_h": 2, "y_c": 2,
 }  # fmt: skip
 """Ranks of the operation's operands, in the order of their strides among the parameters."""
-
-
-def operand_names(kind: str, linear_before_reset: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The kernel's operands: those it reads, and those it writes (some of which it reads as well)."""
-    reads = ("gates", "r", "initial_h", "lengths")
-    if kind == "lstm":
-        return (*reads, "initial_c", "peepholes"), ("y", "y_h", "y_c", "state", "cell")
-    if kind == "gru":
-        work = () if linear_before_reset else ("update", "reset")
-        return (*reads, "recurrent_bias"), ("y", "y_h", "state", *work)
-    return reads, ("y", "y_h", "state")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,9 @@ class CudaDevice:
         """Runs in flight at once of all sessions together; of one plan there are as many as it has slots."""
         return WORKERS
 
+    def expect_runs(self, count: int) -> None:
+        """Nothing hangs on it: runs share the device, not the threads that wait for it."""
+
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, host: bool) -> Any:
         """A new tensor of undefined elements: a NumPy array with ``host``, else a :class:`DeviceArray`.
 
