@@ -281,7 +281,7 @@ class _Kernel:
                 )
                 rows = emitter.minimum(tile.rows, emitter.sub(group, own))
                 places = [place.row(emitter, own) for place in at]
-                self._scoring.call(emitter, source, rows, places, I1(1), I1(1))
+                self._scoring.call(emitter, source, rows, places, I1(1))
 
     def _emit_values(self, results: ir.Value, group: ir.Value, count: ir.Value, key: ir.Value) -> None:
         """Adds the product of a group's weights with the block of values to its results."""
