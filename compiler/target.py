@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from onnxplan.compiler.records import dataclass
 
 CACHE_SPEEDS = (8.0, 8.0, 2.0)
 """Bytes per second of a core's first, second and last cache over those of memory, about."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, identity
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import View
 from onnxplan.kernels.geometry import carrier, flip_negative
 

@@ -7,8 +7,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol
+
+from onnxplan.compiler.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

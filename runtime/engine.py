@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
 from onnxplan.compiler.plan import DEMAND, CompiledPlan, ExecutionPlan, HostFunction
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Absent, SequenceValue, Structure, map_tensors
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag

@@ -8,13 +8,13 @@ tile, so that a column loads each value and each weight once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.depthwise_rows import WORDS, Tile
 from onnxplan.kernels.cpu.emitter import Emitter, Mask

@@ -6,8 +6,8 @@ No code generation here; :mod:`onnxplan.kernels.cpu.product_code` reads the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.tiling import Problem, RegisterTile, Tiling, ceil_div, round_up

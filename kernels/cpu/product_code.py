@@ -6,12 +6,12 @@ MatMul and Conv differ in where the rows of A come from only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.block_unpack_code import panel_unpacker
 from onnxplan.kernels.cpu.block_weights import BlockFormat
@@ -269,7 +269,7 @@ class _TileWriter:
             )
             count = emitter.minimum(emitter.sub(tile.rows, row), height)
             row_places = [place.row(emitter, row) for place in places]
-            self._kernels.call(emitter, source, count, row_places, self._single, last)
+            self._kernels.call(emitter, source, count, row_places, last)
             accumulators.value = emitter.offset(accumulators.value, self._accumulator_step)
             if ahead:
                 ahead.place.value = emitter.offset(ahead.place.value, ahead.block_step)

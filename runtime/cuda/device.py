@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from onnxplan.compiler.errors import DeviceUnavailableError, OnnxPlanError
 from onnxplan.compiler.plan import CompiledPlan, KernelSpec
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import Artifact, TargetEntry
