@@ -74,7 +74,7 @@ def time_steps(
     plan = executor.plan
     launched = [(n, step) for n, step in enumerate(plan.steps) if not _is_empty(step, plan)]
     shared = executor._shared
-    slot = shared.take(None)
+    slot, lane = shared.turns.take(None)
     try:
         with shared.context.active("timing steps"):
             slot.drain()
@@ -85,7 +85,8 @@ def time_steps(
                 for (number, step), queue in zip(launched, slot._steps, strict=True)
             ]
     finally:
-        shared.give(slot)
+        shared.turns.queued(slot)
+        shared.give(slot, lane)
 
 
 def _is_empty(step: Step, plan: onnxplan.ExecutionPlan) -> bool:

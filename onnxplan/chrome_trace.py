@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from onnxplan.step_timers import worker_name
+
 if TYPE_CHECKING:
     from onnxplan.profiling import Profile, StageProfile, StepProfile, TileEvent, Timeline
 
@@ -27,7 +29,7 @@ def profile_trace(profile: Profile) -> dict[str, Any]:
     timeline = profile.timeline
     if timeline is None:
         raise ValueError("the profile has no timeline; measure it with timeline=True")
-    events = [*_names(timeline), *_stages(profile, timeline), *_tiles(profile, timeline)]
+    events = [*_names(profile, timeline), *_stages(profile, timeline), *_tiles(profile, timeline)]
     for stage in profile.stages:
         events += _memory(stage, _step_spans(timeline, stage.index))
     events += _runs(timeline)
@@ -70,11 +72,11 @@ def _counter(process: int, name: str, time: float, **values: float) -> Event:
     return {"ph": "C", "pid": process, "tid": 0, "name": name, "ts": _microseconds(time), "args": values}
 
 
-def _names(timeline: Timeline) -> Iterator[Event]:
+def _names(profile: Profile, timeline: Timeline) -> Iterator[Event]:
     yield _metadata(RUN, 0, "process_name", name="run")
     workers = sorted({0, *(event.worker for event in timeline.tiles)})
     rows = {STAGES: "stages", STEPS: "steps"}
-    rows |= {FIRST_WORKER + each: f"worker {each}" if each else "worker 0 (caller)" for each in workers}
+    rows |= {FIRST_WORKER + each: worker_name(profile.device, each) for each in workers}
     for thread, name in rows.items():
         yield _metadata(RUN, thread, "thread_name", name=name)
         yield _metadata(RUN, thread, "thread_sort_index", sort_index=thread)

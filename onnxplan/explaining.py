@@ -271,10 +271,13 @@ def _memory(profile: Profile) -> Iterator[str]:
 def _estimates(profile: Profile) -> Iterator[str]:
     rows = [row for stage in profile.stages for row in stage.steps if row.seconds > 0 and row.estimated > 0]
     measured, estimated = sum(row.seconds for row in rows), sum(row.estimated for row in rows)
-    yield (
-        f"steps take {duration(measured)}; on one thread they were estimated at {duration(estimated)}, which "
-        f"{profile.threads} threads would share at best in {duration(estimated / profile.threads)}"
-    )
+    if profile.threads == 1:
+        yield f"steps take {duration(measured)}; they were estimated at {duration(estimated)}"
+    else:
+        yield (
+            f"steps take {duration(measured)}; on one thread they were estimated at {duration(estimated)}, "
+            f"which {profile.threads} threads would share at best in {duration(estimated / profile.threads)}"
+        )
 
     def error(row: StepProfile) -> float:
         """Seconds by which a step lies outside of what its estimate says for one thread and for all."""

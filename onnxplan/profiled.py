@@ -43,8 +43,11 @@ class Profiled:
         Five runs are timed at least. With ``timeline`` the profile also tells which worker computed what
         when (:meth:`onnxplan.Profile.trace`). The machine's ceilings are measured once (a second
         or two) and kept in the kernel store; ``remeasure`` does so again. Raises what :meth:`run_sync`
-        raises, ``ValueError`` for ``seconds`` that are not positive, and ``NotImplementedError`` for sessions
-        on other devices than the CPU.
+        raises, and ``ValueError`` for ``seconds`` that are not positive.
+
+        On CUDA steps are launched one by one with events in between: times are the device's, but no step
+        takes less than launching it does, which runs with a graph do not pay. Ceilings are what the device's
+        properties say.
         """
         from onnxplan.profiler import profile_runs
 

@@ -1,7 +1,7 @@
 """Measures profiles: runs whose step tables read the clock, in turn with runs as they always are.
 
 Between two steps of a timed run there is nothing but a reading of the clock (about 30 ns, which is measured
-in the same run and subtracted). Alternating meets the machine's moods in both.
+in the same run and subtracted), on CUDA an event. Alternating meets the machine's moods in both.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ from onnxplan.profiling import (
 )
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.ceilings import Ceilings
-from onnxplan.runtime.cpu.executor import CpuExecutor
-from onnxplan.runtime.cpu.measure_ceilings import stored_ceilings
-from onnxplan.runtime.cpu.timed_plan import StepTimer, TileTracer, clock_nanoseconds
+from onnxplan.runtime.cpu.timed_plan import clock_nanoseconds
 from onnxplan.runtime.engine import BoundStage
+from onnxplan.step_timers import Timer, Tracer, ceilings_of, timer_of, tracer_of, workers_of
 
 if TYPE_CHECKING:
     from onnxplan.session import InferenceSession
@@ -70,13 +69,13 @@ class _StageRun:
 class _TimingObserver:
     """Runs stages with stamps between their steps."""
 
-    timers: dict[BoundStage, StepTimer] = field(default_factory=dict)
+    timers: dict[BoundStage, Timer] = field(default_factory=dict)
     found: list[_StageRun] = field(default_factory=list)
 
     def execute(self, stage: BoundStage, inputs: Any, outputs: Any, cancel: CancelFlag | None) -> None:
         timer = self.timers.get(stage)
         if timer is None:
-            timer = self.timers[stage] = StepTimer(_cpu_executor(stage))
+            timer = self.timers[stage] = timer_of(stage)
         self.found.append(_StageRun(stage, *timer.run(inputs, outputs, cancel), 0.0))
 
     def call_host(self, stage: BoundStage, function: HostFunction, answer: Any) -> Any:
@@ -91,14 +90,14 @@ class _TimingObserver:
 class _TracingObserver:
     """Runs stages and notes who computed which tiles when, in nanoseconds of the clock."""
 
-    tracers: dict[BoundStage, TileTracer] = field(default_factory=dict)
+    tracers: dict[BoundStage, Tracer] = field(default_factory=dict)
     stages: list[tuple[int, int]] = field(default_factory=list)
     tiles: list[tuple[int, int, int | None, int, int, int, int]] = field(default_factory=list)
 
     def execute(self, stage: BoundStage, inputs: Any, outputs: Any, cancel: CancelFlag | None) -> None:
         tracer = self.tracers.get(stage)
         if tracer is None:
-            tracer = self.tracers[stage] = TileTracer(_cpu_executor(stage))
+            tracer = self.tracers[stage] = tracer_of(stage)
         begin = clock_nanoseconds()
         events = tracer.run(inputs, outputs, cancel)
         number = len(self.stages)
@@ -118,15 +117,6 @@ class _TracingObserver:
         return made
 
 
-def _cpu_executor(stage: BoundStage) -> CpuExecutor:
-    executor = stage.executor
-    if not isinstance(executor, CpuExecutor):
-        raise NotImplementedError(
-            f"profile() times the steps of sessions on the CPU; this one runs on {stage.device.name}"
-        )
-    return executor
-
-
 def profile_runs(
     session: InferenceSession,
     feeds: Mapping[str, Any],
@@ -142,11 +132,10 @@ def profile_runs(
     session._require_open()
     request, arrays = session._check(feeds, None, session._device)
     try:
-        first = _cpu_executor(session._engine.first_stage(request))
+        first = session._engine.first_stage(request)
     except InvalidModelError as error:
         raise session._refused(request, error) from error
-    threads = first.plan.target.threads
-    ceilings = stored_ceilings(first.store, threads, again=remeasure)
+    ceilings = ceilings_of(first, remeasure=remeasure)
 
     def timed_run(observer: _TimingObserver | _TracingObserver) -> None:
         session._run_request(request, arrays, cancel, observer=observer)
@@ -161,8 +150,8 @@ def profile_runs(
     return Profile(
         _model_name(session),
         session.device,
-        str(first.plan.target),
-        threads,
+        str(first.executor.plan.target),
+        workers_of(first),
         onnxplan.__version__,
         len(totals),
         float(np.median(totals)),

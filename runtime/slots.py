@@ -42,6 +42,9 @@ class SlotPool(Generic[T]):
         """Slots that there are: idle, in use, or being made."""
         self.peak = 0
         self._idle: deque[T] = deque()
+        self.sharing: deque[T] = deque()
+        """Slots in use that take one more run. Who has runs that share slots adds and removes them here, and
+        calls :meth:`notify` as after ``give``."""
         self.set_aside: list[T] = []
         """Slots from before a fork."""
         self.take: Callable[[], T] = self._idle.pop
@@ -51,8 +54,14 @@ class SlotPool(Generic[T]):
         self._closed = False
         budget.join(self)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many slots as there may be."""
+        return self.count >= self._room
+
     def acquire(self, cancel: CancelFlag | None = None) -> T:
-        """A slot where none is idle: a new one, or one that another run gives back, after waiting for it.
+        """A slot where none is idle: a new one, one of :attr:`sharing`, or one that another run gives back,
+        after waiting for it.
 
         Raises ``SessionClosedError``, ``Cancelled`` where it would have to wait and ``cancel`` is set, and
         ``OutOfMemoryError`` where a single slot is too much.
@@ -71,7 +80,7 @@ class SlotPool(Generic[T]):
                 return slot
 
     def _wait(self, cancel: CancelFlag | None) -> T | None:
-        """An idle slot, or ``None`` where there is room for a new one, which counts from now on."""
+        """An idle or shared slot, or ``None`` where there is room for a new one, which counts from now on."""
         budget = self._budget
         place: tuple[object] = (self,)
         with budget.condition:
@@ -89,9 +98,12 @@ class SlotPool(Generic[T]):
                         self.count += 1
                         self.peak = max(self.peak, self.count)
                         return None
+                    if self.sharing:
+                        with suppress(IndexError):
+                            return self.sharing.pop()
                     if cancel is not None and cancel.is_set:
                         raise Cancelled("the run was cancelled while it waited for its place")
-                    if not self._idle:
+                    if not self._idle and not self.sharing:
                         budget.condition.wait(None if cancel is None else POLL_SECONDS)
             finally:
                 self.waiting.remove(self)
@@ -205,6 +217,7 @@ class SlotPool(Generic[T]):
         """
         self.set_aside = [*self.set_aside, *self._idle]
         self._idle.clear()
+        self.sharing.clear()
         lost = self.count - len(self.set_aside)
         self.count -= lost
         self._budget.give(lost * self.nbytes)

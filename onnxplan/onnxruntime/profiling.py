@@ -16,9 +16,9 @@ from onnxplan.compiler.plan import ExecutionPlan, HostFunction, Operand, Step
 from onnxplan.compiler.plan_text import kernel_name
 from onnxplan.onnxruntime.types import type_name
 from onnxplan.runtime.cancellation import CancelFlag
-from onnxplan.runtime.cpu.executor import CpuExecutor
-from onnxplan.runtime.cpu.timed_plan import StepTimer, clock_nanoseconds, has_step_clock
+from onnxplan.runtime.cpu.timed_plan import clock_nanoseconds, has_step_clock
 from onnxplan.runtime.engine import BoundStage
+from onnxplan.step_timers import Timer, timer_of
 
 if TYPE_CHECKING:
     from onnxplan.onnxruntime.core import Core
@@ -86,7 +86,7 @@ class StepTimers(threading.local):
     """For each thread the timers of the stages that it ran, and what events say of their steps."""
 
     def __init__(self) -> None:
-        self.stages: dict[BoundStage, tuple[StepTimer, list[tuple[str, dict[str, Any]]]]] = {}
+        self.stages: dict[BoundStage, tuple[Timer, list[tuple[str, dict[str, Any]]]]] = {}
 
 
 def node_observer(profile: Profile | None, session: Core) -> NodeObserver | None:
@@ -98,7 +98,7 @@ class NodeObserver:
     """Runs stages and adds an event for each step to a profile, and one for each stage.
 
     An event stands for all ONNX nodes that became the step: it is named after the first, and ``op_name``
-    has the types of all. On other devices than the CPU, and without POSIX clocks, there are stages alone.
+    has the types of all. Without POSIX clocks there are stages alone.
     """
 
     def __init__(self, profile: Profile, session: Core) -> None:
@@ -108,8 +108,8 @@ class NodeObserver:
     def execute(self, stage: BoundStage, inputs: Any, outputs: Any, cancel: CancelFlag | None) -> None:
         begin = time.perf_counter_ns()
         executor = stage.executor
-        if isinstance(executor, CpuExecutor) and has_step_clock():
-            self._time_steps(stage, executor, inputs, outputs, cancel)
+        if has_step_clock():
+            self._time_steps(stage, inputs, outputs, cancel)
         else:
             executor.run(inputs, outputs, cancel)
         self._profile.add("SequentialExecutor::Execute", begin)
@@ -123,13 +123,11 @@ class NodeObserver:
         )
         return made
 
-    def _time_steps(
-        self, stage: BoundStage, executor: CpuExecutor, inputs: Any, outputs: Any, cancel: CancelFlag | None
-    ) -> None:
+    def _time_steps(self, stage: BoundStage, inputs: Any, outputs: Any, cancel: CancelFlag | None) -> None:
         stages = self._profile._steps.stages
         if stage not in stages:
             operators = self._session._engine.planner.operators()
-            stages[stage] = StepTimer(executor), step_facts(executor.plan, operators)
+            stages[stage] = timer_of(stage), step_facts(stage.executor.plan, operators)
         timer, facts = stages[stage]
         timer.run(inputs, outputs, cancel)
         shift = clock_nanoseconds() - time.perf_counter_ns()
@@ -157,7 +155,7 @@ def _arguments(plan: ExecutionPlan, number: int, step: Step, operators: Mapping[
     kinds = dict.fromkeys(operators[node] for node in step.nodes if node in operators)
     return {
         "op_name": "+".join(kinds) or step.kernel.family,
-        "provider": "CPUExecutionProvider",
+        "provider": f"{plan.target.device.upper()}ExecutionProvider",
         "node_index": str(number),
         "input_type_shape": _types(reads),
         "output_type_shape": _types(outputs),

@@ -100,6 +100,8 @@ class BoundPlan:
                 launches.append(_kernel(number, step, functions[step.kernel], first))
                 work.append(Work(number, step.seconds, self._fills(step.tiles)))
         self.launches = tuple(launches)
+        self.launched_steps = tuple(item.step for item in work)
+        """The number of each launch's step: steps without elements launch nothing."""
         self.branches = schedule(plan, work)
         """Which launches a graph runs beside each other."""
         self.layout = Layout.of(plan, workspace, self.branches.count)

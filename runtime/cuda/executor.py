@@ -18,12 +18,14 @@ from onnxplan.runtime.cuda.completion import RUNNING, Completion
 from onnxplan.runtime.cuda.context import CudaContext
 from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.graph_cache import GraphCache
+from onnxplan.runtime.cuda.lane import Lane, lane_count
 from onnxplan.runtime.cuda.matmul import FAMILY
 from onnxplan.runtime.cuda.memory import Upload, Uploads, peak_bytes
 from onnxplan.runtime.cuda.modules import Modules
 from onnxplan.runtime.cuda.slot import Slot
 from onnxplan.runtime.cuda.transfers import Array
 from onnxplan.runtime.cuda.tuning import ProductTuner
+from onnxplan.runtime.cuda.turns import Turns
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.slots import SlotPool
 
@@ -36,7 +38,7 @@ Functions = Callable[[Sequence[KernelSpec]], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class CudaMemoryUse:
-    """Bytes that an executor holds: ``slots`` (one for each run in flight, kept for later ones) times
+    """Bytes that an executor holds: ``slots`` (of one or two runs in flight, kept for later ones) times
     ``slot_bytes`` of device memory, the most it ever had of those, pinned memory of the host, constants on
     the device (which others may share), and tables on the host.
     """
@@ -79,10 +81,13 @@ class Plan:
         self._abandoned = False
         self._released = False
         self.slots: SlotPool[Slot] = SlotPool(self._make, self._drop, nbytes, concurrency, budget)
+        # Who bounds the runs in flight gets a slot for each.
+        self.lanes = 1 if budget.runs else lane_count(self.bound.layout)
+        self.turns = Turns(self.slots)
 
     def _make(self) -> Slot:
         with self.context.active("making room for a run"):
-            return Slot(self.context, self.bound, self._graphs)
+            return Slot(self.context, self.bound, self._graphs, self.lanes)
 
     def _drop(self, slot: Slot) -> None:
         def free() -> None:
@@ -92,36 +97,9 @@ class Plan:
 
         self.context.dispose(free)
 
-    def take(self, cancel: CancelFlag | None) -> Slot:
-        """A slot for the caller alone; raises as :meth:`SlotPool.acquire` does."""
-        slots = self.slots
-        try:
-            # Who waits already is served first.
-            slot = slots.acquire(cancel) if slots.waiting else slots.take()
-        except IndexError:
-            slot = slots.acquire(cancel)
-        slot.lock.acquire()
-        return slot
-
-    def take_idle(self) -> Slot | None:
-        """A slot with a graph, for the caller alone, if there is one and nobody waits for it."""
-        if self.slots.waiting:
-            return None
-        try:
-            slot = self.slots.take()
-        except IndexError:
-            return None
-        slot.lock.acquire()
-        if slot.is_ready:
-            return slot
-        self.give(slot)
-        return None
-
-    def give(self, slot: Slot) -> None:
-        slot.lock.release()
-        self.slots.give(slot)
-        if self.slots.waiting:
-            self.slots.notify()
+    def give(self, slot: Slot, lane: Lane) -> None:
+        """See :meth:`Turns.give`."""
+        self.turns.give(slot, lane)
         if self._abandoned and not self.slots.count:
             self._release()
 
@@ -174,7 +152,7 @@ class CudaExecutor:
         tuner: ProductTuner | None = None,
     ) -> None:
         self.plan: ExecutionPlan = compiled.plan
-        self._context = context
+        self.context = context
         self._shared = Plan(context, compiled, functions, budget, concurrency, tuner)
         bindings = (*self.plan.inputs, *self.plan.outputs)
         self._expected = tuple((binding.dtype.numpy, binding.shape) for binding in bindings)
@@ -188,15 +166,27 @@ class CudaExecutor:
         self._finalizer.atexit = False
         context.reclaimers.add(self)
 
+    @property
+    def launched_steps(self) -> tuple[int, ...]:
+        """The numbers of the steps that launch anything, in order."""
+        return self._shared.bound.launched_steps
+
     def launch(
-        self, inputs: Sequence[AnyArray], outputs: Sequence[AnyArray], cancel: CancelFlag | None = None
+        self,
+        inputs: Sequence[AnyArray],
+        outputs: Sequence[AnyArray],
+        cancel: CancelFlag | None = None,
+        *,
+        stamps: Sequence[int] = (),
     ) -> Completion:
         """Starts a run; waits only for a slot. Arguments and errors are those of :meth:`run`.
+
+        ``stamps`` are events to record between its launches, see :meth:`Slot.queue`.
 
         Arrays on the host are read before this returns; arrays on the device must stay as they are until
         the run is over, and are kept alive until then.
         """
-        context, shared = self._context, self._shared
+        context, shared = self.context, self._shared
         context.check()
         if len(inputs) != len(self.plan.inputs) or len(outputs) != len(self.plan.outputs):
             raise ValueError(
@@ -206,15 +196,27 @@ class CudaExecutor:
         own_inputs, own_outputs = _checked(inputs, context), _checked(outputs, context)
         if cancel is not None and cancel.is_set:
             raise Cancelled("the run was cancelled before it began")
-        slot = shared.take(cancel)
+        slot, lane = shared.turns.take(cancel)
+        self._queue(slot, lane, own_inputs, own_outputs, stamps)
+        return Completion(self, shared, slot, lane, own_outputs)
+
+    def _queue(
+        self,
+        slot: Slot,
+        lane: Lane,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        stamps: Sequence[int] = (),
+    ) -> None:
+        shared = self._shared
         try:
-            with context.active(RUNNING):
-                slot.drain()
-                slot.queue(own_inputs, own_outputs)
+            with self.context.active(RUNNING):
+                slot.queue(lane, inputs, outputs, stamps)
         except BaseException:
-            shared.give(slot)
+            shared.turns.queued(slot)
+            shared.give(slot, lane)
             raise
-        return Completion(self, shared, slot, own_outputs)
+        shared.turns.queued(slot)
 
     def run(
         self, inputs: Sequence[AnyArray], outputs: Sequence[AnyArray], cancel: CancelFlag | None = None
@@ -241,25 +243,19 @@ class CudaExecutor:
     ) -> Completion | None:
         """:meth:`launch` on the thread of an event loop: None where that would take long.
 
-        Which it does where no slot with a graph is idle, for plans of :data:`START_SECONDS` or more or with
-        much to copy, and for arrays that are not what the plan expects. ``over()`` is called once the run is
-        over, on any thread, if one was started.
+        Which it does where no slot with a graph is idle or takes a run behind another, for plans of
+        :data:`START_SECONDS` or more or with much to copy, and for arrays that are not what the plan expects.
+        ``over()`` is called once the run is over, on any thread, if one was started.
         """
         if not self.starts or not self._fit(inputs, outputs):
             return None
-        context, shared = self._context, self._shared
+        context, shared = self.context, self._shared
         context.check()
-        slot = shared.take_idle()
-        if slot is None:
+        taken = shared.turns.take_ready()
+        if taken is None:
             return None
-        try:
-            with context.active(RUNNING):
-                slot.drain()
-                slot.queue(inputs, outputs)
-        except BaseException:
-            shared.give(slot)
-            raise
-        return Completion(self, shared, slot, outputs, over)
+        self._queue(*taken, inputs, outputs)
+        return Completion(self, shared, *taken, outputs, over)
 
     def _fit(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
         """Are the arrays what the plan expects?"""
@@ -268,7 +264,7 @@ class CudaExecutor:
             return False
         for array, (dtype, shape) in zip(arrays, self._expected, strict=True):
             if isinstance(array, DeviceArray):
-                fits = array.device is self._context
+                fits = array.device is self.context
             else:
                 fits = type(array) is np.ndarray and array.flags.c_contiguous
             # Only then: callers may hand in anything, lists for example.
@@ -283,7 +279,7 @@ class CudaExecutor:
             slots=slots.count,
             slot_bytes=slots.nbytes,
             peak_slot_bytes=slots.peak * slots.nbytes,
-            pinned_bytes=slots.count * shared.bound.layout.staged_bytes,
+            pinned_bytes=slots.count * shared.lanes * shared.bound.layout.staged_bytes,
             constant_bytes=sum(upload.nbytes for upload in shared.constants),
             table_bytes=shared.bound.table_bytes,
         )

@@ -1,4 +1,4 @@
-"""A slot: what one run in flight needs for itself, all allocated when the slot is made."""
+"""A slot: what runs in flight need for themselves, all allocated when the slot is made."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from onnxplan.runtime.cuda.context import CudaContext
 from onnxplan.runtime.cuda.cublaslt import Descriptor
 from onnxplan.runtime.cuda.errors import CAPTURE, MEMORY_ALLOCATION
 from onnxplan.runtime.cuda.graph_cache import GraphCache
+from onnxplan.runtime.cuda.lane import Lane
 from onnxplan.runtime.cuda.streams import CaptureStreams, Queue
-from onnxplan.runtime.cuda.transfers import Array, Transfers
+from onnxplan.runtime.cuda.transfers import Array
 
 logger = logging.getLogger("onnxplan.cuda")
 
@@ -25,13 +26,15 @@ MOST_CAPTURES = 3
 
 
 class Slot:
-    """Device memory, pinned memory, a stream, events, argument words, and later a CUDA graph.
+    """Device memory, a stream, argument words, lanes, and later a CUDA graph.
 
-    Made and used with the device current, by one run at a time, which holds ``lock`` meanwhile. Raises
+    Made and used with the device current. Each run in flight has a lane; the next one is queued behind it, so
+    that the device goes from one to the other without the host. ``lock`` is held while there is any. One
+    thread at a time queues (:class:`~onnxplan.runtime.cuda.turns.Turns` sees to it). Raises
     :class:`~onnxplan.compiler.errors.OutOfMemoryError`.
     """
 
-    def __init__(self, context: CudaContext, bound: BoundPlan, graphs: GraphCache) -> None:
+    def __init__(self, context: CudaContext, bound: BoundPlan, graphs: GraphCache, lanes: int) -> None:
         self._context = context
         self._runtime = runtime = context.api.runtime
         self._graphs = graphs
@@ -41,21 +44,22 @@ class Slot:
         """Handle of the executable graph, or 0."""
         self._branches = bound.branches
         self._warm = False
-        self.pending = False
-        """Whether work was queued of which nobody has seen the end."""
-        self._kept: Any = None
         self._failed_captures = 0
+        self._queued = 0
+        self.queues = False
+        """Whether a thread queues a run."""
+        self.offered = False
+        """Whether the pool may hand the slot to another run beside those in flight."""
         self._free: list[Callable[[], None]] = []
         try:
             self._memory: Any = context.allocate(layout.total_bytes, _purpose(bound))
             self.block = int(self._memory.ptr)
             self.stream = int(runtime.streamCreateWithFlags(runtime.streamNonBlocking))
             self._free.append(lambda: runtime.streamDestroy(self.stream))
-            awaited = runtime.eventDisableTiming | runtime.eventBlockingSync
-            self.done = self._event(awaited)
             self._fence = self._event(runtime.eventDisableTiming)
-            self._transfers = Transfers(
-                context, bound.plan, layout, self.block, self.stream, lambda: self._event(awaited), self._free
+            self.lanes = tuple(
+                Lane(context, bound.plan, layout, self.block, self.stream, self._event, self._free)
+                for _ in range(lanes)
             )
             self._steps = self._bind(bound)
         except BaseException:
@@ -63,9 +67,20 @@ class Slot:
             raise
 
     @property
-    def is_ready(self) -> bool:
-        """Whether a run would be a launch of the graph, and no work is left of a run before."""
-        return bool(self.graph) and not self.pending
+    def pending(self) -> bool:
+        """Whether work was queued of which nobody has seen the end."""
+        return any(lane.pending for lane in self.lanes)
+
+    @property
+    def runs(self) -> int:
+        """Runs that have a lane."""
+        return sum(lane.taken for lane in self.lanes)
+
+    def take_lane(self) -> Lane:
+        """A lane that no run has, rather one without work that is left of a cancelled run."""
+        lane = min((lane for lane in self.lanes if not lane.taken), key=lambda lane: lane.pending)
+        lane.taken = True
+        return lane
 
     def _event(self, flags: int) -> int:
         runtime = self._runtime
@@ -99,30 +114,35 @@ class Slot:
             operands[0], operands[1], operands[-1], descriptor, workspace if product.workspace_bytes else 0
         )
 
-    def queue(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-        """Queues a whole run, behind what the streams of device arrays have been given so far."""
-        self.pending = True
-        self._kept = inputs, outputs
+    def queue(
+        self, lane: Lane, inputs: Sequence[Array], outputs: Sequence[Array], stamps: Sequence[int] = ()
+    ) -> None:
+        """Queues a whole run, behind those in flight and what the streams of device arrays have been given
+        so far.
+
+        With ``stamps``, events that are recorded before its copies, before each launch and after the last
+        one, there is no graph.
+        """
+        if lane.pending:
+            # Its pinned memory may be in use for a run that nobody waited for.
+            self._runtime.streamSynchronize(self.stream)
+        self._queued += 1
+        lane.begin(self._queued, inputs, outputs)
         streams = {
             a.stream for a in (*inputs, *outputs) if isinstance(a, DeviceArray) and a.stream is not None
         }
         for stream in streams:
             self._runtime.eventRecord(self._fence, stream)
             self._runtime.streamWaitEvent(self.stream, self._fence)
-        self._transfers.send(inputs)
-        self._execute()
-        self._transfers.fetch(outputs)
-        self._runtime.eventRecord(self.done, self.stream)
-
-    def take(self, outputs: Sequence[Array], cancelled: Callable[[], None]) -> None:
-        """See :meth:`Transfers.take`."""
-        self._transfers.take(outputs, cancelled)
-
-    def finish(self, outputs: Sequence[Array]) -> None:
-        """After the run: fills the outputs on the host that :meth:`take` has not filled."""
-        self.pending = False
-        self._kept = None
-        self._transfers.finish(outputs)
+        if stamps:
+            self._runtime.eventRecord(stamps[0], self.stream)
+        lane.transfers.send(inputs)
+        if stamps:
+            self._execute_stamped(stamps[1:])
+        else:
+            self._execute()
+        lane.transfers.fetch(outputs)
+        self._runtime.eventRecord(lane.done, self.stream)
 
     def _execute(self) -> None:
         """Queues the steps: one by one in the first run, which loads what libraries load late; as a graph
@@ -137,6 +157,13 @@ class Slot:
             for step in self._steps:
                 step(self.stream)
             self._warm = True
+
+    def _execute_stamped(self, stamps: Sequence[int]) -> None:
+        self._runtime.eventRecord(stamps[0], self.stream)
+        for step, stamp in zip(self._steps, stamps[1:], strict=True):
+            step(self.stream)
+            self._runtime.eventRecord(stamp, self.stream)
+        self._warm = True
 
     def _capture(self) -> None:
         """Makes the graph; where only that fails, the run goes on without one."""
@@ -194,18 +221,18 @@ class Slot:
         if graph:
             self._runtime.graphExecDestroy(graph)
 
+    def settle_before(self, lane: Lane) -> None:
+        """The run of a lane is over, and so are those before it: their arrays are let go of."""
+        for other in self.lanes:
+            if other.pending and not other.taken and other.number < lane.number:
+                other.settle()
+
     def drain(self) -> None:
-        """Waits for work of which nobody has seen the end."""
+        """Waits for work of which nobody has seen the end; for when no run is in flight."""
         if self.pending:
             self._runtime.streamSynchronize(self.stream)
-            self.pending = False
-            self._kept = None
-
-    def reap(self) -> None:
-        """Lets go of the arrays of a run that nobody waited for, once it is over."""
-        if self.pending and not int(self._runtime.eventQuery(self.done)):
-            self.pending = False
-            self._kept = None
+            for lane in self.lanes:
+                lane.settle()
 
     def close(self) -> None:
         """Frees everything, after the work in flight."""

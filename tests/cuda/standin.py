@@ -84,7 +84,9 @@ class StandIn:
         self.algorithms: Sequence[float] = (1e-3,)
         """Milliseconds that a product takes by each algorithm which the heuristic has, in its order."""
         self.clock = 0.0
-        """Milliseconds that products took."""
+        """Milliseconds that products and kernels took."""
+        self.launch_milliseconds = 0.0
+        """What a kernel takes; a product takes the time of its algorithm."""
         self.device_numbers_required = device_numbers_required
         self.private_arenas = private_arenas
         self.access_oracle = access_oracle

@@ -128,6 +128,7 @@ class Launch:
             )
         except AssertionError as error:
             raise StrictError(f"{self.label}: {error}") from error
+        standin.clock += standin.launch_milliseconds
         for block in {standin.memory.find(access.start) for access in self.accesses} - {None}:
             block.check_guards(self.label)
         if wrong:

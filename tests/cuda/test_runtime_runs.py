@@ -12,6 +12,7 @@ from runtime_plans import Bench, PlanMaker, chain, chained, run, values
 
 from onnxplan.compiler.errors import DeviceError, SessionClosedError
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
+from onnxplan.runtime.cuda.lane import LANES
 from onnxplan.runtime.cuda.staging import CHUNK_BYTES
 
 
@@ -201,7 +202,7 @@ def test_as_many_runs_as_slots_and_the_next_one_waits(bench):
 
 def test_the_default_number_of_slots(bench):
     executor = bench.chain()
-    runs = [executor.launch((values(),), (np.empty(300, np.float32),)) for _ in range(4)]
+    runs = [executor.launch((values(),), (np.empty(300, np.float32),)) for _ in range(4 * LANES)]
     flag = CancelFlag()
     threading.Timer(0.05, flag.set).start()
     with pytest.raises(Cancelled):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +44,22 @@ def test_sessions_run_on_the_device(cuda):
         (z,) = session.run(None, {"x": X})
         np.testing.assert_array_equal(z, 2 * X)
     assert ort.InferenceSession(double(), providers=[CPU])._sess.device == "cpu"
+
+
+def test_profiles_have_the_nodes_that_ran_on_the_device(cuda, tmp_path):
+    cuda.launch_milliseconds = 2.0
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = ort.InferenceSession(double(), options, providers=[CUDA])
+    for _ in range(3):
+        (z,) = session.run(None, {"x": X})
+        np.testing.assert_array_equal(z, 2 * X)
+    cuda.launch_milliseconds = 0.0
+    events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = [event for event in events if event["cat"] == "Node"]
+    assert [event["dur"] for event in nodes] == [pytest.approx(2000, abs=1)] * 3
+    assert {(event["args"]["op_name"], event["args"]["provider"]) for event in nodes} == {("Add", CUDA)}
 
 
 def test_values_stay_on_the_device(cuda):

@@ -70,6 +70,24 @@ def test_what_takes_longer_is_waited_for_by_one_thread(session, cuda):
     assert "onnxplan-cuda:0-waiter-2" not in names()
 
 
+def test_more_tasks_than_slots_need_no_worker(session, cuda, monkeypatch):
+    """The event loop queues a second run in each slot."""
+
+    async def runs(count):
+        return await asyncio.gather(*(session.run({"x": X + n, "y": X}) for n in range(count)))
+
+    cuda.query_steps = 0
+    for _ in range(3):
+        asyncio.run(runs(12))
+    monkeypatch.setattr(session, "_submit", None)
+    cuda.counters.clear()
+    for number, results in enumerate(asyncio.run(runs(8))):
+        check(results, X + number)
+    assert cuda.counters.calls["graphLaunch"] == cuda.counters.calls["eventRecord"] == 8
+    assert cuda.counters.copies == {"host to device": 8, "device to host": 8}
+    assert session._recent.executor.memory().slots == 4
+
+
 def test_results_stay_on_the_device(session, cuda):
     async def runs():
         first = await session.run({"x": X, "y": X}, outputs="device")
