@@ -72,7 +72,9 @@ def integer_quotient(emitter: Core, operand: DType, a: Value, b: Value) -> Value
     """``a / b`` truncated, without a trap: ``a / 0`` is ``a``, the smallest integer over -1 is itself.
 
     Up to 32 bits it is computed in floating point, where the truncated rounded quotient is exact because the
-    significand has more than twice the bits that quotient and divisor need together.
+    significand has more than twice the bits that quotient and divisor need together. So are vectors of 64
+    bits whose numbers all lie below 2**52: a quotient that lies below an integer ``n``, by ``1 / b`` or more,
+    is rounded to ``n`` only if ``n * b`` is 2**53 or more. Processors divide other vectors lane by lane.
     """
     builder = emitter.builder
     signed = operand.kind == "i"
@@ -83,15 +85,42 @@ def integer_quotient(emitter: Core, operand: DType, a: Value, b: Value) -> Value
     divisor = builder.select(special, emitter.like(b, 1), b)
     bits = a.type.element.width
     if bits == 64:
-        quotient = (builder.sdiv if signed else builder.udiv)(a, divisor)
+        quotient = _long_quotient(emitter, a, divisor, signed=signed)
     else:
-        floats = ir.VectorType(FLOAT if bits < 32 else DOUBLE, a.type.count)
-        widen = builder.sitofp if signed else builder.uitofp
-        real = builder.fdiv(widen(a, floats), widen(divisor, floats))
-        quotient = (builder.fptosi if signed else builder.fptoui)(real, a.type)
+        quotient = _real_quotient(emitter, FLOAT if bits < 32 else DOUBLE, a, divisor, signed=signed)
     if not signed:
         return quotient
     return builder.select(minus_one, builder.sub(emitter.like(a, 0), a), quotient)
+
+
+def _real_quotient(emitter: Core, element: ir.Type, a: Value, b: Value, *, signed: bool) -> Value:
+    """The quotient of integers as floating-point numbers of type ``element``, truncated."""
+    builder = emitter.builder
+    floats = ir.VectorType(element, a.type.count)
+    widen = builder.sitofp if signed else builder.uitofp
+    real = builder.fdiv(widen(a, floats), widen(b, floats))
+    return (builder.fptosi if signed else builder.fptoui)(real, a.type)
+
+
+def _long_quotient(emitter: Core, a: Value, b: Value, *, signed: bool) -> Value:
+    """The quotient of 64-bit integers, of which ``b`` are not 0."""
+    builder = emitter.builder
+    small = [
+        builder.icmp_unsigned("<", builder.add(value, emitter.like(a, 2**52)), emitter.like(a, 2**53))
+        if signed
+        else builder.icmp_unsigned("<", value, emitter.like(a, 2**52))
+        for value in (a, b)
+    ]
+    both = builder.and_(*small)
+    name = f"llvm.vector.reduce.and.v{a.type.count}i1"
+    quotient = emitter.variable(emitter.like(a, 0))
+    with emitter.branch(emitter.intrinsic(name, I1, [both])) as (then, otherwise):
+        with then:
+            # Numbers are signed here in any case: they are small.
+            quotient.value = _real_quotient(emitter, DOUBLE, a, b, signed=True)
+        with otherwise:
+            quotient.value = (builder.sdiv if signed else builder.udiv)(a, b)
+    return quotient.value
 
 
 def float_remainder(emitter: Core, a: Value, b: Value) -> Value:

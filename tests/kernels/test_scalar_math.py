@@ -202,6 +202,24 @@ def test_exact_operations(op, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [DType.INT64, DType.UINT64])
+def test_quotients_of_long_integers(dtype, isa):
+    """Vectors of small numbers, of large ones and of both; quotients just below integers and at them."""
+    rng = np.random.default_rng(6)
+    for bits in (12, 40, 52, 53, 60):
+        divisors = rng.integers(1, 2 ** rng.integers(1, bits, 4096), dtype=np.int64)
+        quotients = rng.integers(0, 2**bits // divisors, dtype=np.int64, endpoint=True)
+        near = rng.integers(-1, 2, 4096)
+        dividends = np.clip(quotients * divisors + near, 0, 2**bits + 1)
+        if dtype.kind == "i":
+            dividends, divisors = (each * rng.choice([-1, 1], each.shape) for each in (dividends, divisors))
+        arguments = [each.astype(dtype.numpy) for each in (dividends, divisors)]
+        for op in ("div", "mod", "remainder"):
+            want = scalar.evaluate(op, dtype, arguments)
+            np.testing.assert_array_equal(apply_op(op, arguments, dtype, isa), want, err_msg=f"{op} {bits}")
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_integer_power(isa):
     rng = np.random.default_rng(5)
     for dtype in TYPES:
