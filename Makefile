@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= auto
+# Neighbours stay with one worker, where they share compiled kernels, until another has nothing left to do.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test fuzz test-models test-cuda lint types format bench bench-cuda clean docs/operators.md
+.PHONY: demo test fuzz test-architectures test-models test-cuda lint types format bench bench-cuda clean docs/operators.md
 .NOTPARALLEL:
 
 $(BIN)/python:
@@ -20,7 +22,11 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST)
+
+# Every CUDA kernel of the tests for every architecture; make test compiles all for one, and what may differ for others.
+test-architectures: $(VENV)/.installed-test
+	$(PYTEST) --all-architectures tests/cuda/test_nvrtc.py tests/kernels/test_cuda_matrix_resources.py
 
 # Random models and damaged ones, N of each; failures are saved in build/fuzz.
 N ?= 5000

@@ -6,10 +6,10 @@ import functools
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.ir import Node
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import Rule
 from onnxplan.compiler.structures import Absent, Lowered, MapRows, MapValue, SequenceValue, what_is
 from onnxplan.compiler.view import View

@@ -46,19 +46,22 @@ def mapping(value: Any, where: str, names: tuple[str, ...] | None = None) -> dic
 
 def items(value: Any, where: str, length: int | None = None) -> list[Any]:
     """A list, of ``length`` items if that is given."""
-    demand(isinstance(value, list), f"{where} is not a list")
-    demand(length is None or len(value) == length, f"{where} has {len(value)} items, not {length}")
+    if not isinstance(value, list):
+        fail(f"{where} is not a list")
+    if length is not None and len(value) != length:
+        fail(f"{where} has {len(value)} items, not {length}")
     result: list[Any] = value
     return result
 
 
 def each(value: Any, where: str, read: Callable[[Any, str], _T]) -> tuple[_T, ...]:
     """``read`` of all items of a list."""
-    return tuple(read(item, f"{where}[{number}]") for number, item in enumerate(items(value, where)))
+    return tuple([read(item, f"{where}[{number}]") for number, item in enumerate(items(value, where))])
 
 
 def text(value: Any, where: str) -> str:
-    demand(isinstance(value, str), f"{where} is not a text")
+    if not isinstance(value, str):
+        fail(f"{where} is not a text")
     return str(value)
 
 
@@ -69,17 +72,44 @@ def truth(value: Any, where: str) -> bool:
 
 def integer(value: Any, where: str) -> int:
     """An integer of 64 bits."""
-    demand(type(value) is int and -_WORD <= value < _WORD, f"{where} is not a 64-bit integer")
+    if type(value) is not int or not -_WORD <= value < _WORD:
+        fail(f"{where} is not a 64-bit integer")
     return int(value)
+
+
+def integers(value: Any, where: str) -> tuple[int, ...]:
+    """A list of integers of 64 bits."""
+    for item in items(value, where):
+        if type(item) is not int or not -_WORD <= item < _WORD:
+            return each(value, where, integer)
+    return tuple(value)
+
+
+def counts(value: Any, where: str) -> tuple[int, ...]:
+    """A list of integers of 64 bits that are not negative."""
+    for item in items(value, where):
+        if type(item) is not int or not 0 <= item < _WORD:
+            return each(value, where, count)
+    return tuple(value)
 
 
 def count(value: Any, where: str) -> int:
     """An integer of 64 bits that is not negative."""
-    demand(type(value) is int and 0 <= value < _WORD, f"{where} is not a count")
+    if type(value) is not int or not 0 <= value < _WORD:
+        fail(f"{where} is not a count")
     return int(value)
 
 
 def index(value: Any, where: str, length: int) -> int:
     """The number of an item of a table with ``length`` items."""
-    demand(type(value) is int and 0 <= value < length, f"{where} is not a number below {length}")
+    if type(value) is not int or not 0 <= value < length:
+        fail(f"{where} is not a number below {length}")
     return int(value)
+
+
+def indices(value: Any, where: str, length: int) -> tuple[int, ...]:
+    """A list of such numbers."""
+    for item in items(value, where):
+        if type(item) is not int or not 0 <= item < length:
+            return each(value, where, lambda item, place: index(item, place, length))
+    return tuple(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import CompilerError, UnsupportedOperatorError
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
@@ -81,8 +81,7 @@ class Emission:
             if operands[position].is_constant:
                 raise CompilerError(f"kernel {kernel.family} writes the constant {operands[position]}")
         if seconds is None:
-            target = self.target
-            seconds = target.launch + max(flops / target.flops, bytes_moved / target.bandwidth)
+            seconds = self.target.seconds(flops, bytes_moved)
         self.steps.append(
             EmittedStep(
                 kernel, operands, outputs, parameters, tiles, scratch, flops, bytes_moved, seconds,

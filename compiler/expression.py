@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 
 REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min")
 LEAVES = ("input", "constant", "index")

@@ -8,9 +8,9 @@ run that the device computes becomes one graph.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 from onnxplan.compiler.plan import ExecutionPlan, Step
+from onnxplan.compiler.records import dataclass
 
 HOST_FAMILIES: dict[str, str] = {}
 """Kernel families that the host computes, each with the reason; no family of this version is one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError
+from onnxplan.compiler.records import dataclass
 
 Dim = int | str | None
 Attribute = Any

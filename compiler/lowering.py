@@ -12,7 +12,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from onnxplan.compiler.errors import (
 from onnxplan.compiler.ir import Graph, Model, Node, OptionalType, TensorType, Value, ValueType, needed_nodes
 from onnxplan.compiler.plan import DEMAND, HostFunction
 from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import find
 from onnxplan.compiler.stage import Stage
 from onnxplan.compiler.structures import (

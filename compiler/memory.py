@@ -9,9 +9,10 @@ Management for Deep Neural Net Inference* (https://arxiv.org/abs/2001.03288).
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from onnxplan.compiler.emission import EmittedStep
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Storage, View
 
 

@@ -24,6 +24,7 @@ from onnxplan.compiler.passes.fuse_norms import fuse_norms
 from onnxplan.compiler.passes.inline_scalars import inline_scalars
 from onnxplan.compiler.passes.merge_common import merge_common
 from onnxplan.compiler.passes.merge_products import merge_products
+from onnxplan.compiler.passes.move_factors import move_factors
 from onnxplan.compiler.plan import CompiledPlan
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.schedule import schedule
@@ -45,6 +46,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("fold_affine", fold_affine),
     ("fold_padding", _plain(fold_padding)),
     ("fuse_maps", _plain(fuse_maps)),
+    ("move_factors", _plain(move_factors)),
     ("fuse_epilogues", _plain(fuse_epilogues)),
     ("fuse_norms", _plain(fuse_norms)),
     ("elide_copies", _plain(elide_copies)),

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 
 DEMAND = "?"

@@ -13,11 +13,13 @@ from typing import Any
 from onnxplan.compiler.checked_json import (
     MalformedError,
     count,
+    counts,
     demand,
     each,
     fail,
     index,
-    integer,
+    indices,
+    integers,
     items,
     mapping,
     parse,
@@ -117,13 +119,13 @@ def _plan(document: Any) -> ExecutionPlan:
     inputs = each(fields["inputs"], "inputs", lambda item, where: Binding(*_tensor(item, where)))
     outputs = each(fields["outputs"], "outputs", lambda item, where: Binding(*_tensor(item, where)))
     constants = each(fields["constants"], "constants", _constant)
-    counts = {"input": len(inputs), "output": len(outputs), "constant": len(constants), "arena": 1}
+    lengths = {"input": len(inputs), "output": len(outputs), "constant": len(constants), "arena": 1}
     step_count = len(items(fields["steps"], "steps"))
     arena_bytes = count(fields["arena_bytes"], "arena_bytes")
     buffers = each(
         fields["buffers"],
         "buffers",
-        lambda item, where: _buffer(item, where, counts, arena_bytes, step_count),
+        lambda item, where: _buffer(item, where, lengths, arena_bytes, step_count),
     )
     sizes = {
         "input": [_bytes_of(binding) for binding in inputs],
@@ -172,7 +174,7 @@ def read_target(value: Any) -> Target:
         text(fields[name], f"target.{name}")
     for name in ("vector_bytes", "vector_registers", "threads"):
         count(fields[name], f"target.{name}")
-    each(fields["cache_bytes"], "target.cache_bytes", count)
+    counts(fields["cache_bytes"], "target.cache_bytes")
     alignment = count(fields["alignment"], "target.alignment")
     demand(alignment > 0 and alignment & (alignment - 1) == 0, "target.alignment is no power of two")
     truth(fields["dot_products"], "target.dot_products")
@@ -183,7 +185,7 @@ def read_target(value: Any) -> Target:
 
 def _tensor(value: Any, where: str) -> tuple[str, DType, tuple[int, ...]]:
     name, dtype, shape = items(value, where, 3)
-    return text(name, where), _dtype(dtype, where), each(shape, f"{where}.shape", count)
+    return text(name, where), _dtype(dtype, where), counts(shape, f"{where}.shape")
 
 
 def _constant(value: Any, where: str) -> Constant:
@@ -195,10 +197,10 @@ def _bytes_of(tensor: Binding | Constant) -> int:
     return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
-def _buffer(value: Any, where: str, counts: dict[str, int], arena_bytes: int, step_count: int) -> Buffer:
+def _buffer(value: Any, where: str, lengths: dict[str, int], arena_bytes: int, step_count: int) -> Buffer:
     space, owner, offset, size, name, first, last = items(value, where, 7)
     demand(space in SPACES, f"{where}: no space {space!r}")
-    index(owner, f"{where}.index", counts[space])
+    index(owner, f"{where}.index", lengths[space])
     count(offset, f"{where}.offset")
     count(size, f"{where}.size")
     demand(space != "arena" or offset + size <= arena_bytes, f"{where} reaches beyond the arena")
@@ -222,8 +224,8 @@ def _kernel(value: Any, where: str) -> KernelSpec:
 
 def _layout(value: Any, where: str) -> tuple[DType, tuple[int, ...], tuple[int, ...]]:
     dtype, shape, strides = items(value, where, 3)
-    extents = each(shape, f"{where}.shape", count)
-    steps = each(strides, f"{where}.strides", integer)
+    extents = counts(shape, f"{where}.shape")
+    steps = integers(strides, f"{where}.strides")
     demand(len(extents) == len(steps), f"{where} has {len(extents)} extents and {len(steps)} strides")
     return _dtype(dtype, where), extents, steps
 
@@ -252,14 +254,14 @@ def _step(
     return Step(
         kernels[index(kernel, f"{where}.kernel", len(kernels))],
         read,
-        each(outputs, f"{where}.outputs", lambda item, place: index(item, place, len(read))),
-        each(parameters, f"{where}.parameters", integer),
+        indices(outputs, f"{where}.outputs", len(read)),
+        integers(parameters, f"{where}.parameters"),
         count(tiles, f"{where}.tiles"),
         count(scratch, f"{where}.scratch"),
         count(flops, f"{where}.flops"),
         count(moved, f"{where}.bytes"),
         _seconds(seconds, f"{where}.seconds"),
-        each(nodes, f"{where}.nodes", lambda item, place: names[index(item, place, len(names))]),
+        tuple([names[number] for number in indices(nodes, f"{where}.nodes", len(names))]),
     )
 
 

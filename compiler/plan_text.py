@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import LEAVES, Expression
 from onnxplan.compiler.graphs import graph_ranges, host_copies
 from onnxplan.compiler.plan import Binding, Buffer, Constant, ExecutionPlan, KernelSpec, Operand, Step
+from onnxplan.compiler.records import dataclass
 
 KERNEL_WIDTH = 44
 OPERANDS_WIDTH = 100

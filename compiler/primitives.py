@@ -6,11 +6,12 @@ operation. Spatial primitives take channels last, ``(N, *spatial, C)``, with any
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
+from onnxplan.compiler.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

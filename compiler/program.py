@@ -7,9 +7,10 @@ each must come before the first operation that reads it. Operations stand in ord
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from onnxplan.compiler.primitives import Primitive
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Storage, View
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from onnxplan.compiler.builder import ValueNeeded
 from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.ir import Model, Node, Value
 from onnxplan.compiler.lowering import Lowering
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Lowered, Structure, tensors
 from onnxplan.compiler.view import Shape
 

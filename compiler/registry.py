@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.ir import Node
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Lowered
 
 Rule = Callable[..., "Lowered | Sequence[Lowered]"]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 
 Array = npt.NDArray[Any]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from onnxplan.compiler.plan import HostFunction
 from onnxplan.compiler.program import Program
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Structure
 
 

@@ -8,10 +8,10 @@ and outputs around a plan, arrays around a run. An optional that holds something
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from onnxplan.compiler.ir import MapType, SequenceType, ValueType, standard_name
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import View
 
 T = TypeVar("T")

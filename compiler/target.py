@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from onnxplan.compiler.records import dataclass
+
+CACHE_SPEEDS = (8.0, 8.0, 2.0)
+"""Bytes per second of a core's first, second and last cache over those of memory, about."""
+CACHE_SHARE = 0.75
+"""The part of a cache that a step's data may take and be found there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,20 @@ class Target:
     flops: float = 5e10
     bandwidth: float = 1e10
     launch: float = 0.0
+
+    def seconds(self, flops: float, nbytes: float) -> float:
+        """Estimated time of a step on one thread: arithmetic, or moving bytes, whichever takes longer.
+
+        What fits into a cache of the CPU is there from the step before, and moves at the cache's speed.
+        """
+        return self.launch + max(flops / self.flops, nbytes / (self.bandwidth * self._cache_speed(nbytes)))
+
+    def _cache_speed(self, nbytes: float) -> float:
+        """How many times as fast as memory the nearest cache is that holds ``nbytes``, and some more."""
+        if self.device != "cpu":
+            return 1.0
+        levels = zip(self.cache_bytes, CACHE_SPEEDS, strict=False)
+        return next((speed for size, speed in levels if nbytes <= CACHE_SHARE * size), 1.0)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

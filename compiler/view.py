@@ -6,13 +6,14 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 
 Shape = tuple[int, ...]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

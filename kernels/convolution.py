@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import View
 
 

@@ -7,10 +7,10 @@ computes the reductions of depth ``d``; a last pass computes the results that va
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import LEAVES, REDUCTIONS, TRANSCENDENTAL, Expression
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.scalar import WIDE_FLOATS
 
 

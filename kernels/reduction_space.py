@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import View
 from onnxplan.kernels.geometry import Axis, axes_of, collapse, flip_negative, unique_bytes
 

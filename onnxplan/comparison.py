@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -12,6 +11,7 @@ from onnx import helper
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.importer import load_model
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import MapValue, SequenceValue, Structure, map_tensors, tensors
 from onnxplan.differences import Difference, Result, find_difference
 from onnxplan.feeds import check_feeds

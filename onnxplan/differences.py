@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 
 Array = npt.NDArray[Any]
 Result = Any

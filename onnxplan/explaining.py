@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from onnxplan.compiler.expression import LEAVES, Expression
 from onnxplan.compiler.passes.refusals import Refusals
 from onnxplan.compiler.plan import ExecutionPlan, HostFunction, Step
 from onnxplan.compiler.plan_text import binary, duration, shorten
+from onnxplan.compiler.records import dataclass
 from onnxplan.infos import TensorInfo
 from onnxplan.profiling import HOST, Profile, StepProfile
 from onnxplan.runtime.cancellation import CancelFlag

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidFeedsError
 from onnxplan.compiler.ir import Dim, MapType, OptionalType, SequenceType, TensorType, Value, standard_name
+from onnxplan.compiler.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from onnxplan.compiler.errors import InvalidFeedsError, InvalidModelError
 from onnxplan.compiler.ir import MapType, Model, SequenceType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Structure, type_of
 from onnxplan.feeds import check_feeds, check_fetches
 from onnxplan.infos import StructureInfo, TensorInfo, ValueInfo, describe, info_of

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactError
 from onnxplan.compiler.ir import MapType, OptionalType, SequenceType, TensorType
+from onnxplan.compiler.records import dataclass
 from onnxplan.infos import StructureInfo, TensorInfo, ValueInfo
 from onnxplan.interface import Signature
 from onnxplan.options import SessionOptions

@@ -8,7 +8,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from onnxplan.compiler import errors
+from onnxplan.compiler.records import dataclass
 from onnxplan.observed import ObservedSession
 from onnxplan.observers import Operation
 from onnxplan.runtime.cancellation import Cancelled
@@ -221,6 +221,7 @@ class SessionCollector(Collector):
                 add("queued", session.queued, *labels)
                 add("memory", memory.constants, *labels, "constants")
                 add("memory", memory.slots, *labels, "slots")
+                add("memory", memory.results, *labels, "results")
                 add("peak", memory.peak, *labels)
                 self._count_kernels(session)
             for (device, *_), count in self._kernels.items():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from onnxplan.compiler.records import dataclass
 
 if TYPE_CHECKING:
     from onnxplan.observed import ObservedSession

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.plan import ExecutionPlan, HostFunction, Step
 from onnxplan.compiler.plan_text import kernel_name
+from onnxplan.compiler.records import dataclass
 from onnxplan.profiling import (
     BETWEEN,
     HOST,

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.dataclass_json import from_json, to_json
 from onnxplan.runtime.ceilings import Ceilings
 

@@ -160,7 +160,8 @@ class InferenceSession(RunStarter, ModelInterface, Profiled):
     def _workers(self) -> Workers:
         from onnxplan.runtime.workers import workers_for
 
-        return workers_for(self._device.name, self._device.concurrency)
+        device = self._device
+        return workers_for(device.name, device.concurrency, device.expect_runs)
 
     @property
     def device(self) -> str:

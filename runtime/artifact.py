@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,10 +18,12 @@ import numpy.typing as npt
 from onnxplan.compiler.checked_json import (
     MalformedError,
     count,
+    counts,
     demand,
     each,
     fail,
     index,
+    indices,
     items,
     mapping,
     parse,
@@ -33,6 +34,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidArtifactError
 from onnxplan.compiler.ir import ValueType
 from onnxplan.compiler.plan_json import read_target
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Structure, tensors
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact_structures import read_dim, read_structure, read_type
@@ -328,7 +330,7 @@ def _target(value: Any, where: str, sections: tuple[Section, ...]) -> TargetEntr
             for key, item in mapping(fields["kernels"], f"{where}.kernels").items()
         },
         imports=each(fields["imports"], f"{where}.imports", imported),
-        rebases=each(fields["rebases"], f"{where}.rebases", word),
+        rebases=indices(fields["rebases"], f"{where}.rebases", size - 7),
         executor={
             name: index(item, f"{where}.executor", size)
             for name, item in mapping(fields["executor"], f"{where}.executor").items()
@@ -359,7 +361,7 @@ def _constant(value: Any, where: str, sections: tuple[Section, ...]) -> Constant
 def _plan(value: Any, where: str, targets: int, sections: int, constants: int) -> PlanEntry:
     target, names, shapes, run_key, texts, plan, numbers, given, made = items(value, where, 9)
     inputs = each(names, where, text)
-    extents = each(shapes, where, lambda item, place: each(item, place, count))
+    extents = each(shapes, where, counts)
     demand(len(inputs) == len(extents), f"{where} has {len(inputs)} names and {len(extents)} shapes")
     parts = _structures(given, f"{where}.given")
     fed = {name for structure in parts.values() for name in tensors(structure)}
@@ -371,7 +373,7 @@ def _plan(value: Any, where: str, targets: int, sections: int, constants: int) -
         run_key=text(run_key, where),
         texts={name: _text_tensor(item, where) for name, item in mapping(texts, f"{where}.texts").items()},
         plan=index(plan, f"{where}.plan", sections),
-        constants=each(numbers, where, lambda item, place: index(item, place, constants)),
+        constants=indices(numbers, where, constants),
         given=tuple(parts.items()),
         made=_structures(made, f"{where}.made"),
     )

@@ -7,13 +7,13 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Structure
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import ALIGNMENT, MAGIC, PAGE, PREFIX_BYTES, SIGNATURE_BYTES, digest

@@ -7,8 +7,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol
+
+from onnxplan.compiler.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +18,15 @@ class SessionMemory:
 
     ``constants`` are weights and what was derived from them, each counted once however many plans use it;
     ``slots`` what runs need beside them, kept for later runs; ``peak`` the most of both at once so far.
-    ``limit`` is the session's ``memory_limit``.
+    ``limit`` is the session's ``memory_limit``. ``results`` is the memory of results that nobody refers to
+    any longer, kept for later ones; there is none with a limit.
     """
 
     constants: int
     slots: int
     peak: int
     limit: int | None
+    results: int = 0
 
 
 class Trimmable(Protocol):
@@ -39,6 +42,15 @@ class Member(Trimmable, Protocol):
 
     def after_fork(self) -> None:
         """In the child of a fork: forgets the parent's runs in flight."""
+        ...
+
+
+class ResultHolder(Member, Protocol):
+    """What keeps memory of results."""
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes that no result takes."""
         ...
 
 
@@ -67,6 +79,7 @@ class Budget:
         """Who waits for memory: the first one is served first."""
         self._idle_first = idle_first
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
+        self._result_holders: weakref.WeakSet[ResultHolder] = weakref.WeakSet()
         self._fixed = 0
         self._taken = 0
         self._peak = 0
@@ -77,6 +90,11 @@ class Budget:
     def join(self, member: Member) -> None:
         """Has ``member`` trimmed when memory is short, for as long as it exists."""
         self._members.add(member)
+
+    def keep_results(self, holder: ResultHolder) -> None:
+        """:meth:`join`, and has its spare memory counted."""
+        self.join(holder)
+        self._result_holders.add(holder)
 
     def set_fixed(self, nbytes: int) -> None:
         """What is held whether there are runs or not: constants."""
@@ -98,7 +116,8 @@ class Budget:
 
     def memory(self) -> SessionMemory:
         with self.condition:
-            return SessionMemory(self._fixed, self.taken, self._peak, self.limit)
+            results = sum(holder.spare_bytes for holder in self._result_holders)
+            return SessionMemory(self._fixed, self.taken, self._peak, self.limit, results)
 
     def take(self, nbytes: int) -> bool:
         """Takes so many bytes if they are within the limit, after trimming others where that helps."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
+
+from onnxplan.compiler.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.cpu.target import default_threads
 from onnxplan.runtime.store import KernelStore
+
+if TYPE_CHECKING:
+    import subprocess
 
 logger = logging.getLogger("onnxplan.store")
 
@@ -54,6 +55,10 @@ def compiling_beside(store: KernelStore, target: Target, specs: Sequence[KernelS
 def _start(store: KernelStore, target: Target, specs: Sequence[KernelSpec]) -> subprocess.Popen[bytes] | None:
     if store.directory is None or len(specs) < LEAST_KERNELS or default_threads() < 2 or not _is_python():
         return None
+    # Not needed by a warm start.
+    import subprocess
+    import tempfile
+
     job = {
         "path": sys.path,
         "target": target.to_json(),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from onnxplan.compiler.checked_json import integer, mapping, text
 from onnxplan.compiler.ir import Model
+from onnxplan.compiler.records import dataclass
 
 _TEXTS = ("producer_name", "graph_name", "domain", "description", "graph_description")
 

@@ -164,6 +164,10 @@ class Device(Protocol):
         """How many runs in flight at once it can make use of."""
         ...
 
+    def expect_runs(self, count: int) -> None:
+        """Is told how many worker threads have runs to do, now or next."""
+        ...
+
     @property
     def runs_inline(self) -> bool:
         """Does the calling thread do the work, on NumPy arrays only? Then short runs need no other thread.

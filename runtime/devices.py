@@ -30,7 +30,7 @@ from onnxplan.runtime.cpu.native_executor import (
     interpreter_imports,
 )
 from onnxplan.runtime.cpu.target import default_threads, detect_target
-from onnxplan.runtime.cpu.team import process_team
+from onnxplan.runtime.cpu.team import expect_callers, process_team
 from onnxplan.runtime.device import Array, Device
 from onnxplan.runtime.elsewhere import cuda_location, host_advice
 from onnxplan.runtime.library import KernelLibrary, Progress, load_object
@@ -103,6 +103,9 @@ class CpuDevice:
     @property
     def concurrency(self) -> int:
         return max(2, default_threads())
+
+    def expect_runs(self, count: int) -> None:
+        expect_callers(count)
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, host: bool) -> Array:
         return np.empty(shape, dtype)

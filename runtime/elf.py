@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.image import ALIGNMENT, Image
 
 

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
@@ -17,11 +17,13 @@ import numpy as np
 
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
 from onnxplan.compiler.plan import DEMAND, CompiledPlan, ExecutionPlan, HostFunction
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Absent, SequenceValue, Structure, map_tensors
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray, Array, Device, Executor, StartingExecutor
 from onnxplan.runtime.planner import Planner, Request, Shape
+from onnxplan.runtime.result_blocks import result_maker
 from onnxplan.runtime.stage_cache import StageCache
 
 logger = logging.getLogger("onnxplan.plan")
@@ -38,7 +40,8 @@ class BoundStage:
     ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
     constants by their identities. ``run_key`` names the input that each run draws at random, if there is one.
     ``structures`` are the model's outputs that are no tensors, by the names of the tensors in them.
-    ``function``, ``host_input`` and ``asked_by`` are those of :class:`onnxplan.compiler.lowering.Stage`.
+    ``makers`` make a new array on the host for each output. ``function``, ``host_input`` and ``asked_by`` are
+    those of :class:`onnxplan.compiler.lowering.Stage`.
     """
 
     executor: Executor
@@ -49,6 +52,7 @@ class BoundStage:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     allocations: tuple[tuple[Shape, np.dtype[Any]], ...]
+    makers: tuple[Callable[[], AnyArray], ...]
     seconds: float
     texts: Mapping[str, Array]
     constants: Mapping[int, int]
@@ -60,12 +64,8 @@ class BoundStage:
     used: bool = False
 
     def __post_init__(self) -> None:
-        device = self.device
-        empty = np.empty if device.runs_inline else partial(device.allocate, host=True)
         self.allocate: Callable[[], tuple[AnyArray, ...]] = _allocator(
-            self.output_names,
-            [partial(empty, shape, dtype) for shape, dtype in self.allocations],
-            self._bytes,
+            self.output_names, self.makers, self._bytes
         )
         """Makes new arrays on the host for the outputs; raises ``OutOfMemoryError``."""
         executor = self.executor
@@ -312,6 +312,7 @@ class Engine:
             plan.arena_bytes, sum(constants.values()),
         )  # fmt: skip
         logger.debug("the plan is for %s", dict(zip(request.names, request.shapes, strict=True)))
+        allocations = tuple((binding.shape, binding.dtype.numpy) for binding in plan.outputs)
         return BoundStage(
             self._bind_plan(compiled, sum(constants.values()) + plan.arena_bytes),
             self.device,
@@ -320,7 +321,8 @@ class Engine:
             answers,
             tuple(binding.name for binding in plan.inputs),
             tuple(binding.name for binding in plan.outputs),
-            tuple((binding.shape, binding.dtype.numpy) for binding in plan.outputs),
+            allocations,
+            tuple(result_maker(self.device, self.budget, *each) for each in allocations),
             plan.seconds,
             planned.texts,
             constants,

@@ -12,10 +12,10 @@ import mmap
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from onnxplan.compiler.checked_json import integer, items, mapping
+from onnxplan.compiler.records import dataclass
 
 RACY_SECONDS = 2.0
 """How old a file must be to have an identity: more than the resolution of any file system's clock."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 from onnxplan.compiler.plan import CompiledPlan, HostFunction
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Structure
 from onnxplan.runtime.device import Array
 

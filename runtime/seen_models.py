@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 
 from onnxplan.compiler.errors import InvalidArtifactError
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import MAGIC, Artifact
 from onnxplan.runtime.origin import open_files

@@ -10,9 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.store import KernelStore, ObjectCode, Release, StoredCode
 from onnxplan.runtime.store_upkeep import tidy
 

@@ -19,10 +19,10 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.digests import blake2b
 from onnxplan.runtime.file_lock import try_lock
 

@@ -11,9 +11,9 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.file_lock import try_lock
 from onnxplan.runtime.store import (
     ENTRY_SUFFIX,

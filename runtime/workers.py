@@ -80,11 +80,17 @@ class Job(asyncio.Future[T], Generic[T]):
 
 
 class Workers:
-    """Up to ``limit`` daemon threads, started when work finds none idle; ``name`` begins their names."""
+    """Up to ``limit`` daemon threads, started when work finds none idle; ``name`` begins their names.
 
-    def __init__(self, limit: int, name: str = "onnxplan-worker") -> None:
+    ``announce`` is told how many have work whenever that changes, on one of these threads.
+    """
+
+    def __init__(
+        self, limit: int, name: str = "onnxplan-worker", announce: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.limit = limit
         self.name = name
+        self._announce = announce
         self._reset()
 
     def _reset(self) -> None:
@@ -93,6 +99,7 @@ class Workers:
         self._threads: list[threading.Thread] = []
         self._running: set[Job[Any]] = set()
         self._lock = threading.Lock()
+        self._active = 0
         self._stopped = False
 
     @property
@@ -127,12 +134,15 @@ class Workers:
 
     def _work(self) -> None:
         queue, running = self._queue, self._running
+        self._count(1)
         while True:
             try:
                 work = queue.get_nowait()
             except Empty:
+                self._count(-1)
                 self._idle.append(None)
                 work = queue.get()
+                self._count(1)
             if work is None:
                 return
             running.add(work)
@@ -140,6 +150,11 @@ class Workers:
             running.discard(work)
             # While this thread sleeps it must not keep the result alive.
             del work
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._active += change
+            self._announce(self._active)
 
     def stop(self) -> None:
         """Drops work that waits, asks work that runs to end early, and waits a while for it."""
@@ -166,14 +181,15 @@ _pools: dict[str, Workers] = {}
 _making = threading.Lock()
 
 
-def workers_for(device: str, limit: int) -> Workers:
+def workers_for(device: str, limit: int, announce: Callable[[int], None] = lambda _: None) -> Workers:
     """The process's workers for runs on the device of that name, at most ``limit`` threads.
 
-    They are made on first use. Runs on different devices do not wait for each other.
+    ``announce`` is that of :class:`Workers`. They are made on first use. Runs on different devices do not
+    wait for each other.
     """
     with _making:
         if device not in _pools:
-            _pools[device] = Workers(limit, name=f"onnxplan-{device}")
+            _pools[device] = Workers(limit, f"onnxplan-{device}", announce)
             atexit.register(_pools[device].stop)
         return _pools[device]
 

@@ -16,6 +16,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--sweep", action="store_true", help="run every element type of every operator on devices"
     )
+    parser.addoption(
+        "--all-architectures", action="store_true", help="compile every CUDA kernel for every architecture"
+    )
 
 
 @pytest.fixture(scope="session")

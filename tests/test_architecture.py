@@ -23,7 +23,7 @@ KERNELS_MAY_USE = {
     "scalar",
     "selection",
 }
-KERNELS_MAY_USE |= {"target", "view"}
+KERNELS_MAY_USE |= {"records", "target", "view"}
 MEETING_POINT = "runtime/devices.py"
 
 
@@ -89,6 +89,17 @@ def test_only_the_importer_reads_protobuf():
                 continue
             heads = {module.partition(".")[0] for module in imported(path)}
             assert not heads & {"onnx", "onnx_ir", "google"}, f"{path.relative_to(ROOT)} reads protobuf"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_dataclasses_are_made_in_one_place(room):
+    """See :mod:`onnxplan.compiler.records`: those of the standard library take five times as long."""
+    for path in sources(room):
+        if path != ROOT / "compiler" / "records.py":
+            assert "dataclasses.dataclass" not in path.read_text(), path
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module == "dataclasses":
+                    assert "dataclass" not in {name.name for name in node.names}, path
 
 
 @pytest.mark.parametrize("room", [*ROOMS, "tests", "bench", "catalogue", "examples"])

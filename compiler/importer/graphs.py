@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TypeProto
@@ -25,6 +25,7 @@ from onnxplan.compiler.ir import (
     Value,
     ValueType,
 )
+from onnxplan.compiler.records import dataclass
 
 _PLAIN: dict[int, Callable[[AttributeProto], Attribute]] = {
     AttributeProto.FLOAT: lambda proto: proto.f,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import onnx
 from onnx import AttributeProto, NodeProto
 
 from onnxplan.compiler.errors import InvalidModelError
+from onnxplan.compiler.records import dataclass
 
 _UNBOUNDED = 2**31 - 1
 _TYPES: dict[str, int] = dict(AttributeProto.AttributeType.items())

@@ -6,11 +6,11 @@ import errno
 import mmap
 import os
 import stat
-from dataclasses import dataclass
 
 import onnx
 
 from onnxplan.compiler.errors import InvalidModelError
+from onnxplan.compiler.records import dataclass
 
 ModelSource = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto
 

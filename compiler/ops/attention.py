@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import element_type, expression, wide
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, apply, cast, index, reduce, select
 from onnxplan.compiler.view import View

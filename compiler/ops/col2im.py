@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import values, wide
 from onnxplan.compiler.ops.windows import spatial_attribute
 from onnxplan.compiler.primitives import Gather, GatherReduce
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.view import Shape, View
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from dataclasses import dataclass
 
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
@@ -21,6 +20,7 @@ from onnxplan.compiler.ops.windows import (
     window_of,
 )
 from onnxplan.compiler.primitives import Conv
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.trace import Scalar, cast, trace

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from onnxplan.compiler.ops.common import expression, per_channel, scalar_map, wi
 from onnxplan.compiler.ops.convolution import check_groups, convolution_window
 from onnxplan.compiler.ops.windows import Window, channels_first, channels_last
 from onnxplan.compiler.primitives import GatherReduce
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, apply, cast, index, select
 from onnxplan.compiler.view import View

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import expression, wide
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, cast, reduce
 from onnxplan.compiler.view import View

@@ -6,13 +6,13 @@ standard's own test cases.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.trace import Scalar, apply, cast
 
 Floats = npt.NDArray[Any]

@@ -4,7 +4,6 @@ down all trees at once, one level with each group of gathers."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ops.common import scalar_map
 from onnxplan.compiler.ops.ml_common import pick
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.trace import Scalar, apply, index, select
 from onnxplan.compiler.view import View
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ops.common import scalar_map
 from onnxplan.compiler.ops.ml_forest import Forest
 from onnxplan.compiler.primitives import GatherReduce
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.trace import Scalar, select
 from onnxplan.compiler.view import View
 

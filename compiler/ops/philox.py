@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ops.common import TracedBody, expression, wide
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.trace import Scalar, apply, cast, index
 from onnxplan.compiler.view import Shape, View
 

@@ -16,7 +16,8 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from onnxplan.compiler.records import dataclass
 
 MOST_REPETITIONS = 1000
 

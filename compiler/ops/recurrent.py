@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.primitives import Recurrent
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.view import View
 

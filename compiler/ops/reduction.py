@@ -7,7 +7,6 @@ in float32. Empty reductions yield the neutral element: 0, 1, or the end of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from onnxplan.compiler.builder import Builder, layout_order
 from onnxplan.compiler.dtypes import DType
@@ -21,6 +20,7 @@ from onnxplan.compiler.ops.common import (
     wide,
 )
 from onnxplan.compiler.primitives import ArgReduce, Scan
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import Rule, operator
 from onnxplan.compiler.trace import Scalar, apply, cast, reduce, select
 from onnxplan.compiler.view import View

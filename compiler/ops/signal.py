@@ -8,7 +8,6 @@ up the real and imaginary parts, the one-sided forms, the scaling of the inverse
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from onnxplan.compiler.constant_pool import derived_key
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import element_type, integer, normal_axis, single, values, wide
 from onnxplan.compiler.ops.fourier import fast_transform, radices
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import Rule, operator
 from onnxplan.compiler.view import View
 

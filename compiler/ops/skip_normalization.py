@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import expression, normal_axis, wide
 from onnxplan.compiler.ops.reduction import mean
 from onnxplan.compiler.primitives import Gather
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, apply, cast, reduce
 from onnxplan.compiler.view import View

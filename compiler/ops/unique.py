@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from onnxplan.compiler.ops.common import expression, integer, normal_axis, scala
 from onnxplan.compiler.ops.selection import place, place_if, running_count
 from onnxplan.compiler.ops.sorting import sort
 from onnxplan.compiler.primitives import Gather, Scatter
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, apply, index
 from onnxplan.compiler.view import View

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from onnxplan.compiler.ir import Node
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Shape, View
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from dataclasses import dataclass
 from functools import cached_property
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import ExpressionBuilder, Instruction, constant
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Shape, View
 
 

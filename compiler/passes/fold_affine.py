@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.output_views import has_rows
 from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
 from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Storage, View
 
 Array = npt.NDArray[np.float64]

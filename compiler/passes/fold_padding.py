@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from onnxplan.compiler.overlap import may_overlap
 from onnxplan.compiler.passes.composition import compose
@@ -10,6 +10,7 @@ from onnxplan.compiler.passes.elide_copies import is_copy
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.primitives import Conv, MapReduce
 from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Storage, View
 
 

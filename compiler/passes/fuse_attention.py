@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.passes.softmax import Softmax, find_softmax
 from onnxplan.compiler.primitives import Attention, MapReduce, MatMul
 from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Shape, View
 
 NOT_PREFERRED = "the device has no kernel for attention that is faster for these shapes"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, identity
@@ -15,6 +15,7 @@ from onnxplan.compiler.passes.output_views import may_write
 from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import MapReduce, Product, product_operands
 from onnxplan.compiler.program import Operation, Program
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import View
 
 MAX_EXTRAS = 6

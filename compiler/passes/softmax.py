@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, ExpressionBuilder
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.trace import Scalar, apply, reduce, select, trace
 
 COMMUTATIVE = frozenset(["add", "mul", "max", "equal"])

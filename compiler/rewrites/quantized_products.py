@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node, Value
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.rewrites.quantized_values import BYTES, Knowledge, Parameters, Quantized
 
 MICROSOFT = "com.microsoft"

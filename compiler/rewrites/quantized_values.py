@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node, TensorType, Value
+from onnxplan.compiler.records import dataclass
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 BYTES = (DType.INT8, DType.UINT8)

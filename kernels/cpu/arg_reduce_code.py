@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.columns import VECTORS, Group, Lane, for_groups
 from onnxplan.kernels.cpu.emitter import Emitter, Mask

@@ -8,12 +8,12 @@ https://arxiv.org/abs/1805.02867.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import Attention
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View

@@ -7,13 +7,12 @@ of the exponentials are scaled down whenever a row's maximum grows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.attention import WORDS
@@ -282,7 +281,7 @@ class _Kernel:
                 )
                 rows = emitter.minimum(tile.rows, emitter.sub(group, own))
                 places = [place.row(emitter, own) for place in at]
-                self._scoring.call(emitter, source, rows, places, I1(1), I1(1))
+                self._scoring.call(emitter, source, rows, places, I1(1))
 
     def _emit_values(self, results: ir.Value, group: ir.Value, count: ir.Value, key: ir.Value) -> None:
         """Adds the product of a group's weights with the block of values to its results."""

@@ -8,7 +8,6 @@ a panel's columns side by side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from onnxplan.compiler.blocks import empty_block
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.primitives import BlockMatMul
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.tiling import ceil_div

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import Conv, MatMul
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View

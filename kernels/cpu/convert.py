@@ -7,12 +7,12 @@ Microscaling Formats specification.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, HALF, I8, I16, I32, I64, type_suffix
 

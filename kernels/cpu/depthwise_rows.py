@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import Conv
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
@@ -21,18 +22,19 @@ from onnxplan.kernels.matrices import distinct_bytes
 
 FAMILY = "depthwise_rows"
 
-# Taps along an axis that are unrolled, and so many output rows share what they read.
+# Taps along an axis that are unrolled.
 MOST_TAPS = 7
 MOST_STRIDE = 2
-ROWS = 4
-# Input lines that are copied between zeros should stay in the first cache.
-BAND_BYTES = 24 << 10
+# Copies of input lines should stay in the first cache beside what they are copied from.
+COPY_BYTES = 24 << 10
 MOST_SCRATCH = 1 << 18
 
-# The parameter words before the steps of the output and the extras along N, C, y and x.
+# The parameter words before the steps of the output and the extras along N, C, y and x; see Layout.
 WORDS = (
     "units",
     "per_tile",
+    "planes",
+    "group",
     "channels",
     "bands",
     "band",
@@ -42,7 +44,11 @@ WORDS = (
     "in_x",
     "pad_y",
     "pad_x",
+    "lead",
     "pitch",
+    "phase_x",
+    "phase_y",
+    "slot",
     "sums",
     "step_n",
     "step_c",
@@ -50,10 +56,35 @@ WORDS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A register tile: ``rows`` output rows by ``vectors`` vectors of ``lanes``."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How lines of the input stand in scratch memory, in bytes.
+
+    The first one begins at ``lead``, such that what is copied is aligned. Lines are ``pitch`` apart. With a
+    stride of 2 even and odd positions stand ``phase_x`` apart, and so do even and odd lines by ``phase_y``. A
+    plane's band takes ``slot``.
+    """
+
+    lead: int
+    pitch: int
+    phase_x: int
+    phase_y: int
+    slot: int
+
+
 def has_depthwise_rows(conv: Convolution, primitive: Conv, target: Target) -> bool:
     """Is there a kernel for this depthwise convolution if rows adjoin, which fill more than half a vector?"""
     sums = sum_dtype(primitive.accumulator)
-    return (
+    if not (
         conv.channels == conv.features == 1
         and conv.x.dtype is sums
         and conv.w.dtype is sums
@@ -64,24 +95,43 @@ def has_depthwise_rows(conv: Convolution, primitive: Conv, target: Target) -> bo
         and max(conv.dilations) == 1
         and min(conv.pads) >= 0
         and 2 * conv.output.shape[-2] * sums.itemsize > target.vector_bytes
-        and _lines(conv, ROWS) * _line_bytes(conv) <= MOST_SCRATCH
-    )
+    ):
+        return False
+    tile = _register_tile(target, conv)
+    return _layout(conv, tile, tile.rows).slot <= MOST_SCRATCH
 
 
-def _lines(conv: Convolution, rows: int) -> int:
-    """Input lines that so many output rows read."""
-    return (rows - 1) * conv.strides[1] + conv.kernel[1]
+def _register_tile(target: Target, conv: Convolution) -> Tile:
+    """Seven rows divide the extents of nets for images; four waste less on some others."""
+    out_y, out_x = conv.output.shape[2:4]
+    lanes = lane_count(target, conv.x.dtype.itemsize, out_x, 16)
+    vectors = 2 if out_x > lanes else 1
+    # Beside the sums there are the taps of a column, and values.
+    free = target.vector_registers - conv.kernel[1] - vectors
+    heights = [rows for rows in (7, 4) if rows * vectors <= free] or [4]
+    rows = min(heights, key=lambda rows: round_up(out_y, rows)) if out_y > 1 else 1
+    return Tile(rows, vectors, lanes)
 
 
-def _line_bytes(conv: Convolution) -> int:
-    return conv.strides[2] * _pitch(conv)
+def _layout(conv: Convolution, tile: Tile, rows: int) -> Layout:
+    """The layout for ``rows`` output rows."""
+    size, (stride_y, stride_x) = conv.x.dtype.itemsize, conv.strides[1:]
+    read = conv.output.shape[-2] + (conv.kernel[2] - 1) // stride_x
+    written = ceil_div(conv.pads[2] + conv.x.shape[-2], stride_x)
+    pitch = round_up(max(read, written) * size, 64)
+    lines = ceil_div((rows - 1) * stride_y + conv.kernel[1], stride_y)
+    # Whole vectors are written and read, whatever of them lies behind the last line.
+    phase_x = round_up(lines * pitch + (2 * tile.vectors * tile.lanes + MOST_TAPS) * size, 64)
+    phase_y = stride_x * phase_x
+    padding = conv.pads[2] // stride_x * size
+    return Layout(round_up(padding, 64) - padding, pitch, phase_x, phase_y, stride_y * phase_y)
 
 
-def _pitch(conv: Convolution) -> int:
-    """Bytes of one phase of an input line with its padding and what the last vector reads beyond."""
-    positions = round_up(conv.output.shape[-2], 16) + conv.kernel[2]
-    written = ceil_div(conv.pads[2] + conv.x.shape[-2], conv.strides[2])
-    return round_up((max(positions, written) + 16) * conv.x.dtype.itemsize, 64)
+def _band_rows(conv: Convolution, tile: Tile) -> int:
+    """Output rows of a band: all if their lines fit, or as many whole register tiles."""
+    tiles = ceil_div(conv.output.shape[2], tile.rows)
+    fits = (n for n in range(tiles, 1, -1) if _layout(conv, tile, n * tile.rows).slot <= COPY_BYTES)
+    return ceil_div(tiles, ceil_div(tiles, next(fits, 1))) * tile.rows
 
 
 def emit_depthwise_rows(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
@@ -89,34 +139,40 @@ def emit_depthwise_rows(emit: StepEmitter, target: Target, conv: Convolution, pr
     x, output, extras = conv.x, conv.output, conv.extras
     size = x.dtype.itemsize
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, output.rank - 2)
-    lanes = lane_count(target, size, output.shape[-2], 16)
-    out_y = output.shape[2]
-    rows = ROWS if out_y > 1 else 1
-    most = max(1, (BAND_BYTES // _line_bytes(conv) - conv.kernel[1]) // (conv.strides[1] * rows)) * rows
-    bands = ceil_div(out_y, most)
-    band = round_up(ceil_div(out_y, bands), rows)
-    bands = ceil_div(out_y, band)
-    units = output.shape[0] * output.shape[-1] * bands
-    unit_bytes = (_lines(conv, band) * x.shape[-2] + band * output.shape[-2]) * size
-    per_tile = units_per_tile(units, unit_bytes)
-    sums = _lines(conv, band) * _line_bytes(conv)
+    tile = _register_tile(target, conv)
+    band = _band_rows(conv, tile)
+    layout = _layout(conv, tile, band)
+    bands = ceil_div(output.shape[2], band)
+    planes = output.shape[0] * output.shape[-1]
+    plane_bytes = (x.shape[2] * x.shape[-2] + output.shape[2] * output.shape[-2]) * size
+    group = 1 if bands > 1 else max(1, COPY_BYTES // layout.slot)
+    units = ceil_div(planes, group) * bands
+    per_tile = units_per_tile(units, plane_bytes * group // bands)
+    sums = round_up(layout.lead, 64) + group * layout.slot
     w = _weights(emit, target, conv)
     parameters = [
         units,
         per_tile,
+        planes,
+        group,
         output.shape[-1],
         bands,
         band,
         *output.shape[2:4],
         *x.shape[2:4],
         *conv.pads[1:],
-        _pitch(conv),
+        layout.lead,
+        layout.pitch,
+        layout.phase_x,
+        layout.phase_y,
+        layout.slot,
         sums,
         *(x.strides[axis] * size for axis in (0, 4, 2)),
     ]
     for view in (output, *extras):
         parameters += [view.strides[axis] * view.dtype.itemsize for axis in (0, 4, 2, 3)]
-    variant = (x.dtype.label, lanes, rows, conv.kernel[1:], conv.strides[1:], epilogue.variant)
+    shape = (tile.rows, tile.vectors, tile.lanes)
+    variant = (x.dtype.label, shape, conv.kernel[1:], conv.strides[1:], epilogue.variant)
     emit.step(
         KernelSpec(FAMILY, variant),
         (x, w, output, *extras),
@@ -125,7 +181,7 @@ def emit_depthwise_rows(emit: StepEmitter, target: Target, conv: Convolution, pr
         tiles=ceil_div(units, per_tile),
         flops=(2 * conv.taps + epilogue.expression.cost) * output.size,
         bytes_moved=sum(distinct_bytes(view) for view in (x, w, output, *extras)),
-        scratch=sums + 2 * ROWS * lanes * size,
+        scratch=sums + tile.rows * tile.vectors * tile.lanes * size,
         in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
     )
 

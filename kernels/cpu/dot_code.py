@@ -8,61 +8,35 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
-from onnxplan.kernels.cpu.dot import COLUMNS, GROUP, WORDS
+from onnxplan.kernels.cpu.dot import COLUMNS, FAMILY, GROUP
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
-from onnxplan.kernels.cpu.epilogue import Epilogue
-from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
+from onnxplan.kernels.cpu.few_rows_code import FewRows, Finish, Group, Walk, Word, build_few_rows
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
-from onnxplan.kernels.cpu.objects import ObjectCode, compile_module, kernel_symbol
-from onnxplan.kernels.cpu.pack_code import axis_offsets
+from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
-from onnxplan.kernels.cpu.tiling import sum_dtype
 
 
 def build_dot(variant: Variant, target: Target) -> ObjectCode:
     """The kernel of the step of :func:`onnxplan.kernels.cpu.dot.emit_dot`."""
-    a_label, b_label, lanes, epilogue_variant = variant
-    assert isinstance(lanes, int)
-    assert isinstance(epilogue_variant, tuple)
-    epilogue = Epilogue.from_variant(epilogue_variant)
-    sums = sum_dtype(epilogue.accumulator)
-    emitter = Emitter.kernel(kernel_symbol("dot", variant), target, lanes)
-    operands = len(epilogue.dtypes)
-    word = {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
-    steps = [
-        (emitter.parameter(len(WORDS) + 2 * number), emitter.parameter(len(WORDS) + 2 * number + 1))
-        for number in range(operands)
-    ]
-    axes = emitter.offset(emitter.function.args[1], 8 * (len(WORDS) + 2 * operands))
-    core = _register_kernel(emitter, DType.from_label(str(a_label)), DType.from_label(str(b_label)), sums)
-    finish = tile_finisher(emitter, epilogue, lanes, GROUP * sums.itemsize)
-    with emitter.loop(emitter.first, emitter.last) as number:
-        first = emitter.mul(emitter.modulo(number, word["column_tiles"]), word["tile_columns"])
-        last = emitter.minimum(emitter.add(first, word["tile_columns"]), word["columns"])
-        first_batch = emitter.mul(emitter.divide(number, word["column_tiles"]), word["tile_batch"])
-        last_batch = emitter.minimum(emitter.add(first_batch, word["tile_batch"]), word["batch"])
-        with emitter.loop(first_batch, last_batch) as batch:
-            a_offset, b_offset, *offsets = axis_offsets(emitter, axes, word["axes"], batch, 2 + operands)
-            a = emitter.offset(emitter.operand(0), a_offset)
-            b = emitter.offset(emitter.operand(1), b_offset)
-            places = [
-                Place(emitter.offset(emitter.operand(2 + i), offset), *steps[i])
-                for i, offset in enumerate(offsets)
-            ]
-            with emitter.loop(first, last, GROUP) as group, emitter.loop(0, word["rows"]) as row:
-                columns = emitter.minimum(emitter.sub(last, group), GROUP)
-                a_row = emitter.offset(a, emitter.mul(row, word["a_row"]))
-                with emitter.loop(0, columns, COLUMNS) as column:
-                    # What is too much of the last columns repeats the last one.
-                    left = emitter.sub(columns, column)
-                    start = emitter.offset(b, emitter.mul(emitter.add(group, column), word["b_column"]))
-                    target_sums = emitter.element(emitter.scratch, column, sums)
-                    arguments = [a_row, start, word["b_column"], left, word["depth"], target_sums]
-                    emitter.builder.call(core, arguments)
-                here = [place.row(emitter, row).column(emitter, group) for place in places]
-                emitter.builder.call(finish, [emitter.scratch, I64(1), columns, *place_values(here)])
-    emitter.builder.ret_void()
-    return compile_module(emitter.module, emitter.function.name, target, light=True)
+    return build_few_rows(FAMILY, variant, target, lambda choices: GROUP, _prepare)
+
+
+def _prepare(emitter: Emitter, choices: FewRows) -> Walk:
+    core = _register_kernel(emitter, choices.a_dtype, choices.b_dtype, choices.sums)
+
+    def compute(word: Word, group: Group, finish: Finish) -> None:
+        with emitter.loop(0, word["rows"]) as row:
+            a_row = emitter.offset(group.a, emitter.mul(row, word["a_row"]))
+            with emitter.loop(0, group.columns, COLUMNS) as column:
+                # What is too much of the last columns repeats the last one.
+                left = emitter.sub(group.columns, column)
+                start = emitter.offset(group.b, emitter.mul(column, word["b_column"]))
+                target_sums = emitter.element(emitter.scratch, column, choices.sums)
+                arguments = [a_row, start, word["b_column"], left, word["depth"], target_sums]
+                emitter.builder.call(core, arguments)
+            finish(I64(1), group.columns, [place.row(emitter, row) for place in group.places])
+
+    return compute
 
 
 def _register_kernel(emitter: Emitter, a_dtype: DType, b_dtype: DType, sums: DType) -> ir.Function:

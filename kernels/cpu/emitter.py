@@ -16,12 +16,12 @@ integers in their own width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import REDUCTIONS, Expression, Instruction
+from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter_core import Core, Number
 from onnxplan.kernels.cpu.llvm_types import I8, I32, I64, size_of, storage_type, type_suffix

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import TRANSCENDENTAL, Expression, Instruction, identity
 from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import View, normal_strides
 
 # Arithmetic that is worth repeating for every accumulator, such as a requantisation.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from llvmlite import ir
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask, emit_expression
 from onnxplan.kernels.cpu.epilogue import Epilogue

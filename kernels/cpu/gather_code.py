@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 from llvmlite import ir
 
 from onnxplan.compiler.plan import Variant
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.llvm_types import I1, I8, I64
@@ -18,6 +21,8 @@ _NAMES = (
 
 # Runs of as many bytes or more are fetched while the one before is copied.
 FETCHED_AHEAD = 1024
+# Elements that stand side by side are copied so many at a time.
+UNROLL = 4
 
 
 def build_gather(variant: Variant, target: Target) -> ObjectCode:
@@ -43,17 +48,78 @@ def build_gather(variant: Variant, target: Target) -> ObjectCode:
         data = emitter.offset(emitter.operand(0), emitter.add(outer[0], chunk))
         index = emitter.offset(emitter.operand(1), outer[1])
         output = emitter.offset(emitter.operand(2), emitter.add(outer[2], chunk))
-        with emitter.loop(first, last) as number:
-            to = emitter.offset(output, emitter.mul(number, word["out_step"]))
-            if index_size:
-                if not width:
-                    following = emitter.minimum(emitter.add(number, 1), emitter.sub(last, 1))
-                    with emitter.when(emitter.less(FETCHED_AHEAD - 1, length)):
-                        _prefetch(emitter, _source(emitter, word, data, index, following, index_size), length)
-                _copy(emitter, to, _source(emitter, word, data, index, number, index_size), length, width)
-            else:
-                _clear(emitter, to, length, width)
+        run = _Run(data, index, output, first, last, length)
+        if width and index_size:
+            with emitter.branch(_adjoins(emitter, word, width, index_size)) as (then, otherwise):
+                with then:
+                    _copy_elements(emitter, word, run, width, index_size)
+                with otherwise:
+                    _copy_runs(emitter, word, run, width, index_size)
+        else:
+            _copy_runs(emitter, word, run, width, index_size)
     return emitter.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Indices from number ``first`` up to ``last``, each of a run of ``length`` bytes, and their operands."""
+
+    data: ir.Value
+    index: ir.Value
+    output: ir.Value
+    first: ir.Value
+    last: ir.Value
+    length: ir.Value
+
+
+def _copy_runs(emitter: Emitter, word: dict[str, ir.Value], run: _Run, width: int, index_size: int) -> None:
+    with emitter.loop(run.first, run.last) as number:
+        to = emitter.offset(run.output, emitter.mul(number, word["out_step"]))
+        if index_size:
+            if not width:
+                _prefetch_next(emitter, word, run, number, index_size)
+            source = _source(emitter, word, run.data, run.index, number, index_size)
+            _copy(emitter, to, source, run.length, width)
+        else:
+            _clear(emitter, to, run.length, width)
+
+
+def _prefetch_next(
+    emitter: Emitter, word: dict[str, ir.Value], run: _Run, number: ir.Value, index_size: int
+) -> None:
+    """Asks for the run after ``number``, if it is long: hardware does not foresee where it lies."""
+    following = emitter.minimum(emitter.add(number, 1), emitter.sub(run.last, 1))
+    with emitter.when(emitter.less(FETCHED_AHEAD - 1, run.length)):
+        source = _source(emitter, word, run.data, run.index, following, index_size)
+        with emitter.loop(0, run.length, 64) as place:
+            emitter.prefetch(emitter.offset(source, place))
+
+
+def _adjoins(emitter: Emitter, word: dict[str, ir.Value], width: int, index_size: int) -> ir.Value:
+    """Do indices and what they fetch stand side by side, and is all fetched from one line of the data?"""
+    steps = (("data_step", 0), ("index_step", index_size), ("out_step", width))
+    equal = [emitter.builder.icmp_signed("==", word[name], I64(step)) for name, step in steps]
+    return reduce(emitter.builder.and_, equal)
+
+
+def _copy_elements(
+    emitter: Emitter, word: dict[str, ir.Value], run: _Run, width: int, index_size: int
+) -> None:
+    """Copies elements for which :func:`_adjoins` holds, several at a time."""
+
+    def copy(number: ir.Value) -> None:
+        at = emitter.offset(run.index, emitter.mul(number, index_size))
+        moved = emitter.mul(_position(emitter, at, index_size, word["extent"]), word["gather_step"])
+        to = emitter.offset(run.output, emitter.mul(number, width))
+        _copy(emitter, to, emitter.offset(run.data, moved), I64(width), width)
+
+    count = emitter.sub(run.last, run.first)
+    stop = emitter.add(run.first, emitter.mul(emitter.divide(count, UNROLL), UNROLL))
+    with emitter.loop(run.first, stop, UNROLL) as start:
+        for part in range(UNROLL):
+            copy(emitter.add(start, part))
+    with emitter.loop(stop, run.last) as number:
+        copy(number)
 
 
 def _source(
@@ -68,12 +134,6 @@ def _source(
     at = emitter.offset(index, emitter.mul(number, word["index_step"]))
     moved = emitter.mul(_position(emitter, at, index_size, word["extent"]), word["gather_step"])
     return emitter.offset(data, emitter.add(moved, emitter.mul(number, word["data_step"])))
-
-
-def _prefetch(emitter: Emitter, source: ir.Value, length: ir.Value) -> None:
-    """Asks for a run while the one before it is copied: hardware does not foresee where it lies."""
-    with emitter.loop(0, length, 64) as place:
-        emitter.prefetch(emitter.offset(source, place))
 
 
 def _position(emitter: Emitter, address: ir.Value, index_size: int, extent: ir.Value) -> ir.Value:

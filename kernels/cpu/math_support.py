@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from llvmlite import ir
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I8, I16, I32, I64, size_of
 

@@ -8,7 +8,7 @@ points, in 40 digits; odd degrees vanish near 0. At the last interval's middle, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from onnxplan.compiler.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

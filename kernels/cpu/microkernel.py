@@ -13,11 +13,11 @@ https://arxiv.org/abs/1907.02129.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
@@ -30,7 +30,7 @@ from onnxplan.kernels.cpu.epilogue_code import (
     places_of,
     tile_finisher,
 )
-from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER, compute_type
+from onnxplan.kernels.cpu.llvm_types import I1, I32, I64, POINTER, compute_type
 from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
 from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, sum_dtype
@@ -118,45 +118,38 @@ class MicroKernels:
     """The micro-kernels of a module and the code that picks one of them.
 
     There are full, half and single rows and vectors; what is between them computes some more than it needs,
-    so the row table has valid addresses for a whole tile, and packed B is filled up with zeros. Without
-    ``fuses`` there are none that run the epilogue in registers, for users of :meth:`sum` alone.
+    so the row table has valid addresses for a whole tile, and packed B is filled up with zeros. Those of full
+    rows and at least half of the vectors can run a cheap epilogue in registers. Without ``fuses`` none does,
+    for users of :meth:`sum` alone.
     """
 
     def __init__(self, emitter: Emitter, micro: MicroKernel, *, fuses: bool = True) -> None:
         self.micro = micro
+        tile = micro.tile
+        finishing = {ceil_div(tile.vectors, 2), tile.vectors} if fuses and micro.epilogue.is_cheap else set()
         self._cores = {
-            (rows, vectors): _core(emitter, micro, rows, vectors, fused=False)
-            for rows in micro.tile.heights
-            for vectors in micro.tile.widths
+            (rows, vectors): _core(
+                emitter, micro, rows, vectors, finishes=rows == tile.rows and vectors in finishing
+            )
+            for rows in tile.heights
+            for vectors in tile.widths
         }
+        self._finishing = sorted(finishing, reverse=True)
         self._finish = tile_finisher(emitter, micro.epilogue, micro.lanes, micro.row_bytes)
-        widths = sorted({ceil_div(micro.tile.vectors, 2), micro.tile.vectors}, reverse=True)
-        self._fused = {
-            vectors: _core(emitter, micro, micro.tile.rows, vectors, fused=True)
-            for vectors in (widths if fuses and micro.epilogue.is_cheap else [])
-        }
 
     def call(
-        self,
-        emitter: Emitter,
-        source: Source,
-        rows: ir.Value,
-        places: list[Place],
-        single: ir.Value,
-        last: ir.Value,
+        self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], last: ir.Value
     ) -> None:
-        """Computes ``rows`` rows and ``source.columns`` columns; runs the epilogue if ``last`` holds.
-
-        ``single`` (``i1``) says that this call computes the whole sum.
-        """
+        """Computes ``rows`` rows and ``source.columns`` columns; runs the epilogue if ``last`` holds."""
         micro, builder = self.micro, emitter.builder
         after = emitter.function.append_basic_block("product.end")
-        alone = builder.and_(single, builder.icmp_signed("==", rows, I64(micro.tile.rows)))
-        for vectors, core in self._fused.items():
+        whole = builder.icmp_signed("==", rows, I64(micro.tile.rows))
+        for vectors in self._finishing:
             width = I64(vectors * micro.lanes)
-            full = builder.and_(alone, builder.icmp_signed("==", source.columns, width))
+            full = builder.and_(whole, builder.icmp_signed("==", source.columns, width))
             with emitter.when(full):
-                builder.call(core, source.values + place_values(places))
+                core = self._cores[micro.tile.rows, vectors]
+                builder.call(core, [*source.values, last, *place_values(places)])
                 builder.branch(after)
         self.sum(emitter, source, rows)
         with emitter.when(last):
@@ -181,34 +174,48 @@ class MicroKernels:
                 builder.icmp_signed("<=", vectors, I64(vector_count)),
             )
             with emitter.when(fits):
-                builder.call(core, source.values)
+                unread = core.function_type.args[len(source.values) :]
+                builder.call(core, source.values + [ir.Constant(kind, None) for kind in unread])
                 builder.branch(after)
         builder.unreachable()
         builder.position_at_end(after)
 
 
-def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, fused: bool) -> ir.Function:
-    """The micro-kernel for one tile size; ``fused`` ends with the epilogue instead of storing the tile."""
-    count = len(micro.epilogue.dtypes) if fused else 0
-    name = f"{'fused' if fused else 'core'}_{rows}x{vectors}"
+def _core(emitter: Emitter, micro: MicroKernel, rows: int, vectors: int, *, finishes: bool) -> ir.Function:
+    """The micro-kernel for one tile size.
+
+    One that ``finishes`` has further arguments: an ``i1`` that says whether it runs the epilogue instead of
+    storing the tile, and the places of the output and the extras.
+    """
     types = _SOURCE_TYPES + (_AHEAD_TYPES if micro.ahead else [])
-    inner = local_function(emitter, name, types + PLACE_TYPES * count, micro.lanes)
-    source = Source(*inner.function.args[: len(types)])
-    places = places_of(list(inner.function.args[len(types) :]))
-    if fused:
+    further = [I1, *PLACE_TYPES * len(micro.epilogue.dtypes)] if finishes else []
+    inner = local_function(emitter, f"core_{rows}x{vectors}", types + further, micro.lanes)
+    arguments = list(inner.function.args)
+    source = Source(*arguments[: len(types)])
+    if not finishes:
+        _store_tile(inner, micro, source, _sums(inner, micro, source, rows, vectors))
+        inner.builder.ret_void()
+        return inner.function
+    last, places = arguments[len(types)], places_of(arguments[len(types) + 1 :])
+    with inner.when(last):
         _prefetch(inner, places[0], rows, vectors * micro.lanes * micro.epilogue.dtypes[0].itemsize)
-    sums = _sums(inner, micro, source, rows, vectors, accumulate=not fused)
-    if fused:
-        for i in range(rows):
-            at = [place.row(inner, I64(i)) for place in places]
-            for j in range(vectors):
-                emit_epilogue(inner, micro.epilogue, sums[i][j], at, I64(j * micro.lanes), None)
-    else:
-        for i in range(rows):
-            for j in range(vectors):
-                inner.store(sums[i][j], _tile_slot(inner, micro, source.tile, i, j), micro.dtype)
+    sums = _sums(inner, micro, source, rows, vectors)
+    with inner.branch(last) as (finish, store):
+        with finish:
+            for i, row in enumerate(sums):
+                at = [place.row(inner, I64(i)) for place in places]
+                for j, total in enumerate(row):
+                    emit_epilogue(inner, micro.epilogue, total, at, I64(j * micro.lanes), None)
+        with store:
+            _store_tile(inner, micro, source, sums)
     inner.builder.ret_void()
     return inner.function
+
+
+def _store_tile(inner: Emitter, micro: MicroKernel, source: Source, sums: Grid) -> None:
+    for i, row in enumerate(sums):
+        for j, total in enumerate(row):
+            inner.store(total, _tile_slot(inner, micro, source.tile, i, j), micro.dtype)
 
 
 def _prefetch(inner: Emitter, output: Place, rows: int, row_bytes: int) -> None:
@@ -223,13 +230,9 @@ def _tile_slot(inner: Emitter, micro: MicroKernel, tile: ir.Value, row: int, vec
     return inner.offset(tile, row * micro.row_bytes + vector * micro.target.vector_bytes)
 
 
-def _sums(
-    inner: Emitter, micro: MicroKernel, source: Source, rows: int, vectors: int, *, accumulate: bool
-) -> Grid:
+def _sums(inner: Emitter, micro: MicroKernel, source: Source, rows: int, vectors: int) -> Grid:
     """Emits the loops over taps and over the length; returns the accumulators after them."""
-    start = zeros(inner, micro.dtype, rows, vectors)
-    if accumulate:
-        start = _resume(inner, micro, source, start)
+    start = _resume(inner, micro, source, zeros(inner, micro.dtype, rows, vectors))
     limits: list[Mask | None] = [None] * vectors
     if micro.masked:
         limits = [inner.mask(inner.sub(source.columns, j * micro.lanes)) for j in range(vectors)]

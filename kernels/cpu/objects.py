@@ -11,7 +11,6 @@ import functools
 import hashlib
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -19,6 +18,7 @@ from llvmlite import ir
 
 from onnxplan.compiler.errors import CompilerError
 from onnxplan.compiler.plan import KernelSpec, Variant
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 
 ALLOWED_UNDEFINED = frozenset(["memcpy", "memmove", "memset"])

@@ -12,6 +12,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.axes import compute_itemsize, lane_count, units_per_tile
 from onnxplan.kernels.cpu.pool_rows import emit_pool_rows, is_by_rows
+from onnxplan.kernels.pool_places import place_strides
 
 FAMILY = "pool"
 
@@ -46,7 +47,7 @@ def select_pool(operation: Operation, emit: StepEmitter, target: Target) -> None
     per_tile = units_per_tile(units, unit_bytes * block)
     parameters = [units, per_tile, -(-row // block), block, channels, math.prod(x.shape[1:-1])]
     parameters += [_step(view, -1) for view in _three(views)] + [_step(view, 0) for view in _three(views)]
-    places = _place_strides(primitive, x)
+    places = place_strides(primitive, x)
     ends = primitive.count_padding or (0,) * spatial
     for _ in range(padding):
         parameters += [1, 1, 1, 1, 0, 1, 1, 0, 0, 0, 0]
@@ -83,16 +84,3 @@ def _three(views: tuple[View, ...]) -> tuple[View, View, View]:
 
 def _step(view: View, axis: int) -> int:
     return view.strides[axis] * view.dtype.itemsize
-
-
-def _place_strides(primitive: Pool, x: View) -> list[int]:
-    """How far positions along each spatial axis are apart in a flattened channel."""
-    spatial = x.shape[1:-1]
-    order = list(range(len(spatial)))
-    if not primitive.column_major:
-        order.reverse()
-    strides, step = [0] * len(spatial), 1
-    for axis in order:
-        strides[axis] = step
-        step *= spatial[axis]
-    return strides

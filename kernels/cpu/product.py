@@ -6,8 +6,8 @@ No code generation here; :mod:`onnxplan.kernels.cpu.product_code` reads the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.tiling import Problem, RegisterTile, Tiling, ceil_div, round_up
@@ -72,4 +72,4 @@ def place_words(views: Sequence[View], row_axis: int, column_axis: int) -> list[
 
 def product_seconds(target: Target, problem: Problem, bytes_moved: int) -> float:
     """The estimated time of a product of quads, of which the target multiplies as many as it does floats."""
-    return target.launch + max(problem.flops / target.flops, bytes_moved / target.bandwidth)
+    return target.seconds(problem.flops, bytes_moved)

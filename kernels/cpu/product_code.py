@@ -6,12 +6,12 @@ MatMul and Conv differ in where the rows of A come from only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.block_unpack_code import panel_unpacker
 from onnxplan.kernels.cpu.block_weights import BlockFormat
@@ -27,6 +27,9 @@ from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
+
+AHEAD_BYTES = 8192
+"""How far ahead of its use a row of B is fetched that is used once."""
 
 PackPanel = Callable[[ir.Value, ir.Value, ir.Value, ir.Value], None]
 """``(target, b, column, columns)``: writes the code that packs the columns of B from ``column`` on."""
@@ -266,7 +269,7 @@ class _TileWriter:
             )
             count = emitter.minimum(emitter.sub(tile.rows, row), height)
             row_places = [place.row(emitter, row) for place in places]
-            self._kernels.call(emitter, source, count, row_places, self._single, last)
+            self._kernels.call(emitter, source, count, row_places, last)
             accumulators.value = emitter.offset(accumulators.value, self._accumulator_step)
             if ahead:
                 ahead.place.value = emitter.offset(ahead.place.value, ahead.block_step)
@@ -287,7 +290,7 @@ class _TileWriter:
         return self._emitter.offset(self._tile.b, self._emitter.mul(number, self._word["b_panel"]))
 
     def _ahead(self, panel: ir.Value, block: Block, b: ir.Value, last: ir.Value) -> _Ahead:
-        """The block of B that comes next, spread over this block's calls."""
+        """The block of B that comes next, spread over this block's calls, or what is near in a lone call."""
         emitter, word, tile = self._emitter, self._word, self._tile
         length = emitter.mul(block.taps, block.length)
         next_panel = emitter.add(panel, 1)
@@ -297,6 +300,10 @@ class _TileWriter:
             deeper = emitter.offset(b, emitter.mul(length, word["b_row"]))
             place = emitter.builder.select(last, place, deeper)
         step = ahead_step(emitter, word["b_row"], row_blocks(emitter, tile.rows, self._code.tile))
+        # Rows of B that are used once are read at the speed of memory: a whole block ahead would be too far.
+        once = emitter.builder.icmp_signed("<=", tile.rows, I64(self._code.tile.rows))
+        place = emitter.builder.select(once, emitter.offset(b, AHEAD_BYTES), place)
+        step = emitter.builder.select(once, word["b_row"], step)
         return _Ahead(emitter.variable(place), step, emitter.mul(step, length))
 
 

@@ -9,7 +9,6 @@ whose tiles share the hidden units.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -18,10 +17,12 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import Recurrent
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.pack import pack_array
+from onnxplan.kernels.recurrent_operands import operand_names
 
 FAMILY = "recurrent"
 PACK_FAMILY = "recurrent_pack"
@@ -37,17 +38,6 @@ LONGEST_SHARED_SEQUENCE = 512
 # How many times faster than memory the caches that hold the weights are.
 CACHE_SPEED = 8
 ROW_BLOCKS = (1, 2, 4, 6)
-
-
-def operand_names(kind: str, linear_before_reset: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The kernel's operands: those it reads, and those it writes (some of which it reads as well)."""
-    reads = ("gates", "r", "initial_h", "lengths")
-    if kind == "lstm":
-        return (*reads, "initial_c", "peepholes"), ("y", "y_h", "y_c", "state", "cell")
-    if kind == "gru":
-        work = () if linear_before_reset else ("update", "reset")
-        return (*reads, "recurrent_bias"), ("y", "y_h", "state", *work)
-    return reads, ("y", "y_h", "state")
 
 
 # The kernel's parameters after these: for each operand of ``STEPPED``, bytes between its last axis's elements

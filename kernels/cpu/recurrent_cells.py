@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu.activations import Activations
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 

@@ -23,10 +23,10 @@ from onnxplan.kernels.cpu.recurrent import (
     PARAMETERS,
     SECOND_PHASE,
     STEPPED,
-    operand_names,
 )
 from onnxplan.kernels.cpu.recurrent_cells import CELLS, Cell, Row
 from onnxplan.kernels.cpu.registers import local_function
+from onnxplan.kernels.recurrent_operands import operand_names
 
 # Sums in flight, so that the latency of additions is hidden where a tile has few of its own.
 CHAINS = 8

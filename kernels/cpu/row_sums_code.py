@@ -9,14 +9,11 @@ from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
-from onnxplan.kernels.cpu.epilogue import Epilogue
-from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
+from onnxplan.kernels.cpu.few_rows_code import FewRows, Finish, Group, Walk, Word, build_few_rows
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
-from onnxplan.kernels.cpu.objects import ObjectCode, compile_module, kernel_symbol
-from onnxplan.kernels.cpu.pack_code import axis_offsets
+from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.registers import local_function, multiply_add
-from onnxplan.kernels.cpu.row_sums import GROUP_BYTES, WORDS
-from onnxplan.kernels.cpu.tiling import sum_dtype
+from onnxplan.kernels.cpu.row_sums import FAMILY, GROUP_BYTES
 
 MOST_DEPTH = 8
 """Rows of B that are added at a time; each is a stream of memory."""
@@ -24,45 +21,20 @@ MOST_DEPTH = 8
 
 def build_row_sums(variant: Variant, target: Target) -> ObjectCode:
     """The kernel of the step of :func:`onnxplan.kernels.cpu.row_sums.emit_row_sums`."""
-    rows, a_label, b_label, lanes, epilogue_variant = variant
-    assert isinstance(rows, int)
-    assert isinstance(lanes, int)
-    assert isinstance(epilogue_variant, tuple)
-    epilogue = Epilogue.from_variant(epilogue_variant)
-    sums = sum_dtype(epilogue.accumulator)
-    group_columns = GROUP_BYTES // sums.itemsize
-    emitter = Emitter.kernel(kernel_symbol("row_sums", variant), target, lanes)
-    operands = len(epilogue.dtypes)
-    word = {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
-    steps = [
-        (emitter.parameter(len(WORDS) + 2 * number), emitter.parameter(len(WORDS) + 2 * number + 1))
-        for number in range(operands)
-    ]
-    axes = emitter.offset(emitter.function.args[1], 8 * (len(WORDS) + 2 * operands))
-    add = _adder(emitter, rows, DType.from_label(str(a_label)), DType.from_label(str(b_label)), sums)
-    finish = tile_finisher(emitter, epilogue, lanes, GROUP_BYTES)
-    with emitter.loop(emitter.first, emitter.last) as number:
-        first = emitter.mul(emitter.modulo(number, word["column_tiles"]), word["tile_columns"])
-        last = emitter.minimum(emitter.add(first, word["tile_columns"]), word["columns"])
-        first_batch = emitter.mul(emitter.divide(number, word["column_tiles"]), word["tile_batch"])
-        last_batch = emitter.minimum(emitter.add(first_batch, word["tile_batch"]), word["batch"])
-        with emitter.loop(first_batch, last_batch) as batch:
-            a_offset, b_offset, *offsets = axis_offsets(emitter, axes, word["axes"], batch, 2 + operands)
-            a = emitter.offset(emitter.operand(0), a_offset)
-            b = emitter.offset(emitter.operand(1), b_offset)
-            places = [
-                Place(emitter.offset(emitter.operand(2 + i), offset), *steps[i])
-                for i, offset in enumerate(offsets)
-            ]
-            with emitter.loop(first, last, group_columns) as group:
-                columns = emitter.minimum(emitter.sub(last, group), group_columns)
-                start = emitter.element(b, group, DType.from_label(str(b_label)))
-                arguments = [word["rows"], a, word["a_row"], word["a_depth"], start, word["b_row"]]
-                emitter.builder.call(add, [*arguments, word["depth"], columns, emitter.scratch])
-                here = [place.column(emitter, group) for place in places]
-                emitter.builder.call(finish, [emitter.scratch, word["rows"], columns, *place_values(here)])
-    emitter.builder.ret_void()
-    return compile_module(emitter.module, emitter.function.name, target, light=True)
+    return build_few_rows(
+        FAMILY, variant, target, lambda choices: GROUP_BYTES // choices.sums.itemsize, _prepare
+    )
+
+
+def _prepare(emitter: Emitter, choices: FewRows) -> Walk:
+    add = _adder(emitter, choices.rows, choices.a_dtype, choices.b_dtype, choices.sums)
+
+    def compute(word: Word, group: Group, finish: Finish) -> None:
+        arguments = [word["rows"], group.a, word["a_row"], word["a_depth"], group.b, word["b_row"]]
+        emitter.builder.call(add, [*arguments, word["depth"], group.columns, emitter.scratch])
+        finish(word["rows"], group.columns, group.places)
+
+    return compute
 
 
 def _adder(emitter: Emitter, rows: int, a_dtype: DType, b_dtype: DType, sums: DType) -> ir.Function:

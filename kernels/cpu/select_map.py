@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
@@ -18,55 +16,37 @@ from onnxplan.kernels.cpu.walk import TILE_BYTES, access_class, inner_parameters
 from onnxplan.kernels.geometry import (
     Axis,
     axes_of,
-    carrier,
     ceil_div,
     collapse,
-    flip_negative,
     in_place_pairs,
     pad_axes,
     unique_bytes,
 )
+from onnxplan.kernels.map_operands import MapOperands
 
 
 def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     """Emits the step of a MapReduce without reductions."""
-    primitive = operation.primitive
-    assert isinstance(primitive, MapReduce)
-    expression, shape = primitive.expression, primitive.shape
-    if 0 in shape:
+    found = MapOperands.of(operation)
+    if 0 in found.shape:
         return
-    used = sorted({i.arguments[0] for i in expression.instructions if i.op == "input"})
-    indexed = sorted({i.arguments[0] for i in expression.instructions if i.op == "index"})
-    views = [operation.inputs[number] for number in used] + list(operation.outputs)
-    count, outputs = len(used), len(operation.outputs)
-    # Coordinates are operands too: they must not be reversed, so nothing is.
-    if not indexed:
-        views = flip_negative(views, range(count, len(views)))
-    copies = primitive.name == "copy"
-    kernel_types = [view.dtype for view in views]
-    strides = [list(view.strides) for view in views]
-    if copies:
-        element, parts = carrier(views[0].dtype)
-        expression, kernel_types = identity(element), [element] * 2
-        shape = (*shape, parts)
-        strides = [[*(stride * parts for stride in row), 1] for row in strides]
-    coordinates = [[int(axis == wanted) for axis in range(len(shape))] for wanted in indexed]
-    strides[count:count] = coordinates
+    expression, count = found.expression, found.count
+    strides = [*found.strides[:count], *found.coordinates, *found.strides[count:]]
     total = len(strides)
-    priority = [*range(total - outputs, total), *range(count)]
-    axes = collapse(axes_of(shape, strides), priority)
-    if copies and select_transpose(axes, views, kernel_types[0], emit, target):
+    priority = [*range(total - len(found.outputs), total), *range(count)]
+    axes = collapse(axes_of(found.shape, strides), priority)
+    if found.copies and select_transpose(axes, found.views, found.dtypes[0], emit, target):
         return
     inner = axes[-1] if axes else Axis(1, (1,) * total)
     outer = pad_axes(axes[:-1], total)
     kinds = "".join(map(access_class, inner.strides))
-    labels = [dtype.label for dtype in kernel_types]
-    labels[count:count] = ["index"] * len(indexed)
+    labels = [dtype.label for dtype in found.dtypes]
+    labels[count:count] = ["index"] * len(found.indexed)
     sizes = [1 if label == "index" else DType.from_label(label).itemsize for label in labels]
     streamed = streamed_output(
-        target, views[count:], kinds, inner.extent, lane_count(expression, labels, target)
+        target, found.outputs, kinds, inner.extent, lane_count(expression, labels, target)
     )
-    variant = (expression, tuple(labels), kinds, (*used, *indexed), len(outer), streamed)
+    variant = (expression, tuple(labels), kinds, (*found.used, *found.indexed), len(outer), streamed)
     weight = expression.cost + sum(
         size
         for size, kind, label in zip(sizes, kinds, labels, strict=True)
@@ -76,16 +56,16 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     chunks = ceil_div(inner.extent, length)
     parameters, tiles = walk_parameters(outer, sizes, chunks, length * weight)
     parameters += [inner.extent, length, *inner_parameters(inner, sizes, kinds)]
-    points = math.prod(shape)
+    points = math.prod(found.shape)
     emit.step(
         KernelSpec("map", variant),
-        tuple(views),
-        tuple(range(count, len(views))),
+        found.views,
+        tuple(range(count, len(found.views))),
         tuple(parameters),
         tiles=tiles,
         flops=points * expression.cost,
-        bytes_moved=sum(map(unique_bytes, views)),
-        in_place=in_place_pairs(views[:count], views[count:]),
+        bytes_moved=sum(map(unique_bytes, found.views)),
+        in_place=in_place_pairs(found.inputs, found.outputs),
     )
 
 

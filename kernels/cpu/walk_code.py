@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from llvmlite import ir
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Variable
 

@@ -13,7 +13,6 @@ Convolution for Deep Neural Networks", https://arxiv.org/abs/1803.10986, for the
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from onnxplan.compiler.blocks import empty_block
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import Conv
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View

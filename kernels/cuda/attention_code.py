@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.attention_products import (
     hold_queries,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, identity
 from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View

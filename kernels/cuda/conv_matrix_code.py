@@ -7,10 +7,10 @@ ones are on their way. Sums stay in registers until the epilogue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.conv_window import WINDOW_WORDS, first_taps, inside_taps, next_tap, row_origins
 from onnxplan.kernels.cuda.indexing import offsets

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, ExpressionBuilder, Instruction, identity
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.view import View, normal_strides
 

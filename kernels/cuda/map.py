@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
@@ -17,14 +15,13 @@ from onnxplan.kernels.cuda.source import check_words
 from onnxplan.kernels.cuda.transpose import select_transpose
 from onnxplan.kernels.geometry import (
     axes_of,
-    carrier,
     ceil_div,
     collapse,
-    flip_negative,
     in_place_pairs,
     pad_axes,
     unique_bytes,
 )
+from onnxplan.kernels.map_operands import MapOperands
 
 __all__ = ["build_map", "select_map"]
 
@@ -34,41 +31,25 @@ BLOCKS_WANTED = 4
 
 def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     """Emits the step of a MapReduce without reductions."""
-    primitive = operation.primitive
-    assert isinstance(primitive, MapReduce)
-    expression, shape = primitive.expression, primitive.shape
-    if 0 in shape:
+    found = MapOperands.of(operation)
+    if 0 in found.shape:
         return
-    used = sorted({i.arguments[0] for i in expression.instructions if i.op == "input"})
-    indexed = sorted({i.arguments[0] for i in expression.instructions if i.op == "index"})
-    views = [operation.inputs[number] for number in used] + list(operation.outputs)
-    count = len(used)
-    # Coordinates are operands too: they must not be reversed, so nothing is.
-    if not indexed:
-        views = flip_negative(views, range(count, len(views)))
-    kernel_types = [view.dtype for view in views]
-    strides = [list(view.strides) for view in views]
-    copies = primitive.name == "copy"
-    if copies:
-        element, parts = carrier(views[0].dtype)
-        expression, kernel_types = identity(element), [element] * 2
-        shape = (*shape, parts)
-        strides = [[*(stride * parts for stride in row), 1] for row in strides]
-    strides += [[int(axis == wanted) for axis in range(len(shape))] for wanted in indexed]
+    expression, count, views = found.expression, found.count, found.views
+    strides = [*found.strides, *found.coordinates]
     priority = [*range(count, len(views)), *range(count)]
-    merged = collapse(axes_of(shape, strides), priority)
-    if copies and select_transpose(merged, views[0], views[1], kernel_types[0], emit):
+    merged = collapse(axes_of(found.shape, strides), priority)
+    if found.copies and select_transpose(merged, views[0], views[1], found.dtypes[0], emit):
         return
     axes = pad_axes(merged, len(strides))
     points = points_of(axes)
     group, kinds = 0, ""
     if count <= MOST_GROUPED:
-        sizes = [dtype.itemsize for dtype in kernel_types]
+        sizes = [dtype.itemsize for dtype in found.dtypes]
         group, kinds = grouping(axes, (), sizes, range(count, len(views)))
-    labels = tuple(dtype.label for dtype in kernel_types)
+    labels = tuple(dtype.label for dtype in found.dtypes)
     variant = (
-        BLOCK_THREADS, expression, labels, (*used, *indexed), count, len(axes), index_type(points, axes),
-        kinds, group,
+        BLOCK_THREADS, expression, labels, (*found.used, *found.indexed), count, len(axes),
+        index_type(points, axes), kinds, group,
     )  # fmt: skip
     if group:
         # Few points are spread over all multiprocessors first.
@@ -82,11 +63,11 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     check_words(len(views), len(parameters))
     emit.step(
         KernelSpec("map", variant),
-        tuple(views),
+        views,
         tuple(range(count, len(views))),
         parameters,
         tiles=tiles,
-        flops=math.prod(primitive.shape) * expression.cost,
+        flops=math.prod(found.shape) * expression.cost,
         bytes_moved=sum(map(unique_bytes, views)),
-        in_place=in_place_pairs(views[:count], views[count:]),
+        in_place=in_place_pairs(found.inputs, found.outputs),
     )

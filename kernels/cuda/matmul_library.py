@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from onnxplan.compiler.expression import Expression, identity
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target

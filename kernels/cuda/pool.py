@@ -15,7 +15,6 @@ from onnxplan.compiler.primitives import Pool
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
-from onnxplan.compiler.view import View
 from onnxplan.kernels.cuda.conv_window import (
     count_taps,
     declare_window,
@@ -28,6 +27,7 @@ from onnxplan.kernels.cuda.expression_code import literal_of
 from onnxplan.kernels.cuda.indexing import BLOCK_THREADS, index_type
 from onnxplan.kernels.cuda.source import KernelSource, KernelText
 from onnxplan.kernels.geometry import ceil_div, reach
+from onnxplan.kernels.pool_places import place_strides
 from onnxplan.kernels.scalar_cuda import compute_type, loaded, stored
 
 FAMILY = "pool"
@@ -49,7 +49,7 @@ def select_pool(operation: Operation, emit: StepEmitter, target: Target) -> None
         return
     views = (x, *operation.outputs)
     windows = window_words(x, y, primitive.kernel, primitive.strides, primitive.dilations, primitive.pads)
-    places = _place_strides(primitive, x)
+    places = place_strides(primitive, x)
     ends = primitive.count_padding or (0,) * len(windows)
     parameters = [y.size, y.shape[-1], math.prod(x.shape[1:-1])]
     for view in views:
@@ -78,19 +78,6 @@ def _lanes(target: Target, outputs: int, taps: int) -> int:
     if taps < TAPS_WORTH_SHARING or outputs >= BUSY_THREADS * target.threads:
         return 1
     return 32 if taps >= MANY_TAPS else 8
-
-
-def _place_strides(primitive: Pool, x: View) -> list[int]:
-    """How far positions along each spatial axis are apart in a flattened channel."""
-    spatial = x.shape[1:-1]
-    order = list(range(len(spatial)))
-    if not primitive.column_major:
-        order.reverse()
-    strides, step = [0] * len(spatial), 1
-    for axis in order:
-        strides[axis] = step
-        step *= spatial[axis]
-    return strides
 
 
 def build_pool(variant: Any, target: Target) -> KernelSource:

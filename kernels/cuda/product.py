@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from onnxplan.compiler.dtypes import DType
@@ -15,6 +14,7 @@ from onnxplan.compiler.expression import Expression, identity
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View

@@ -8,10 +8,10 @@ next is on its way in registers. Places outside of the matrices repeat the last 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.kernels.cuda.expression_code import Names, statements
 from onnxplan.kernels.cuda.indexing import declare_axes, offsets

@@ -9,7 +9,6 @@ plan step (or two), whose blocks share the hidden units.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,12 +17,14 @@ from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import MapReduce, Recurrent
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cuda.map import select_map
 from onnxplan.kernels.cuda.source import check_words
 from onnxplan.kernels.geometry import ceil_div
+from onnxplan.kernels.recurrent_operands import operand_names
 
 FAMILY = "recurrent"
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -49,17 +50,6 @@ STEPPED = {
     "y": 3, "y_h": 2, "y_c": 2,
 }  # fmt: skip
 """Ranks of the operation's operands, in the order of their strides among the parameters."""
-
-
-def operand_names(kind: str, linear_before_reset: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The kernel's operands: those it reads, and those it writes (some of which it reads as well)."""
-    reads = ("gates", "r", "initial_h", "lengths")
-    if kind == "lstm":
-        return (*reads, "initial_c", "peepholes"), ("y", "y_h", "y_c", "state", "cell")
-    if kind == "gru":
-        work = () if linear_before_reset else ("update", "reset")
-        return (*reads, "recurrent_bias"), ("y", "y_h", "state", *work)
-    return reads, ("y", "y_h", "state")
 
 
 @dataclass(frozen=True, slots=True)

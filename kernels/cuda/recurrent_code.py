@@ -14,7 +14,6 @@ from onnxplan.kernels.cuda.recurrent import (
     PARAMETERS,
     SECOND_PHASE,
     STEPPED,
-    operand_names,
 )
 from onnxplan.kernels.cuda.recurrent_cells import (
     activation,
@@ -26,6 +25,7 @@ from onnxplan.kernels.cuda.recurrent_cells import (
     rnn_cell,
 )
 from onnxplan.kernels.cuda.source import KernelSource, KernelText
+from onnxplan.kernels.recurrent_operands import operand_names
 from onnxplan.kernels.scalar_cuda import cast, compute_type, loaded, stored
 
 _BUFFERS = ("state", "cell", "update", "reset")

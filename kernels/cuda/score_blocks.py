@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.expression import Expression, ExpressionBuilder, Instruction
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.scalar import evaluate_quietly
 from onnxplan.compiler.view import View
 

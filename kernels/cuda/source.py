@@ -6,9 +6,8 @@ all 64-bit words. So steps of all kernels are launched alike, and constant memor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.scalar_cuda import PRELUDE, storage_type
 
 MOST_WORDS = 500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import typer
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import MapType, OptionalType, SequenceType, TensorType, ValueType
+from onnxplan.compiler.records import dataclass
 from onnxplan.feeds import suggest
 from onnxplan.infos import TensorInfo, ValueInfo, may_be_absent
 from onnxplan.session import InferenceSession

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from onnxplan.cli.terminal import add_row, console, table
+from onnxplan.compiler.records import dataclass
 from onnxplan.session import InferenceSession
 
 BLOCK_SECONDS = 0.2

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.onnxruntime.core import host_value, overlaps
 from onnxplan.onnxruntime.devices import OrtDevice, device_name
 from onnxplan.onnxruntime.errors import Fail, InvalidArgument

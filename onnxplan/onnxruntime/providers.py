@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from onnxplan.compiler.errors import DeviceUnavailableError
+from onnxplan.compiler.records import dataclass
 from onnxplan.onnxruntime.errors import UnsupportedFeatureError
 from onnxplan.runtime.devices import open_device
 

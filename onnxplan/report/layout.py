@@ -9,7 +9,8 @@ plan of 5,000 steps takes milliseconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from onnxplan.compiler.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

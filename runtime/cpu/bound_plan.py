@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxplan.compiler.plan import Constant, ExecutionPlan, Operand, Step
+from onnxplan.compiler.plan import Binding, Constant, ExecutionPlan, Operand, Step
 from onnxplan.runtime.cpu.layout import (
     CLOSED,
     MAX_RANGES,
@@ -202,8 +203,8 @@ def _check_buffers(plan: ExecutionPlan) -> None:
                 raise ValueError(f"operand {operand} of step {step.kernel} lies outside of its buffer")
 
 
-def _binding_bytes(item: Any) -> int:
-    return int(np.prod(item.shape, dtype=np.int64)) * int(item.dtype.itemsize)
+def _binding_bytes(item: Binding | Constant) -> int:
+    return math.prod(item.shape) * item.dtype.itemsize
 
 
 def _fits(operand: Operand, size: int) -> bool:

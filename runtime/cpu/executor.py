@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.errors import OutOfMemoryError, SessionClosedError
 from onnxplan.compiler.plan import ExecutionPlan, Kernels
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cpu.bound_plan import BoundPlan, Constants

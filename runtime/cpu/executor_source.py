@@ -31,7 +31,7 @@ from onnxplan.runtime.cpu.layout import (
     StepWord,
     TeamWord,
 )
-from onnxplan.runtime.cpu.native_builder import NativeFunction, Variable, Word, compile_module
+from onnxplan.runtime.cpu.native_builder import Condition, NativeFunction, Variable, Word, compile_module
 from onnxplan.runtime.cpu.processor_source import build_move_away, note_processor
 
 LOW = 0xFFFFFFFF
@@ -75,6 +75,11 @@ def _build_spin(module: Any) -> NativeFunction:
     return f
 
 
+def _is_crowded(f: NativeFunction, team: Word) -> Condition:
+    """Whether callers alone are going to fill the cores, though some are between two runs."""
+    return f.atomic_load(team, TeamWord.EXPECTED) >= f.load(team, TeamWord.CORES)
+
+
 def _build_wake(module: Any) -> NativeFunction:
     """``wake(team, seat)``: wakes up to two sleepers, if the seat has places and the machine idle cores.
 
@@ -85,7 +90,7 @@ def _build_wake(module: Any) -> NativeFunction:
     team, seat = f.arguments
     with f.count(2), f.loop() as attempt:
         sleepers = f.atomic_load(team, TeamWord.SLEEPERS, "seq_cst")
-        f.give_if(sleepers.equals(0), 0)
+        f.give_if(sleepers.equals(0) | _is_crowded(f, team), 0)
         idle = f.load(team, TeamWord.CORES) - f.atomic_load(team, TeamWord.BUSY, "seq_cst")
         free = (~(f.atomic_load(seat, SeatWord.PLACES) | CLOSED)).count_ones()
         waking = f.atomic_load(team, TeamWord.WAKING)
@@ -103,7 +108,8 @@ def _build_find(module: Any) -> NativeFunction:
     """``find(team)``: a seat with tiles to claim and a free place, while a core is idle; else 0."""
     f = NativeFunction(module, "find", 1)
     (team,) = f.arguments
-    f.give_if(f.atomic_load(team, TeamWord.BUSY, "seq_cst") >= f.load(team, TeamWord.CORES), 0)
+    is_full = f.atomic_load(team, TeamWord.BUSY, "seq_cst") >= f.load(team, TeamWord.CORES)
+    f.give_if(is_full | _is_crowded(f, team), 0)
     seats = f.variable(f.atomic_load(team, TeamWord.OPEN, "seq_cst"))
     with f.loop() as loop:
         loop.leave_if(seats.get().equals(0))
@@ -268,7 +274,7 @@ def _build_work(module: Any, take: NativeFunction) -> NativeFunction:
     own = place % f.load(plan, PlanWord.RANGES)
     idle, counted, seen = (f.variable(value) for value in (0, 1, -1))
     with f.loop() as loop:
-        loop.leave_if(f.atomic_load(team, TeamWord.STOP).differs(0))
+        loop.leave_if(f.atomic_load(team, TeamWord.STOP).differs(0) | _is_crowded(f, team))
         busy = f.atomic_load(team, TeamWord.BUSY)
         with (
             f.when(busy > f.load(team, TeamWord.CORES)),

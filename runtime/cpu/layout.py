@@ -16,6 +16,7 @@ class TeamWord:
 
     ``BUSY`` counts callers and helpers at work, ``SLEEPERS`` helpers that sleep and that nobody has woken,
     ``WAKING`` those on their way, ``WAKES`` all wake-ups so far; ``OPEN`` has a bit for each seat in use.
+    ``EXPECTED`` is how many callers there are going to be, those in runs among them, as far as it is known.
     """
 
     CORES = 0
@@ -45,6 +46,7 @@ class TeamWord:
     WAKING = 3 * LINE + 1
     WAKES = 3 * LINE + 2
     OPEN = 4 * LINE
+    EXPECTED = 5 * LINE
     SEATS = 6 * LINE
 
 

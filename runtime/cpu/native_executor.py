@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cpu.object_layout import object_layout
 from onnxplan.runtime.cpu.semaphore import function_address
 from onnxplan.runtime.library import LOADER, tool_key

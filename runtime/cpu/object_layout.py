@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from onnxplan.compiler.records import dataclass
 
 WORD_BYTES = 8
 DTYPE_WORDS = (16, 24)

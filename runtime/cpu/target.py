@@ -7,9 +7,9 @@ import functools
 import os
 import platform
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.cpu.layout import MAX_WORKERS
 

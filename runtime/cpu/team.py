@@ -89,6 +89,10 @@ class Team:
         """How often a sleeping helper was woken."""
         return int(self._words[TeamWord.WAKES])
 
+    def expect(self, callers: int) -> None:
+        """Helpers stay away while ``callers``, which are in runs or about to be, fill the cores."""
+        self._words[TeamWord.EXPECTED] = callers
+
     def ensure(self, helpers: int) -> None:
         """Starts threads until there are ``helpers`` of them, or one less than cores."""
         wanted = min(helpers, self.cores - 1)
@@ -191,6 +195,12 @@ def process_team(store: KernelStore, supplied: Supplied | None = None) -> Team:
                 atexit.register(team.stop)
                 _process_team = team
     return _process_team
+
+
+def expect_callers(callers: int) -> None:
+    """:meth:`Team.expect` of the process's team, where there is one."""
+    if _process_team is not None:
+        _process_team.expect(callers)
 
 
 def _after_fork_in_child() -> None:

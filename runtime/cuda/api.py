@@ -11,10 +11,11 @@ import ctypes
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from onnxplan.compiler.errors import DeviceUnavailableError
+from onnxplan.compiler.records import dataclass
 
 CUDA_ERROR_NO_DEVICE = 100
 CUDA_ERROR_INSUFFICIENT_DRIVER = 35

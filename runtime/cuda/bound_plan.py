@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.plan import ExecutionPlan, KernelSpec, Step
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cuda.branches import Work, schedule
 from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.matmul import FAMILY, BoundProduct, Product, workspace_limit

@@ -7,9 +7,9 @@ steps that do not depend on each other come to lie on several, where that is est
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from onnxplan.compiler.plan import ExecutionPlan, Operand
+from onnxplan.compiler.records import dataclass
 
 MOST_BRANCHES = 4
 """Streams of one graph."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from onnxplan.compiler.errors import DeviceUnavailableError, OnnxPlanError
 from onnxplan.compiler.plan import CompiledPlan, KernelSpec
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import Artifact, TargetEntry
@@ -94,6 +95,9 @@ class CudaDevice:
     def concurrency(self) -> int:
         """Runs in flight at once of all sessions together; of one plan there are as many as it has slots."""
         return WORKERS
+
+    def expect_runs(self, count: int) -> None:
+        """Nothing hangs on it: runs share the device, not the threads that wait for it."""
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, host: bool) -> Any:
         """A new tensor of undefined elements: a NumPy array with ``host``, else a :class:`DeviceArray`.

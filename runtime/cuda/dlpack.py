@@ -7,13 +7,13 @@ https://dmlc.github.io/dlpack/latest/python_spec.html (capsule names, who delete
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 
 KDL_CPU = 1
 KDL_CUDA = 2

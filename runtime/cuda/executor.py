@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from onnxplan.compiler.plan import CompiledPlan, ExecutionPlan, KernelSpec
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.cuda.array import DeviceArray

@@ -10,9 +10,10 @@ import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from onnxplan.compiler.records import dataclass
 
 NEEDED = ("CuPy", "NVRTC", "cuBLASLt", "cudart")
 CUPY_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "cupy")

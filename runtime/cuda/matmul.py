@@ -10,11 +10,11 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from onnxplan.compiler.errors import DeviceError, UnsupportedOperatorError
 from onnxplan.compiler.plan import ExecutionPlan, Step
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cuda.cublaslt import (
     CUBLAS_COMPUTE_32F,
     CUBLAS_COMPUTE_32F_FAST_TF32,

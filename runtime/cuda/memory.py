@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.plan import Binding, ExecutionPlan
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cuda.context import LEGACY_STREAM, CudaContext, DeviceMemory
 
 HostArray = npt.NDArray[Any]

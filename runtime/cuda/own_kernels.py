@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 
 PROBE = KernelSpec("probe")

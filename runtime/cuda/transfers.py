@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.plan import ExecutionPlan
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.context import CudaContext
 from onnxplan.runtime.cuda.memory import BLOCK_ALIGNMENT, SMALL_BYTES, Layout

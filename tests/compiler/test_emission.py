@@ -56,6 +56,15 @@ def test_times_follow_the_slower_of_arithmetic_and_memory():
     assert seconds(flops=int(TARGET.flops), bytes_moved=0) == pytest.approx(4)
 
 
+def test_what_fits_into_a_cache_is_estimated_at_its_speed():
+    target = replace(TARGET, device="cpu", cache_bytes=(1 << 15, 1 << 20, 1 << 25), bandwidth=1e10)
+    sizes = (1 << 14, 1 << 19, 1 << 20, 1 << 24, 1 << 25, 1 << 26)
+    speeds = [size / target.seconds(0, size) / target.bandwidth for size in sizes]
+    assert speeds == pytest.approx([8, 8, 2, 2, 1, 1])
+    assert replace(target, device="cuda").seconds(0, 1 << 19) == (1 << 19) / target.bandwidth
+    assert replace(target, cache_bytes=()).seconds(0, 1 << 14) == (1 << 14) / target.bandwidth
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.bool_])
 @pytest.mark.parametrize("shape", [(0,), (3, 5), (1000,)])
 def test_alignment(dtype, shape):

@@ -8,6 +8,7 @@ void cuda_shim_copy_wait(unsigned);
 void cuda_shim_fault(int);
 }
 #include <csetjmp>
+#include <cstring>
 #include <cstdio>
 #include <cstdlib>
 #include <ucontext.h>

@@ -1,9 +1,8 @@
 // CUDA C on the CPU: what generated kernels use of CUDA, for one thread of a block at a time.
 // Threads of a block are fibers that change at barriers; kernels without barriers run them as a loop.
 #pragma once
-#include <cmath>
-#include <cstdint>
-#include <cstring>
+#include <stdint.h>
+#include <string.h>
 
 #define ONNXPLAN_EMULATED 1
 #define __global__
@@ -57,9 +56,9 @@ static inline int cuda_shim_lane() { return (int)(cuda_shim_thread.x & 31u); }
 template <class T> static inline T cuda_shim_shuffle(unsigned mask, T value, int source) {
     static_assert(sizeof(T) <= 8, "a shuffle moves 4 or 8 bytes");
     unsigned long long bits = 0;
-    std::memcpy(&bits, &value, sizeof value);
+    memcpy(&bits, &value, sizeof value);
     bits = cuda_shim_exchange(mask, bits, source);
-    std::memcpy(&value, &bits, sizeof value);
+    memcpy(&value, &bits, sizeof value);
     return value;
 }
 template <class T> static inline T __shfl_sync(unsigned mask, T v, int source, int width = 32) {
@@ -98,7 +97,7 @@ template <class T> static inline T __ldg(const T* p) { return *p; }
 template <class To, class From> static inline To cuda_shim_bits(From a) {
     static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
     To b;
-    std::memcpy(&b, &a, sizeof b);
+    memcpy(&b, &a, sizeof b);
     return b;
 }
 static inline unsigned __float_as_uint(float a) { return cuda_shim_bits<unsigned>(a); }
@@ -107,21 +106,8 @@ static inline float __uint_as_float(unsigned a) { return cuda_shim_bits<float>(a
 static inline float __int_as_float(int a) { return cuda_shim_bits<float>(a); }
 static inline long long __double_as_longlong(double a) { return cuda_shim_bits<long long>(a); }
 static inline double __longlong_as_double(long long a) { return cuda_shim_bits<double>(a); }
-static inline float __double2float_rn(double a) { return (float)a; }
-static inline float __fadd_rn(float a, float b) { volatile float c = a + b; return c; }
-static inline float __fmul_rn(float a, float b) { volatile float c = a * b; return c; }
-static inline float __fdiv_rn(float a, float b) { return a / b; }
-static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-static inline double __dadd_rn(double a, double b) { volatile double c = a + b; return c; }
-static inline double __dmul_rn(double a, double b) { volatile double c = a * b; return c; }
-static inline float rsqrtf(float a) { return (float)(1.0 / std::sqrt((double)a)); }
-static inline double rsqrt(double a) { return 1.0 / std::sqrt(a); }
 static inline int __popc(unsigned a) { return __builtin_popcount(a); }
 static inline int __popcll(unsigned long long a) { return __builtin_popcountll(a); }
 static inline int __clz(int a) { return a ? __builtin_clz((unsigned)a) : 32; }
 static inline int __clzll(long long a) { return a ? __builtin_clzll((unsigned long long)a) : 64; }
 static inline int __ffs(int a) { return __builtin_ffs(a); }
-using std::isinf;
-using std::isnan;
-template <class A> static inline A min(A a, A b) { return b < a ? b : a; }
-template <class A> static inline A max(A a, A b) { return a < b ? b : a; }

@@ -20,7 +20,7 @@ template <int LATER> static inline void onnxplan_copy_wait() { cuda_shim_copy_wa
 static void cuda_shim_matrices(unsigned (&words)[4], const void* row, bool transposed) {
     if ((uintptr_t)row % 16) cuda_shim_fault(4);
     unsigned mine[2], all[32][2];
-    std::memcpy(mine, &row, 8);
+    memcpy(mine, &row, 8);
     cuda_shim_gather(mine, 2, &all[0][0]);
     const int lane = cuda_shim_lane();
     for (int matrix = 0; matrix < 4; ++matrix) {
@@ -29,7 +29,7 @@ static void cuda_shim_matrices(unsigned (&words)[4], const void* row, bool trans
             const int line = transposed ? 2 * (lane % 4) + i : lane / 4;
             const int place = transposed ? lane / 4 : 2 * (lane % 4) + i;
             const unsigned short* start;
-            std::memcpy(&start, all[8 * matrix + line], 8);
+            memcpy(&start, all[8 * matrix + line], 8);
             halves[i] = start[place];
         }
         words[matrix] = halves[0] | (unsigned)halves[1] << 16;

@@ -20,6 +20,9 @@ from onnxplan.runtime.object_loader import ObjectLoader
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
 FLAGS = ["-std=c++17", "-O1", "-w", "-fPIC", "-pipe", "-ffp-contract=off", "-fno-strict-aliasing"]
+# Kernels include C headers alone: libstdc++'s double the time that a small kernel takes.
+KERNEL_FLAGS = [*FLAGS, "-nostdinc++"]
+SOURCES = ("cuda_shim.h", "cuda_shim_math.h", "cuda_shim_matrix.h", "cuda_shim.cpp")
 SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p)
 KERNEL = re.compile(r'extern "C" __global__ void __launch_bounds__\((\d+)\)\s+(\w+)\(')
 ARGUMENTS = re.compile(r"struct Arguments \{ long long words\[(\d+)\]; \};")
@@ -90,7 +93,7 @@ def _compile(text: str) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         source, code = Path(scratch) / "kernel.cpp", Path(scratch) / "kernel.o"
         source.write_text(text)
-        _run([*FLAGS, f"-I{folder}", "-c", str(source), "-o", str(code)])
+        _run([*KERNEL_FLAGS, f"-I{folder}", "-c", str(source), "-o", str(code)])
         temporary = folder / f"{kept.stem}.{os.getpid()}.{threading.get_ident()}"
         shutil.copyfile(code, temporary)
         os.replace(temporary, kept)
@@ -100,21 +103,21 @@ def _compile(text: str) -> bytes:
 @functools.cache
 def _prepared() -> Path:
     """A folder with the precompiled header and the scheduler; made once for each state of the sources."""
-    header, matrices = (HERE / "cuda_shim.h").read_text(), (HERE / "cuda_shim_matrix.h").read_text()
-    scheduler = (HERE / "cuda_shim.cpp").read_text()
+    texts = [(HERE / name).read_text() for name in SOURCES]
     version = subprocess.run([str(COMPILER), "--version"], capture_output=True, text=True, check=True).stdout
-    digest = hashlib.sha256(
-        "\0".join([header, matrices, scheduler, PRELUDE, version, *FLAGS]).encode()
-    ).hexdigest()
+    digest = hashlib.sha256("\0".join([*texts, PRELUDE, version, *FLAGS, *KERNEL_FLAGS]).encode()).hexdigest()
     folder = HERE.parent.parent / "build" / "test-emulator" / digest[:16]
     if not (folder / "ready").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-        (scratch / "cuda_shim.h").write_text(header)
-        matrices = matrices.replace("#pragma once", "")
-        (scratch / "prelude.h").write_text(f'#pragma once\n#include "cuda_shim.h"\n{PRELUDE}\n{matrices}')
-        (scratch / "cuda_shim.cpp").write_text(scheduler)
-        _run([*FLAGS, "-x", "c++-header", str(scratch / "prelude.h"), "-o", str(scratch / "prelude.h.gch")])
+        for name, text in zip(SOURCES, texts, strict=True):
+            (scratch / name).write_text(text)
+        # The matrix instructions convert by functions of the prelude.
+        header = scratch / "prelude.h"
+        header.write_text(
+            f'#include "cuda_shim.h"\n#include "cuda_shim_math.h"\n{PRELUDE}\n#include "cuda_shim_matrix.h"\n'
+        )
+        _run([*KERNEL_FLAGS, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
         # Fibers change stacks, which the checked longjmp takes for an error.
         library = ["-U_FORTIFY_SOURCE", "-shared", str(scratch / "cuda_shim.cpp")]
         _run([*FLAGS, *library, "-o", str(scratch / "libcuda_shim.so")])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import emulator
 from cupy_backends.cuda.libs import nvrtc as real_nvrtc
 from standin_errors import CudaStatus
 from standin_kernels import pack_cubin
@@ -27,7 +28,7 @@ ARCHITECTURE = re.compile(r"(?:-arch|--gpu-architecture)=((?:sm|compute)_(\d+)[a
 def _compiler_digest(compile_source: Callable[[str], bytes]) -> int:
     """A number for the state of the emulator and the form of its cubins."""
     digest = zlib.crc32(getattr(compile_source, "__qualname__", "").encode())
-    for name in ("cuda_shim.h", "cuda_shim_matrix.h", "cuda_shim.cpp", "emulator.py", "standin_kernels.py"):
+    for name in (*emulator.SOURCES, "emulator.py", "standin_kernels.py"):
         digest = zlib.crc32((Path(__file__).parent / name).read_bytes(), digest)
     return digest
 

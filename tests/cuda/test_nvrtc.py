@@ -1,11 +1,15 @@
-"""Every generated kernel that the suites and the model zoo meet compiles with NVRTC, which needs no GPU."""
+"""Every generated kernel that the suites and the model zoo meet compiles with NVRTC, which needs no GPU.
+
+For which architectures says ``architectures.py``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 
 import pytest
-from kernel_specs import SHARED_KILOBYTES, declared, kernels_of, suite_kernels, target_of
+from architectures import ARCHITECTURES, REFERENCE, cover, new_sources, words
+from kernel_specs import declared, kernels_of, suite_kernels, target_of
 from nvrtc_batches import CompilationError, compile_kernels
 
 from bench import models
@@ -15,7 +19,6 @@ from onnxplan.kernels.cuda.registry import FAMILIES, build
 from onnxplan.kernels.cuda.tensor_core import multiplies
 from tests.models.light_networks import NAMES, with_random_weights
 
-ARCHITECTURES = tuple(SHARED_KILOBYTES)
 SHARDS = 8
 
 MOST_STACK = 64
@@ -44,6 +47,18 @@ def suite():
         return suite_kernels()
 
 
+@pytest.fixture(scope="session")
+def covering(suite):
+    """Kernels of ``suite`` that use all that its families use."""
+    return cover(suite)
+
+
+@pytest.fixture
+def everywhere(suite, covering, pytestconfig):
+    """Those of ``suite`` that are compiled for all architectures."""
+    return set(suite) if pytestconfig.getoption("all_architectures") else covering
+
+
 def shard_of(spec):
     return int(hashlib.sha256(spec.key.encode()).hexdigest(), 16) % SHARDS
 
@@ -57,50 +72,75 @@ def is_chosen(spec, target):
     return True
 
 
-def check(nvrtc, specs, architecture, record):
-    """Compiles kernels, and on sm_90 bounds their use of local memory."""
+def sources_of(specs, architecture):
     target = target_of(architecture)
-    sources = {spec: build(spec, target) for spec in specs if is_chosen(spec, target)}
+    return {spec: build(spec, target) for spec in specs if is_chosen(spec, target)}
+
+
+def check(nvrtc, specs, everywhere, architecture, record):
+    """Compiles kernels, and on the reference bounds their use of local memory.
+
+    On other architectures: those in ``everywhere``, and those that are not what the reference compiles.
+    """
+    sources = sources_of(specs, architecture)
+    new = new_sources(sources, sources_of(specs, REFERENCE), architecture)
+    sources = {spec: source for spec, source in sources.items() if spec in everywhere or spec in new}
     try:
         usages = compile_kernels(nvrtc, list(sources.values()), architecture, f"{architecture}-{record}")
     except CompilationError as error:
         wrong = [str(spec) for spec, source in sources.items() if source is error.source]
         pytest.fail(f"{architecture}: {', '.join(wrong)}\n{error}", pytrace=False)
-    if architecture != "sm_90":
+    if architecture != REFERENCE:
         return
     for spec, usage in zip(sources, usages, strict=True):
         assert usage.stack <= MOST_STACK, f"{spec} from {specs[spec]}: {usage}"
 
 
+def check_everywhere(nvrtc, specs, record, config):
+    everywhere = set(specs) if config.getoption("all_architectures") else cover(specs)
+    for architecture in ARCHITECTURES:
+        check(nvrtc, specs, everywhere, architecture, record)
+
+
 @pytest.mark.parametrize("shard", range(SHARDS))
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_kernels_of_the_suites(nvrtc, suite, architecture, shard):
+def test_kernels_of_the_suites(nvrtc, suite, everywhere, architecture, shard):
     specs = {spec: name for spec, name in suite.items() if shard_of(spec) == shard}
     assert len(specs) > 100
-    check(nvrtc, specs, architecture, f"suites-{shard}")
+    check(nvrtc, specs, everywhere, architecture, f"suites-{shard}")
 
 
 def test_the_suites_meet_all_families(nvrtc, suite):
     assert {spec.family for spec in suite} == set(FAMILIES)
 
 
+def test_what_a_family_uses_is_compiled_for_all_architectures(suite, covering):
+    assert len(covering) < len(suite) / 10
+    for family in FAMILIES:
+        used, compiled = (
+            frozenset().union(
+                *(words(build(spec, target_of(REFERENCE))) for spec in specs if spec.family == family)
+            )
+            for specs in (suite, covering)
+        )
+        assert used == compiled, family
+
+
 @pytest.mark.parametrize("name", list(models.ZOO))
-def test_kernels_of_the_model_zoo(nvrtc, name):
+def test_kernels_of_the_model_zoo(nvrtc, name, pytestconfig):
     specs = {}
     for dynamic in (False, True):
         if not models.is_exported(name, dynamic=dynamic):
             pytest.skip(f"{name} is not exported: run make test-models")
         path = models.path(name, dynamic=dynamic)
         specs |= dict.fromkeys(kernels_of(path, models.feeds(name)), name)
-    for architecture in ARCHITECTURES:
-        check(nvrtc, specs, architecture, name)
+    check_everywhere(nvrtc, specs, name, pytestconfig)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kernels_of_the_light_networks(nvrtc, name):
+def test_kernels_of_the_light_networks(nvrtc, name, pytestconfig):
     model = with_random_weights(name)
     given = {tensor.name for tensor in model.graph.initializer}
     feeds = {value.name: declared(value) for value in model.graph.input if value.name not in given}
     specs = dict.fromkeys(kernels_of(model, feeds), name)
-    for architecture in ARCHITECTURES:
-        check(nvrtc, specs, architecture, name)
+    check_everywhere(nvrtc, specs, name, pytestconfig)

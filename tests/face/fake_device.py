@@ -164,6 +164,9 @@ class FakeDevice:
     def compiled_kernels(self) -> int:
         return self.inner.compiled_kernels
 
+    def expect_runs(self, count: int) -> None:
+        pass
+
     @property
     def loaded_kernels(self) -> int:
         return self.inner.loaded_kernels

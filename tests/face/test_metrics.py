@@ -58,7 +58,7 @@ def test_runs_are_counted_and_timed(registry):
         assert value("onnxplan_sessions", CPU) == 1
         assert value("onnxplan_runs_in_flight", CPU) == 0
         memory = session.memory()
-        for kind in ("constants", "slots"):
+        for kind in ("constants", "slots", "results"):
             assert value("onnxplan_memory_bytes", {**CPU, "kind": kind}) == getattr(memory, kind)
         assert value("onnxplan_memory_peak_bytes", CPU) == memory.peak > 0
         compiled = session.compiled_kernels

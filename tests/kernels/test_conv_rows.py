@@ -65,6 +65,12 @@ def test_depthwise_in_several_bands_and_tiles(isa):
     check_depthwise(isa, rng, (100, 130), (5, 5), (2, 2), (2, 2), extras=1, channels=3)
 
 
+def test_depthwise_in_several_groups_of_planes(isa):
+    rng = np.random.default_rng(16)
+    check_depthwise(isa, rng, (14, 14), (3, 3), (1, 1), (1, 1), extras=2, channels=37)
+    check_depthwise(isa, rng, (15, 19), (5, 5), (2, 2), (2, 2), extras=1, channels=41)
+
+
 @pytest.mark.parametrize("dtype", [F64, DType.INT32])
 def test_depthwise_of_other_types(isa, dtype):
     check_depthwise(isa, np.random.default_rng(4), (6, 21), (3, 3), (1, 1), (1, 1), dtype=dtype)

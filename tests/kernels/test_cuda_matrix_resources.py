@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import harness
 import pytest
+from architectures import ARCHITECTURES, REFERENCE, new_sources
 from harness import Recorder, dense
-from kernel_specs import SHARED_KILOBYTES, target_of
+from kernel_specs import target_of
 from nvrtc_batches import compile_kernels
 
 from bench import cuda_matrix_resources
@@ -21,7 +22,6 @@ from onnxplan.compiler.trace import apply, cast, trace
 from onnxplan.kernels.cuda.registry import CudaKernels, build
 from onnxplan.runtime.cuda.compiler import compile_cubin
 
-ARCHITECTURES = tuple(SHARED_KILOBYTES)
 F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
 MOST_STACK = 32
 """Bytes of registers that a kernel may spill: only around its inner loops."""
@@ -60,21 +60,40 @@ def targets(architecture):
     return strict, replace(strict, math="fast")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("head", [32, 64, 96, 128, 256])
-def test_attention_fits(nvrtc, architecture, head):
-    found = []
+def usages(nvrtc, sources_of, architecture, record, config):
+    """What kernels take of a thread, but those that are what the reference compiles.
+
+    ``sources_of`` gives the kernels that are chosen for an architecture.
+    """
+    sources = sources_of(architecture)
+    if not config.getoption("all_architectures"):
+        sources = new_sources(sources, sources_of(REFERENCE), architecture)
+    return dict(
+        zip(sources, compile_kernels(nvrtc, list(sources.values()), architecture, record), strict=True)
+    )
+
+
+def attention_sources(architecture, head):
+    found = {}
     for target in targets(architecture):
         for dtype in (F16, BF16, F32):
             operation = attention(dtype, head)
             if CudaKernels(target).prefers(operation):
                 (step,) = steps_of(operation, target)
                 assert step.scratch <= target.cache_bytes[0]
-                found.append(step.kernel)
-    sources = [build(spec, target_of(architecture)) for spec in found]
-    usages = compile_kernels(nvrtc, sources, architecture, f"attention-{architecture}-{head}")
-    assert len(usages) == (4 if architecture == "sm_75" else 6)
-    for spec, usage in zip(found, usages, strict=True):
+                found[step.kernel] = build(step.kernel, target_of(architecture))
+    assert len(found) == (2 if architecture == "sm_75" else 4)
+    return found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("head", [32, 64, 96, 128, 256])
+def test_attention_fits(nvrtc, architecture, head, pytestconfig):
+    def sources_of(architecture):
+        return attention_sources(architecture, head)
+
+    record = f"attention-{architecture}-{head}"
+    for spec, usage in usages(nvrtc, sources_of, architecture, record, pytestconfig).items():
         small = architecture == "sm_75" and head == 256
         assert usage.stack <= (MOST_STACK_OF_SMALL if small else MOST_STACK), (spec, usage)
 
@@ -150,9 +169,8 @@ def convolution(dtype, name, batch=64):
     return Operation(primitive, (x, w, residual), (output,))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_convolutions_fit(nvrtc, architecture):
-    found = set()
+def convolution_sources(architecture):
+    found = {}
     for target in targets(architecture):
         for dtype in (F16, BF16, F32):
             for name in CONVOLUTIONS:
@@ -160,12 +178,15 @@ def test_convolutions_fit(nvrtc, architecture):
                     for step in steps_of(convolution(dtype, name, batch), target):
                         if step.kernel.family == "conv_matrix":
                             assert step.scratch <= target.cache_bytes[0]
-                            found.add(step.kernel)
-    specs = sorted(found, key=str)
-    sources = [build(spec, target_of(architecture)) for spec in specs]
-    usages = compile_kernels(nvrtc, sources, architecture, f"convolution-{architecture}")
-    assert len(usages) >= 3
-    for spec, usage in zip(specs, usages, strict=True):
+                            found[step.kernel] = build(step.kernel, target_of(architecture))
+    assert len(found) >= 3
+    return found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_convolutions_fit(nvrtc, architecture, pytestconfig):
+    record = f"convolution-{architecture}"
+    for spec, usage in usages(nvrtc, convolution_sources, architecture, record, pytestconfig).items():
         assert usage.stack <= MOST_STACK, (spec, usage)
 
 

@@ -47,6 +47,16 @@ def test_element_types(isa, dtype, index_dtype):
         check(isa, rng, dtype, index_dtype, shape, axis, indices, ("holes", "gaps"), "reversed")
 
 
+@pytest.mark.parametrize("index_dtype", [DType.INT32, DType.INT64])
+def test_elements_side_by_side(isa, index_dtype):
+    """Copied several at a time, with every rest, in several tiles, and from strided data."""
+    rng = np.random.default_rng(5)
+    for count in (*range(1, 10), 30_011):
+        for dtype in (DType.FLOAT32, DType.UINT8):
+            check(isa, rng, dtype, index_dtype, (11,), 0, (count,), ("dense", "dense"), "dense")
+        check(isa, rng, DType.FLOAT32, index_dtype, (3, 11), 1, (count,), ("holes", "dense"), "dense")
+
+
 def test_nothing_to_gather_from_gives_zeros(isa):
     rng = np.random.default_rng(3)
     check(isa, rng, DType.FLOAT32, DType.INT64, (4, 0, 3), 1, (2,), ("dense", "dense"), "gaps")

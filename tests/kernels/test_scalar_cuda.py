@@ -56,9 +56,9 @@ CASES = [(f"f{number}", *case) for number, case in enumerate(cases())]
 def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scalar_cuda")
     source, binary = folder / "scalar.cpp", folder / "scalar.so"
-    text = '#include "cuda_shim.h"\n' + scalar_cuda.PRELUDE + "".join(function_text(*case) for case in CASES)
-    source.write_text(text)
-    options = ["-O1", "-fwrapv", "-ffp-contract=off", "-w", "-shared", "-fPIC", f"-I{emulator.HERE}"]
+    headers = '#include "cuda_shim.h"\n#include "cuda_shim_math.h"\n'
+    source.write_text(headers + scalar_cuda.PRELUDE + "".join(function_text(*case) for case in CASES))
+    options = [*emulator.KERNEL_FLAGS, "-fwrapv", "-shared", f"-I{emulator.HERE}"]
     subprocess.run([emulator.COMPILER, *options, "-o", binary, source], check=True)
     return ctypes.CDLL(str(binary))
 

@@ -75,3 +75,39 @@ def test_repeated_elements(times, isa):
     selector(isa).select(operation, recorder)
     if not is_cuda(isa):
         assert (recorder.steps[0].kernel.family == "interleave") == (times <= 8)
+
+
+def exchanged(dtype, outer, rows, columns, offset=0):
+    """``outer`` matrices and where they go transposed, both ``offset`` elements into their storages."""
+    shape, size = (outer, rows, columns), outer * rows * columns + offset
+    source = View(Storage(dtype, size), offset, shape, (rows * columns, columns, 1))
+    result = View(Storage(dtype, size), offset, shape, (rows * columns, 1, rows))
+    return source, result
+
+
+@pytest.mark.skipif("sm_90" not in ISAS, reason="needs a C++ compiler")
+@pytest.mark.parametrize("dtype", [DType.UINT8, DType.FLOAT16, DType.FLOAT32, DType.FLOAT64])
+@pytest.mark.parametrize(
+    ("outer", "rows", "columns", "offset"),
+    [
+        (1, 64, 64, 0),
+        (2, 72, 200, 0),
+        (1, 200, 72, 1),
+        (3, 8, 40, 0),
+        (2, 40, 1000, 0),
+        (1, 65, 72, 0),
+        (2, 9, 35, 3),
+    ],
+)
+def test_groups_of_sixteen_bytes_on_cuda(dtype, outer, rows, columns, offset):
+    source, result = exchanged(dtype, outer, rows, columns, offset)
+    operation = copy_between(source, result)
+    content = np.random.default_rng(0).integers(0, 200, source.storage.size).astype(dtype.numpy)
+    (got,) = run_operation(operation, {source.storage: content}, "sm_90")
+    np.testing.assert_array_equal(got, array_of(source, content))
+    recorder = Recorder()
+    selector("sm_90").select(operation, recorder)
+    (step,) = recorder.steps
+    group = min(16 // dtype.itemsize, 8)
+    assert step.kernel.family == "transpose"
+    assert step.kernel.variant[-1] == (0 if rows % group or columns % group else group)

@@ -238,6 +238,28 @@ def test_callers_that_fill_the_cores_send_helpers_away(kernels):
     team.stop()
 
 
+def test_callers_that_are_expected_to_fill_the_cores_keep_helpers_away(kernels):
+    team = Team(load_executor(KernelStore(None)), 2)
+    shared = CpuExecutor(hold_plan(2, tiles=2), [], kernels, team=team)
+    team.expect(2)
+    first = HeldRun(shared)
+    wait_until(lambda: first.started[0] == 1 and team.sleepers == team.helpers == 1)
+    time.sleep(0.02)
+    assert (int(first.started[0]), team.busy, team.wakes) == (1, 1, 0)
+    first.release()
+    np.testing.assert_array_equal(first.after, 1)
+    team.expect(1)
+    second = HeldRun(shared)
+    wait_until(lambda: second.started[0] == 2)
+    assert team.busy == 2
+    team.expect(2)
+    second.release()
+    np.testing.assert_array_equal(second.after, 1)
+    wait_until(lambda: team.sleepers == 1)
+    assert team.busy == 0
+    team.stop()
+
+
 def test_team_with_semaphores_of_the_interpreter(kernels, monkeypatch):
     """As on a system that has no semaphores which native code could use."""
 

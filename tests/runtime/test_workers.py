@@ -77,6 +77,27 @@ def test_threads_are_made_only_as_needed():
     pool.stop()
 
 
+def test_workers_tell_how_many_have_work():
+    told = []
+    pool = Workers(2, announce=told.append)
+    gates = [threading.Event() for _ in range(3)]
+
+    async def main():
+        jobs = [pool.submit(lambda _flag, gate=gate: gate.wait(SECONDS)) for gate in gates]
+        while told != [1, 2]:
+            await asyncio.sleep(0.001)
+        for gate in gates:
+            gate.set()
+        assert all(await asyncio.gather(*jobs))
+        while told[-1]:
+            await asyncio.sleep(0.001)
+        assert told == [1, 2, 1, 0]
+        assert await pool.submit(lambda _flag: told[-1]) == 1
+
+    asyncio.run(main())
+    pool.stop()
+
+
 def test_cancelled_work_that_waits_is_dropped_at_once():
     class Feed:
         pass
