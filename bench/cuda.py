@@ -1,8 +1,9 @@
 """``make bench-cuda``: a GPU beside PyTorch and its own limits, in less than nine minutes, with a record.
 
-Copy bandwidth and product rates, the cost of a run and of a step, tasks beside each other, new shapes, every
-step of some models, and whole models at batch 1 and 32, on the device and from the host. Whatever fails is
-named in the record and ends nothing else. Exit status 2 without a CUDA device.
+Copy bandwidth and product rates, the cost of a run and of a step, tasks beside each other, new shapes, whole
+models at batch 1 and 32, on the device and from the host, the algorithms of their products, and every step of
+some. Which bars were reached is printed and recorded (:mod:`bench.cuda_bars`). Whatever fails is named in the
+record and ends nothing else. Exit status 2 without a CUDA device.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from bench import record
+from bench.cuda_bars import judge
 from bench.cuda_models import ORDER, measure_group
 from bench.supervised import Settings
 from bench.supervisor import Part, Result, run_part
@@ -24,6 +26,7 @@ NO_DEVICE_STATUS = 2
 LIMIT_SECONDS = 520.0
 RATES = Part("rates", "bench.cuda_rates", 75, stall=40)
 TASKS = Part("tasks", "bench.cuda_tasks", 40, stall=30)
+PRODUCTS = Part("products", "bench.cuda_products", 60, stall=40)
 STEPS = Part("steps", "bench.cuda_steps", 90, stall=60)
 GROUP = 6
 """Models that are prepared at the same time."""
@@ -89,17 +92,22 @@ def main() -> None:
         rows += run_and_show(RATES, settings, parts)
         rows += run_and_show(TASKS, settings, parts)
         steps = replace(STEPS, seconds=min(STEPS.seconds, options.limit / 5))
-        end = deadline - steps.seconds
+        products = replace(PRODUCTS, seconds=min(PRODUCTS.seconds, options.limit / 8))
+        end = deadline - steps.seconds - products.seconds
         found, notes = measure_models(options.models, options.device, end, options.seconds)
         rows += found
-        # Last, since it finds the models exported.
+        # Last, since they find the models exported.
+        rows += run_and_show(products, settings, parts)
         rows += run_and_show(steps, settings, parts)
+    reached = judge(rows)
+    for bar in reached:
+        print(bar)
     for name, text in notes.items():
         print(f"{name}: {'; '.join(text)}")
     if not options.no_record:
         name = inventory.devices[0].name if inventory.devices else "none"
         driver = {"release": inventory.driver_release, "cuda": list(inventory.driver or ())}
-        details = {"driver": driver, "notes": notes, "parts": parts}
+        details = {"driver": driver, "notes": notes, "parts": parts, "bars": [asdict(bar) for bar in reached]}
         print(record.write("bench-cuda", rows, device=name, details=details))
 
 

@@ -184,7 +184,14 @@ class BoundProduct:
     def _choose(self, step: str, workspace: int, tuner: ProductTuner | None) -> tuple[Any, int]:
         """The algorithm that the heuristic ranks first, or that ``tuner`` finds to be the fastest, and the
         workspace that it needs."""
-        wanted = ALGORITHMS if tuner is None else TIMED_ALGORITHMS
+        usable = self.algorithms(ALGORITHMS if tuner is None else TIMED_ALGORITHMS, workspace)
+        if not usable:
+            raise UnsupportedOperatorError(f"{step}: cuBLASLt has no algorithm for the {self.product}")
+        return usable[0] if tuner is None else usable[self._timed(tuner, usable)]
+
+    def algorithms(self, wanted: int, workspace: int) -> list[tuple[Any, int]]:
+        """Up to so many algorithms as the heuristic ranks them, which do with ``workspace`` bytes, and the
+        bytes that they need."""
         align_a, align_b, align_bias, align_d = self.product.alignments
         results, found = (HeuristicResult * wanted)(), ctypes.c_int()
         b, a, d = (layout.handle for layout in self._layouts)
@@ -203,41 +210,44 @@ class BoundProduct:
                 if error.status not in (Status.NOT_SUPPORTED, Status.INVALID_VALUE):
                     raise
                 found.value = 0
-        usable = [
+        return [
             (result.algo, int(result.workspaceSize))
             for result in results[: found.value]
             if result.state == Status.SUCCESS and result.workspaceSize <= workspace
         ]
-        if not usable:
-            raise UnsupportedOperatorError(f"{step}: cuBLASLt has no algorithm for the {self.product}")
-        return usable[0] if tuner is None else usable[self._timed(tuner, usable)]
 
     def _timed(self, tuner: ProductTuner, usable: Sequence[tuple[Any, int]]) -> int:
         """The number of the algorithm that ``tuner`` chooses."""
 
         def launch(addresses: Sequence[int], number: int, stream: int) -> None:
             a, b, bias, d, workspace = addresses
-            self._algorithm, self.workspace_bytes = usable[number]
             with self.descriptor(bias) as descriptor:
-                self.launcher(a, b, d, descriptor, workspace if self.workspace_bytes else 0)(stream)
+                self.launcher(a, b, d, descriptor, workspace, usable[number])(stream)
 
         records = [bytes(algorithm) for algorithm, _ in usable]
         return tuner.choose(self.product, records, [nbytes for _, nbytes in usable], launch)
 
     def launcher(
-        self, a: int, b: int, d: int, descriptor: Descriptor, workspace: int
+        self,
+        a: int,
+        b: int,
+        d: int,
+        descriptor: Descriptor,
+        workspace: int,
+        choice: tuple[Any, int] | None = None,
     ) -> Callable[[int], None]:
-        """``launch(stream)`` for operands at these addresses; ``workspace`` is that of
-        ``workspace_bytes``."""
+        """``launch(stream)`` for operands and a workspace at these addresses; ``choice`` is another one of
+        :meth:`algorithms`."""
+        algorithm, nbytes = choice or (self._algorithm, self.workspace_bytes)
         matmul = self._library.function("cublasLtMatmul")
         layout_b, layout_a, layout_d = (layout.handle for layout in self._layouts)
         alpha, beta = map(ctypes.addressof, self._scalars)
         arguments = (
             self._handle, descriptor.handle, alpha, b, layout_b, a, layout_a, beta, d, layout_d, d, layout_d,
-            ctypes.addressof(self._algorithm), workspace, self.workspace_bytes,
+            ctypes.addressof(algorithm), workspace if nbytes else 0, nbytes,
         )  # fmt: skip
 
-        def launch(stream: int) -> None:
+        def launch(stream: int, _kept: object = algorithm) -> None:
             status = matmul(*arguments, stream)
             if status:
                 raise CublasLtError(f"cublasLtMatmul of the {self.product}", int(status))

@@ -110,9 +110,7 @@ class Slot:
         self._free.append(descriptor.close)
         layout = self.layout
         workspace = self.block + layout.workspace + branch * layout.workspace_bytes
-        return product.launcher(
-            operands[0], operands[1], operands[-1], descriptor, workspace if product.workspace_bytes else 0
-        )
+        return product.launcher(operands[0], operands[1], operands[-1], descriptor, workspace)
 
     def queue(
         self, lane: Lane, inputs: Sequence[Array], outputs: Sequence[Array], stamps: Sequence[int] = ()

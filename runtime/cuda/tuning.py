@@ -65,7 +65,7 @@ class ProductTuner:
 
     def _fastest(self, product: Product, workspaces: Sequence[int], launch: Launcher) -> int:
         try:
-            memory = [self._filled(size, dtype) for size, dtype in _operands(product)]
+            memory = [filled(self._context, size, dtype) for size, dtype in operand_sizes(product)]
             workspace = self._context.allocate(max(workspaces), "timing a product")
         except OutOfMemoryError as error:
             logger.warning("%s: the %s is not timed: %s", self._context.name, product, error)
@@ -106,18 +106,19 @@ class ProductTuner:
             runtime.streamDestroy(stream)
         return times
 
-    def _filled(self, nbytes: int, dtype: DType) -> DeviceMemory:
-        """Memory full of random numbers: products of zeros take less power, and so less time."""
-        runtime: Any = self._context.api.runtime
-        memory = self._context.allocate(nbytes, "timing a product")
-        noise = np.random.default_rng(0).uniform(-1, 1, RANDOM_ELEMENTS).astype(dtype.numpy)
-        written = min(noise.nbytes, nbytes)
-        runtime.memcpy(memory.ptr, noise.ctypes.data, written, runtime.memcpyHostToDevice)
-        while written < nbytes:
-            part = min(written, nbytes - written)
-            runtime.memcpy(memory.ptr + written, memory.ptr, part, runtime.memcpyDeviceToDevice)
-            written += part
-        return memory
+
+def filled(context: CudaContext, nbytes: int, dtype: DType) -> DeviceMemory:
+    """Memory full of random numbers: products of zeros take less power, and so less time."""
+    runtime: Any = context.api.runtime
+    memory = context.allocate(nbytes, "timing a product")
+    noise = np.random.default_rng(0).uniform(-1, 1, RANDOM_ELEMENTS).astype(dtype.numpy)
+    written = min(noise.nbytes, nbytes)
+    runtime.memcpy(memory.ptr, noise.ctypes.data, written, runtime.memcpyHostToDevice)
+    while written < nbytes:
+        part = min(written, nbytes - written)
+        runtime.memcpy(memory.ptr + written, memory.ptr, part, runtime.memcpyDeviceToDevice)
+        written += part
+    return memory
 
 
 def alike(product: Product) -> tuple[Any, ...]:
@@ -127,7 +128,7 @@ def alike(product: Product) -> tuple[Any, ...]:
     return p.types, p.trans_a, p.trans_b, p.epilogue, p.alignments, p.batch, rows, p.n, p.k
 
 
-def _operands(product: Product) -> list[tuple[int, DType]]:
+def operand_sizes(product: Product) -> list[tuple[int, DType]]:
     """Bytes and element types of a, b, the bias and d."""
     p = product
     a, b, d = (DType.from_label(label) for label in p.types)

@@ -7,8 +7,9 @@ import pytest
 from standin import StandIn
 
 import onnxplan
-from bench import cuda_rates, cuda_steps, cuda_tasks
+from bench import cuda_bars, cuda_products, cuda_rates, cuda_steps, cuda_tasks
 from bench.overhead import product_chain
+from bench.record import Row
 from bench.supervised import Settings, is_device_broken, run_check
 from onnxplan.runtime.cuda.api import use_api
 from tests.cuda import gpu_cases, gpu_models, gpu_probe, gpu_runs, gpu_suite
@@ -104,6 +105,102 @@ def test_steps_are_timed(settings):
         assert [item.number for item in times] == list(range(len(steps)))
         assert set(times[0].to_json()) >= {"us", "GB/s", "TFLOP/s", "kernel", "nodes", "blocks"}
         np.testing.assert_array_equal(session.run_sync(feeds)["x3"].numpy(), feeds["x0"])
+
+
+@pytest.mark.parametrize(("milliseconds", "ratio"), [((3.0, 1.0, 2.0), 1 / 3), ((1.0, 2.0), 1.0)])
+def test_products_are_timed_beside_every_algorithm(settings, standin, milliseconds, ratio):
+    standin.algorithms = milliseconds
+    with onnxplan.InferenceSession(cuda_tasks.network(8, 2), device="cuda") as session:
+        feeds = cuda_tasks.inputs(4, 8)
+        session.run_sync(feeds)
+        before = standin.counters.calls["memsetAsync"]
+        (row,) = cuda_products.product_rows(session, {"x": (4, 8)}, settings)
+        launches = (1 + cuda_products.ROUNDS) * (1 + len(milliseconds))
+        assert standin.counters.calls["memsetAsync"] == before + launches, "operands are cold"
+        expected = session.run_sync(feeds)
+    assert row.name.startswith("product: product 1 x (4 x 8) (8 x 8), float32")
+    assert row.peer == f"best of {len(milliseconds)} algorithms"
+    assert (row.value, row.peer_value) == (pytest.approx(1e3 * milliseconds[0]), pytest.approx(1e3))
+    assert row.ratio == pytest.approx(ratio)
+    (bar,) = [each for each in cuda_bars.judge([row]) if "cuBLASLt" in each.name]
+    assert bar.met is (ratio >= 0.98)
+    with onnxplan.InferenceSession(cuda_tasks.network(8, 2), device="cpu") as session:
+        for name, tensor in session.run_sync(feeds).items():
+            np.testing.assert_allclose(expected[name].numpy(), tensor.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_bars_are_judged_by_the_rows_of_the_parts(settings, monkeypatch):
+    """The parts' own rows are found by name; a bar without rows is not measured."""
+    monkeypatch.setattr(cuda_rates, "SECONDS", 0.01)
+    small = {"rows": 4, "columns": 8}
+    rows = [Row(**row) for row in passed(cuda_rates, "a run", settings)["details"]["rows"]]
+    rows += cuda_tasks.task_rows(settings, **small, seconds=0.2)
+    rows += cuda_tasks.gap_rows(settings, columns=8, seconds=0.2)
+    rows += cuda_tasks.shape_rows(settings, **small)
+    rows += [
+        Row.of_times("resnet50, batch 1, on the device", 1.0, "torch.compile", 2.0),
+        Row.of_times("tiny_mlp, batch 1, on the device", 1.0, "torch.compile", 0.5),
+        Row.of_times("tiny_mlp, batch 1, on the device", 1.0, "torch eager", 0.1),
+        Row.of_times("tiny_mlp, batch 1, from the host", 60e-6, "torch.compile", 50e-6),
+    ]
+    bars = {bar.name: bar for bar in cuda_bars.judge(rows)}
+    measured = {name for name, bar in bars.items() if bar.met is not None}
+    assert measured == {
+        "whole models beside torch.compile, geometric mean",
+        "whole models beside torch.compile, worst",
+        "the sample from host to host",
+        "tiny MLP from host to host",
+        "run after run",
+        "8 tasks beside one",
+        "first run of a new shape",
+    }
+    assert bars["whole models beside torch.compile, geometric mean"].value == pytest.approx(1.0)
+    assert bars["whole models beside torch.compile, worst"].value == pytest.approx(0.5)
+    tiny = bars["tiny MLP from host to host"]
+    assert (tiny.value, tiny.met) == (pytest.approx(60), False)
+    assert str(tiny) == "tiny MLP from host to host: 60, at most 50 us: missed"
+    assert str(bars["attention beside PyTorch's"]).endswith("at least 0.8: not measured")
+    assert all(bar.met is None for bar in cuda_bars.judge([]))
+
+
+def test_a_new_shape_compiles_and_searches_nothing(settings, standin, tmp_path, monkeypatch):
+    """After a warm-up: no kernel is compiled or loaded, none uploaded or timed; one call of a heuristic."""
+    monkeypatch.setenv("ONNXPLAN_CACHE_DIR", str(tmp_path / "kernels"))
+    standin.algorithms = (3.0, 1.0)
+    watched = ("moduleLoadData", "eventElapsedTime", "memcpy", "graphInstantiate", "hostAlloc")
+    with onnxplan.InferenceSession(cuda_tasks.network(8, 3), device="cuda", autotune=True) as session:
+        for rows in (20, 40, 40):
+            session.run_sync(cuda_tasks.inputs(rows, 8))
+        device, calls = session._device, standin.counters.calls
+        assert device.compiled_kernels, "what is counted does happen"
+        assert all(calls[name] for name in watched)
+        for rows in (33, 50, 61):
+            before, heuristics = calls.copy(), standin.counters.heuristics
+            kernels = device.compiled_kernels, device.loaded_kernels
+            session.run_sync(cuda_tasks.inputs(rows, 8))
+            made = {name: calls[name] - before[name] for name in watched}
+            assert (device.compiled_kernels, device.loaded_kernels) == kernels
+            assert standin.counters.heuristics == heuristics + 1
+            # The second run makes the graph.
+            assert made == dict.fromkeys(watched, 0) | {"hostAlloc": 2}
+
+
+def test_a_kernel_is_compiled_once_for_all_processes(settings, standin, tmp_path, monkeypatch):
+    """NVRTC's results are in the kernel store, by architecture."""
+    monkeypatch.setenv("ONNXPLAN_CACHE_DIR", str(tmp_path / "kernels"))
+    counts = []
+    for capability in ((9, 0), (9, 0), (8, 0)):
+        with (
+            use_api(StandIn(compute_capability=capability).api()),
+            onnxplan.InferenceSession(cuda_tasks.network(8, 3), device="cuda") as session,
+        ):
+            session.run_sync(cuda_tasks.inputs(4, 8))
+            counts.append((session._device.compiled_kernels, session._device.loaded_kernels))
+    (compiled, loaded), warm, other = counts
+    assert compiled > 0
+    assert loaded == 0
+    assert warm == (0, compiled)
+    assert other == (compiled, 0)
 
 
 def test_tasks(settings):

@@ -117,6 +117,28 @@ def test_a_new_slot_comes_before_a_place_behind_another_run(bench):
         np.testing.assert_array_equal(result, chained(values(seed=seed)))
 
 
+def test_runs_of_different_slots_wait_for_nothing_of_each_other(bench):
+    """So copies of one may happen while another computes: any order of ends is possible."""
+    executor = bench.chain()
+    for _ in range(3):
+        for completion, _ in [launch(executor, values()) for _ in range(4)]:
+            completion.wait()
+    bench.standin.query_steps = 0
+    bench.counters.clear()
+    started = [launch(executor, values(seed=seed)) for seed in range(4 * LANES)]
+    calls = bench.counters.calls
+    assert calls["graphLaunch"] == calls["eventRecord"] == 4 * LANES
+    assert calls["memcpyAsync"] == 2 * 4 * LANES
+    assert calls["streamWaitEvent"] == bench.counters.synchronisations == 0
+    last, result = started[3]
+    last.wait()
+    np.testing.assert_array_equal(result, chained(values(seed=3)))
+    # Only what stands before it on its own stream is over.
+    assert [completion.done() for completion, _ in started].count(True) == 1
+    for completion, _ in started:
+        completion.wait()
+
+
 def test_a_cancelled_run_leaves_the_one_behind_it_alone(bench):
     executor = warm(one_slot(bench))
     bench.standin.query_steps = 0
