@@ -9,6 +9,7 @@ frozen or compared, and attributes of frozen ones cannot be set in subclasses ei
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Callable
 from reprlib import recursive_repr
@@ -71,9 +72,12 @@ class _Written:
 def _function(
     cls: type[Any], name: str, parameters: list[str], body: list[str], names: dict[str, Any]
 ) -> types.FunctionType:
-    lines = "\n ".join(body or ["pass"])
-    exec(f"def {name}({', '.join(parameters)}):\n {lines}", names)
-    function: types.FunctionType = names[name]
+    lines = "\n  ".join(body or ["pass"])
+    text = f"def make({', '.join(names)}):\n def {name}({', '.join(parameters)}):\n  {lines}\n return {name}"
+    made: dict[str, Any] = {}
+    # Annotations are looked up among the function's globals.
+    exec(text, vars(sys.modules[cls.__module__]), made)
+    function: types.FunctionType = made["make"](**names)
     function.__qualname__ = f"{cls.__qualname__}.{name}"
     function.__module__ = cls.__module__
     return function

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias, get_type_hints
 
 import pytest
 
@@ -150,3 +150,15 @@ def test_fields_for_keywords_only_are_refused() -> None:
 
     with pytest.raises(TypeError, match=r"Keyword\.value"):
         Keyword(value=1)
+
+
+Number: TypeAlias = "int"
+
+
+@dataclass(frozen=True)
+class Annotated:
+    number: Number
+
+
+def test_annotations_are_looked_up_where_the_class_stands():
+    assert get_type_hints(Annotated.__init__) == {"number": int, "return": type(None)}
