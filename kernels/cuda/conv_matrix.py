@@ -18,6 +18,7 @@ from onnxplan.kernels.cuda.conv_window import window_reach, window_words
 from onnxplan.kernels.cuda.dense_copy import dense_copy
 from onnxplan.kernels.cuda.epilogue import in_place_extras
 from onnxplan.kernels.cuda.indexing import axis_words, index_type
+from onnxplan.kernels.cuda.matrix_results import column_kinds
 from onnxplan.kernels.cuda.product import LEAST_PIECE, PIECES, Parts, tile_words
 from onnxplan.kernels.cuda.product_code import Results, Tile
 from onnxplan.kernels.cuda.source import check_words
@@ -154,7 +155,8 @@ def _emit_step(
         split_stride,
     ]
     what = Results(epilogue, DType.FLOAT32, tuple(view.dtype for view in results))
-    variant = (tile.threads, astuple(tile), x.dtype.label, what.variant, len(windows), index)
+    kinds = column_kinds(results)
+    variant = (tile.threads, astuple(tile), x.dtype.label, what.variant, kinds, len(windows), index)
     written = (x, weights, parts.whole) if parts else (x, weights, *results)
     check_words(len(written), len(parameters))
     emit.step(

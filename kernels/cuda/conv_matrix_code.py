@@ -14,6 +14,7 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.conv_window import WINDOW_WORDS, first_taps, inside_taps, next_tap, row_origins
 from onnxplan.kernels.cuda.indexing import offsets
+from onnxplan.kernels.cuda.matrix_results import declare_exchange, group_blocks, store_groups
 from onnxplan.kernels.cuda.product_code import (
     Results,
     Tile,
@@ -78,12 +79,14 @@ class MatrixTile:
 
 
 def build_conv_matrix(variant: Any, target: Target) -> KernelSource:
-    """``variant`` is ``(threads, tile, type, results, spatial axes, index type)``.
+    """``variant`` is ``(threads, tile, type, results, kinds, spatial axes, index type)``.
+
+    ``kinds`` are those of :func:`~onnxplan.kernels.cuda.matrix_results.column_kinds`.
 
     Operands: x, the weights ``(features of all groups, depth)``, the extras, the output. Parameters: those of
     the tiles, the strides of images and the channels of a group, the windows, the places of results.
     """
-    threads, extents, label, results_variant, spatial, index = variant
+    threads, extents, label, results_variant, kinds, spatial, index = variant
     tile, results = MatrixTile(*extents), Results.from_variant(*results_variant)
     dtype = DType.from_label(label)
     kernel = KernelText(threads)
@@ -119,8 +122,13 @@ def build_conv_matrix(variant: Any, target: Target) -> KernelSource:
         _multiply(dtype),
         "used = used + 1 == STAGES ? 0 : used + 1;",
         "}",
-        *_store(results, 1 + spatial, index),
     )
+    if kinds:
+        blocks = group_blocks(results.dtypes[-1], tile.eights)
+        declare_exchange(kernel, blocks)
+        kernel.line(*store_groups(results, kinds, 1 + spatial, index, _begins(results), blocks))
+    else:
+        kernel.line(*_store(results, 1 + spatial, index))
     return kernel.source(FAMILY)
 
 
@@ -245,10 +253,15 @@ for (int step = 0; step < DEPTH; step += 2 * CHUNK) {{
 }}"""
 
 
+def _begins(results: Results) -> list[str]:
+    """Where the extras and the output begin for the block's group and piece of the depth."""
+    begins = [f"batch * columns * column_stride{number}" for number in range(len(results.dtypes))]
+    begins[-1] += " + split * split_stride"
+    return begins
+
+
 def _store(results: Results, rank: int, index: str) -> list[str]:
     numbers = range(len(results.dtypes))
-    begins = [f"batch * columns * column_stride{number}" for number in numbers]
-    begins[-1] += " + split * split_stride"
     places = [f"place{number} + column * column_stride{number}" for number in numbers]
     return [
         "#pragma unroll",
@@ -257,7 +270,7 @@ def _store(results: Results, rank: int, index: str) -> list[str]:
         "for (int half = 0; half < 2; ++half) {",
         f"const {index} row = row_first + warp_row + 16 * g + 8 * half + group;",
         "if (row < rows) {",
-        *offsets("row", rank, numbers, index, "row", "place", begins),
+        *offsets("row", rank, numbers, index, "row", "place", _begins(results)),
         "#pragma unroll",
         "for (int n = 0; n < EIGHTS; ++n)",
         "#pragma unroll",

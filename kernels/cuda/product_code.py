@@ -94,18 +94,23 @@ class Results:
 
     def store(self, total: str, places: Sequence[str]) -> list[str]:
         """Statements that finish the sum ``total``; ``places`` are the extras' and the output's offsets."""
+        last = len(self.dtypes) - 1
+        lines, value = self.finish(total, [f"r{number}[{places[number]}]" for number in range(last)])
+        return [*lines, f"r{last}[{places[last]}] = {value};"]
+
+    def finish(self, total: str, extras: Sequence[str]) -> tuple[list[str], str]:
+        """Statements that finish the sum ``total``, and what to store; ``extras`` are stored elements."""
 
         def leaf(instruction: Instruction) -> str:
             number = instruction.arguments[0]
             if number == 0:
                 return f"({compute_type(self.accumulator)})({total})"
-            return loaded(self.dtypes[number - 1], f"r{number - 1}[{places[number - 1]}]")
+            return loaded(self.dtypes[number - 1], extras[number - 1])
 
         names: Names = {}
         (output,) = self.expression.outputs
         lines = statements(self.expression, (output,), names, leaf)
-        last = len(self.dtypes) - 1
-        return [*lines, f"r{last}[{places[last]}] = {stored(self.dtypes[last], names[output])};"]
+        return lines, stored(self.dtypes[-1], names[output])
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ import test_conv
 from harness import Recorder, dense, selector
 from products import place
 
+from bench import cuda_resources
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Conv
 from onnxplan.compiler.program import Operation
 from onnxplan.kernels.convolution import Convolution
-from onnxplan.kernels.cuda import conv_matrix
+from onnxplan.kernels.cuda import conv_matrix, registry
 from onnxplan.kernels.cuda.conv_matrix_code import MatrixTile
 
 F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
@@ -103,6 +104,27 @@ def test_outputs_and_extras_that_lie_apart(layout):
     x, w, output = operands(F16, 2, (5, 6), 16, (3, 3), 20, pads=(1, 1))
     output = place(rng, output.shape, F16, layout)
     test_conv.check(STRICT, x, w, output, test_conv.bias_and_residual(rng, output.shape, F16), pads=(1, 1))
+
+
+@pytest.mark.parametrize("shape", conv_matrix.SHAPES)
+@pytest.mark.parametrize(("isa", "dtype"), [*FORMS, (FAST, F32)])
+def test_sixteen_bytes_are_stored_at_a_time(isa, dtype, shape, monkeypatch):
+    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc")
+    stages = 4 if dtype is F16 else 2
+    choice = conv_matrix._Choice(MatrixTile(*shape, stages, dtype.itemsize), 1)
+    monkeypatch.setattr(conv_matrix, "fitting_choice", lambda *_: choice)
+    x, w, output = operands(dtype, 1, (9, 9), 32, (3, 3), 64, pads=(1, 1))
+    recorder = Recorder()
+    selector(isa).select(Operation(Conv((1, 1), (1, 1), (1, 1), 1, F32), (x, w), (output,)), recorder)
+    step = recorder.steps[-1]
+    assert step.kernel.family == "conv_matrix"
+    source = registry.build(step.kernel, selector(isa).target)
+    ptx, _ = cuda_resources.compiled(nvrtc, source.text, "-arch=compute_90")
+    _, stores = cuda_resources.widths(ptx)
+    assert max(stores) == 16
+    # The others are for the last columns of a tile.
+    eights = shape[1] // shape[3] // 8
+    assert stores[16] == shape[0] // shape[2] // 16 * 2 * eights * dtype.itemsize // 8
 
 
 def test_tf32_is_close(monkeypatch):
