@@ -1,9 +1,10 @@
 """``make bench-cuda``: a GPU beside PyTorch and its own limits, in less than nine minutes, with a record.
 
 Copy bandwidth and product rates, the cost of a run and of a step, tasks beside each other, new shapes, whole
-models at batch 1 and 32, on the device and from the host, the algorithms of their products, and every step of
-some. Which bars were reached is printed and recorded (:mod:`bench.cuda_bars`). Whatever fails is named in the
-record and ends nothing else. Exit status 2 without a CUDA device.
+models at batch 1 and 32, on the device and from the host, the algorithms of their products, the convolutions
+of ResNet-50 beside cuDNN's, and every step of some. Which bars were reached is printed and recorded
+(:mod:`bench.cuda_bars`). Whatever fails is named in the record and ends nothing else. Exit status 2 without a
+CUDA device.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ LIMIT_SECONDS = 520.0
 RATES = Part("rates", "bench.cuda_rates", 75, stall=40)
 TASKS = Part("tasks", "bench.cuda_tasks", 40, stall=30)
 PRODUCTS = Part("products", "bench.cuda_products", 60, stall=40)
+CONVOLUTIONS = Part("convolutions", "bench.cuda_convolutions", 50, stall=40)
 STEPS = Part("steps", "bench.cuda_steps", 90, stall=60)
 GROUP = 6
 """Models that are prepared at the same time."""
@@ -93,11 +95,13 @@ def main() -> None:
         rows += run_and_show(TASKS, settings, parts)
         steps = replace(STEPS, seconds=min(STEPS.seconds, options.limit / 5))
         products = replace(PRODUCTS, seconds=min(PRODUCTS.seconds, options.limit / 8))
-        end = deadline - steps.seconds - products.seconds
+        convolutions = replace(CONVOLUTIONS, seconds=min(CONVOLUTIONS.seconds, options.limit / 10))
+        end = deadline - steps.seconds - products.seconds - convolutions.seconds
         found, notes = measure_models(options.models, options.device, end, options.seconds)
         rows += found
         # Last, since they find the models exported.
         rows += run_and_show(products, settings, parts)
+        rows += run_and_show(convolutions, settings, parts)
         rows += run_and_show(steps, settings, parts)
     reached = judge(rows)
     for bar in reached:

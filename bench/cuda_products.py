@@ -68,7 +68,7 @@ def _row(runtime: Any, executor: Any, bound: BoundProduct) -> Row:
     flushed = context.allocate(flushed_bytes, "timing products")
     with bound.descriptor(bias) as descriptor:
         launches = [bound.launcher(a, b, d, descriptor, workspace.ptr, choice) for choice in (None, *offered)]
-        ours, *others = _cold_seconds(
+        ours, *others = cold_seconds(
             runtime, launches, lambda stream: runtime.memsetAsync(flushed.ptr, 0, flushed_bytes, stream)
         )
     best = min(others)
@@ -76,7 +76,7 @@ def _row(runtime: Any, executor: Any, bound: BoundProduct) -> Row:
     return Row(label, 1e6 * ours, "us", f"best of {len(others)} algorithms", 1e6 * best, best / ours)
 
 
-def _cold_seconds(
+def cold_seconds(
     runtime: Any, launches: Sequence[Callable[[int], None]], flush: Callable[[int], None]
 ) -> list[float]:
     """The median time of each launch in turn by events, the caches flushed before each."""

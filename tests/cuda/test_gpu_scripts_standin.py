@@ -7,7 +7,7 @@ import pytest
 from standin import StandIn
 
 import onnxplan
-from bench import cuda_bars, cuda_products, cuda_rates, cuda_steps, cuda_tasks
+from bench import cuda_bars, cuda_convolutions, cuda_products, cuda_rates, cuda_steps, cuda_tasks, models
 from bench.overhead import product_chain
 from bench.record import Row
 from bench.supervised import Settings, is_device_broken, run_check
@@ -212,3 +212,78 @@ def test_tasks(settings):
     (row,) = cuda_tasks.shape_rows(settings, **small)
     assert row.value > 0
     assert set(cuda_tasks.names(settings)) == {"tasks", "gap", "new shapes"}
+
+
+SMALL_LAYERS = [
+    cuda_convolutions.Layer(3, 8, 7, 2, 11),
+    cuda_convolutions.Layer(16, 24, 3, 1, 6),
+    cuda_convolutions.Layer(16, 24, 3, 2, 9),
+    cuda_convolutions.Layer(16, 24, 1, 2, 7),
+    cuda_convolutions.Layer(16, 24, 1, 1, 5, residual=True),
+]
+
+
+@pytest.mark.parametrize("layer", SMALL_LAYERS, ids=str)
+def test_convolutions_are_timed_beside_a_peer_that_agrees(settings, standin, layer):
+    torch = pytest.importorskip("torch")
+    standin.launch_milliseconds = 2.0
+    launched, peers = [], []
+
+    class PeerOnCpu(cuda_convolutions.TorchLayer):
+        def __init__(self, *operands):
+            super().__init__(torch, "cpu", *operands)
+            peers.append(self)
+
+        def launch(self, stream):
+            launched.append(stream)
+
+    before = standin.counters.calls["memsetAsync"]
+    row = cuda_convolutions.convolution_row(layer, settings, 2, PeerOnCpu)
+    rounds = 1 + cuda_products.ROUNDS
+    assert standin.counters.calls["memsetAsync"] == before + 2 * rounds, "operands are cold"
+    assert len(launched) == rounds
+    assert row.name == f"own convolution: {layer}"
+    # One kernel, or a product of a microsecond and a map.
+    assert row.value == pytest.approx(2001 if layer.residual else 2000)
+    # The peer's events have nothing between them, for which the stand-in says a microsecond.
+    assert (row.peer_value, row.ratio) == (pytest.approx(1), pytest.approx(1 / row.value))
+    (bar,) = [bar for bar in cuda_bars.judge([row]) if bar.name.startswith("own convolution")]
+    assert bar.value == row.ratio
+    # The operator takes these arguments, and has no kernel for the CPU.
+    with pytest.raises(NotImplementedError, match="aten::cudnn_convolution"):
+        peers[0].convolve()
+    alone = cuda_convolutions.convolution_row(layer, settings, 2, None)
+    assert (alone.peer, alone.ratio) == ("", None)
+    assert alone.value == pytest.approx(row.value)
+
+
+def test_convolutions_that_differ_from_the_peer_are_no_row(settings):
+    class Wrong:
+        def __init__(self, layer, feeds, weights, bias):
+            self.shape = (*feeds["x"].shape[:-1], layer.features)
+
+        def expected(self):
+            return np.ones(self.shape, np.float32)
+
+    with pytest.raises(ValueError, match="differs from PyTorch's"):
+        cuda_convolutions.convolution_row(SMALL_LAYERS[1], settings, 1, Wrong)
+
+
+def test_layers_are_those_of_the_network():
+    torch = pytest.importorskip("torch")
+    found = set()
+
+    def look(module, inputs, output):
+        (height, width), (kernel, _) = inputs[0].shape[-2:], module.kernel_size
+        assert height == width
+        assert module.padding == (kernel // 2,) * 2
+        found.add((module.in_channels, module.out_channels, kernel, module.stride[0], height))
+
+    with torch.device("meta"):
+        network = models.ZOO["resnet50"].build().eval()
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(look)
+        network(torch.empty(1, 3, 224, 224))
+    layers = cuda_convolutions.LAYERS.values()
+    assert {(x.channels, x.features, x.kernel, x.stride, x.size) for x in layers} == found
