@@ -17,11 +17,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 import onnxplan
+from bench.cuda_plans import Shapes, borrowed_slot, executor_of
 from bench.cuda_products import cold_seconds
 from bench.cuda_rates import cuda_runtime
 from bench.record import Row
 from bench.supervised import Settings
-from onnxplan.runtime.planner import Request
 
 Array = npt.NDArray[Any]
 Launch = Callable[[int], None]
@@ -221,30 +221,19 @@ def _torch_on_cuda() -> Any | None:
 
 
 def _seconds(
-    runtime: Any,
-    session: onnxplan.InferenceSession,
-    shapes: dict[str, tuple[int, ...]],
-    others: Sequence[Launch],
+    runtime: Any, session: onnxplan.InferenceSession, shapes: Shapes, others: Sequence[Launch]
 ) -> list[float]:
     """The time of our steps and then of the others, in turn, on operands that come from memory."""
-    request = Request(session.input_names, tuple(shapes[name] for name in session.input_names))
-    executor: Any = session._engine.first_stage(request).executor
-    shared, context = executor._shared, executor.context
-    slot, lane = shared.turns.take(None)
-    try:
-        with context.active("timing a convolution"):
-            slot.drain()
-            size = FLUSHED * executor.plan.target.cache_bytes[1]
-            flushed = context.allocate(size, "timing a convolution")
+    executor, purpose = executor_of(session, shapes), "timing a convolution"
+    with borrowed_slot(executor, purpose) as slot:
+        size = FLUSHED * executor.plan.target.cache_bytes[1]
+        flushed = executor.context.allocate(size, purpose)
 
-            def ours(stream: int) -> None:
-                for queue in slot._steps:
-                    queue(stream)
+        def ours(stream: int) -> None:
+            for queue in slot._steps:
+                queue(stream)
 
-            def flush(stream: int) -> None:
-                runtime.memsetAsync(flushed.ptr, 0, size, stream)
+        def flush(stream: int) -> None:
+            runtime.memsetAsync(flushed.ptr, 0, size, stream)
 
-            return cold_seconds(runtime, [ours, *others], flush)
-    finally:
-        shared.turns.queued(slot)
-        shared.give(slot, lane)
+        return cold_seconds(runtime, [ours, *others], flush)

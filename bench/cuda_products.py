@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 import onnxplan
-from bench import models
 from bench.cuda_models import ORDER
+from bench.cuda_plans import Shapes, executor_of, planned_model
 from bench.cuda_rates import cuda_runtime
 from bench.record import Row
 from bench.supervised import Settings
 from onnxplan.runtime.cuda.bound_plan import ProductLaunch
 from onnxplan.runtime.cuda.matmul import BoundProduct, workspace_limit
 from onnxplan.runtime.cuda.tuning import filled, operand_sizes
-from onnxplan.runtime.planner import Request
 
 BATCHES = (1, 32)
 MODELS = ORDER[:8]
@@ -36,21 +35,15 @@ def names(settings: Settings) -> list[str]:
 def check(name: str, settings: Settings) -> dict[str, Any]:
     """A row for each product of a model's first plan; equal ones once."""
     cuda_runtime(settings)
-    model, batch = name.split(" ")
-    feeds = models.feeds(model, batch=int(batch))
-    with onnxplan.InferenceSession(models.path(model, dynamic=True), device=settings.device) as session:
-        session.run_sync(feeds)
-        rows = product_rows(session, {key: array.shape for key, array in feeds.items()}, settings)
+    with planned_model(name, settings.device) as (session, shapes):
+        rows = product_rows(session, shapes, settings)
     return {"rows": [asdict(row) for row in rows]}
 
 
-def product_rows(
-    session: onnxplan.InferenceSession, shapes: dict[str, tuple[int, ...]], settings: Settings
-) -> list[Row]:
+def product_rows(session: onnxplan.InferenceSession, shapes: Shapes, settings: Settings) -> list[Row]:
     """Times of the products in the plan for input ``shapes``, beside the best algorithm of each."""
     runtime = cuda_runtime(settings)
-    request = Request(session.input_names, tuple(shapes[name] for name in session.input_names))
-    executor: Any = session._engine.first_stage(request).executor
+    executor = executor_of(session, shapes)
     launches = executor._shared.bound.launches
     products = {item.product.product: item.product for item in launches if isinstance(item, ProductLaunch)}
     with executor.context.active("timing products"):

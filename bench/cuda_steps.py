@@ -7,14 +7,12 @@ from functools import partial
 from typing import Any
 
 import onnxplan
-from bench import models
 from bench.cuda_models import ORDER
+from bench.cuda_plans import Shapes, borrowed_slot, executor_of, planned_model
 from bench.cuda_rates import cuda_runtime, event_seconds
 from bench.supervised import Settings
 from onnxplan.compiler.plan import Step
 from onnxplan.compiler.plan_text import kernel_name
-from onnxplan.runtime.cuda.matmul import FAMILY, Product
-from onnxplan.runtime.planner import Request
 
 BATCHES = (1, 32)
 REPEATS = 10
@@ -50,11 +48,8 @@ def names(settings: Settings) -> list[str]:
 def check(name: str, settings: Settings) -> dict[str, Any]:
     """The table of a model's first plan; a step's launch is in its time, which counts below 5 us."""
     cuda_runtime(settings)
-    model, batch = name.split(" ")
-    feeds = models.feeds(model, batch=int(batch))
-    with onnxplan.InferenceSession(models.path(model, dynamic=True), device=settings.device) as session:
-        session.run_sync(feeds)
-        times = time_steps(session, {key: array.shape for key, array in feeds.items()}, settings)
+    with planned_model(name, settings.device) as (session, shapes):
+        times = time_steps(session, shapes, settings)
     total = sum(item.seconds for item in times)
     return {
         "steps": [item.to_json() for item in times],
@@ -64,31 +59,16 @@ def check(name: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def time_steps(
-    session: onnxplan.InferenceSession, shapes: dict[str, tuple[int, ...]], settings: Settings
-) -> list[StepTime]:
+def time_steps(session: onnxplan.InferenceSession, shapes: Shapes, settings: Settings) -> list[StepTime]:
     """Times of all steps that start anything, in a slot of the plan for input ``shapes``."""
     runtime = cuda_runtime(settings)
-    request = Request(session.input_names, tuple(shapes[name] for name in session.input_names))
-    executor: Any = session._engine.first_stage(request).executor
-    plan = executor.plan
-    launched = [(n, step) for n, step in enumerate(plan.steps) if not _is_empty(step, plan)]
-    shared = executor._shared
-    slot, lane = shared.turns.take(None)
-    try:
-        with shared.context.active("timing steps"):
-            slot.drain()
-            return [
-                StepTime(
-                    number, step, event_seconds(runtime, slot.stream, partial(queue, slot.stream), REPEATS)
-                )
-                for (number, step), queue in zip(launched, slot._steps, strict=True)
-            ]
-    finally:
-        shared.turns.queued(slot)
-        shared.give(slot, lane)
-
-
-def _is_empty(step: Step, plan: onnxplan.ExecutionPlan) -> bool:
-    """Does the step start nothing?"""
-    return Product.of(step, plan).is_empty if step.kernel.family == FAMILY else not step.tiles
+    executor = executor_of(session, shapes)
+    with borrowed_slot(executor, "timing steps") as slot:
+        return [
+            StepTime(
+                number,
+                executor.plan.steps[number],
+                event_seconds(runtime, slot.stream, partial(queue, slot.stream), REPEATS),
+            )
+            for number, queue in zip(executor.launched_steps, slot._steps, strict=True)
+        ]
