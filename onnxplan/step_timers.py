@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,24 +45,23 @@ class Tracer(Protocol):
 
 def timer_of(stage: BoundStage) -> Timer:
     """Raises ``NotImplementedError`` for a device whose steps cannot be timed, naming it."""
-    executor: Any = stage.executor
-    if isinstance(executor, CpuExecutor):
-        return StepTimer(executor)
-    _require_events(stage)
-    from onnxplan.runtime.cuda.timed_run import EventTimer
-
-    return EventTimer(executor)
+    timer, _ = _kinds(stage)
+    return timer(stage.executor)
 
 
 def tracer_of(stage: BoundStage) -> Tracer:
     """Raises as :func:`timer_of` does."""
-    executor: Any = stage.executor
-    if isinstance(executor, CpuExecutor):
-        return TileTracer(executor)
-    _require_events(stage)
-    from onnxplan.runtime.cuda.timed_run import EventTracer
+    _, tracer = _kinds(stage)
+    return tracer(stage.executor)
 
-    return EventTracer(executor)
+
+def _kinds(stage: BoundStage) -> tuple[Callable[[Any], Timer], Callable[[Any], Tracer]]:
+    if isinstance(stage.executor, CpuExecutor):
+        return StepTimer, TileTracer
+    _require_events(stage)
+    from onnxplan.runtime.cuda.timed_run import EventTimer, EventTracer
+
+    return EventTimer, EventTracer
 
 
 def ceilings_of(stage: BoundStage, *, remeasure: bool) -> Ceilings:

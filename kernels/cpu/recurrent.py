@@ -19,7 +19,7 @@ from onnxplan.compiler.primitives import Recurrent
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
-from onnxplan.compiler.target import Target
+from onnxplan.compiler.target import CACHE_SPEEDS, Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.pack import pack_array
 from onnxplan.kernels.recurrent_operands import operand_names
@@ -35,8 +35,6 @@ INITIALIZE, FIRST_PHASE, SECOND_PHASE, FINISH = 1, 2, 4, 8
 # Weights of fewer bytes than this are read faster by one thread than shared.
 SHARED_BYTES = 1 << 18
 LONGEST_SHARED_SEQUENCE = 512
-# How many times faster than memory the caches that hold the weights are.
-CACHE_SPEED = 8
 ROW_BLOCKS = (1, 2, 4, 6)
 
 
@@ -121,8 +119,8 @@ def select_recurrent(operation: Operation, emit: StepEmitter, target: Target) ->
     gate_count = GATES[primitive.kind]
     flops = rows * (2 * gate_count * hidden * hidden + 60 * hidden)
     io_bytes = rows * hidden * (gate_count + 1) * dtype.itemsize
-    # Each row block reads the weights from the caches in each step.
-    cache_seconds = row_blocks * weight_bytes / (CACHE_SPEED * target.bandwidth)
+    # Each row block reads the weights from the second cache in each step.
+    cache_seconds = row_blocks * weight_bytes / (CACHE_SPEEDS[1] * target.bandwidth)
     step_seconds = max(flops / target.flops, cache_seconds)
 
     def step(work: int, first: int, last: int, panel_blocks: int, phases: int) -> None:

@@ -14,7 +14,7 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cuda.conv_window import WINDOW_WORDS, first_taps, inside_taps, next_tap, row_origins
 from onnxplan.kernels.cuda.indexing import offsets
-from onnxplan.kernels.cuda.matrix_results import declare_exchange, group_blocks, store_groups
+from onnxplan.kernels.cuda.matrix_results import declare_exchange, each_row, group_blocks, store_groups
 from onnxplan.kernels.cuda.product_code import (
     Results,
     Tile,
@@ -264,11 +264,7 @@ def _store(results: Results, rank: int, index: str) -> list[str]:
     numbers = range(len(results.dtypes))
     places = [f"place{number} + column * column_stride{number}" for number in numbers]
     return [
-        "#pragma unroll",
-        "for (int g = 0; g < GROUPS; ++g)",
-        "#pragma unroll",
-        "for (int half = 0; half < 2; ++half) {",
-        f"const {index} row = row_first + warp_row + 16 * g + 8 * half + group;",
+        *each_row(index),
         "if (row < rows) {",
         *offsets("row", rank, numbers, index, "row", "place", _begins(results)),
         "#pragma unroll",

@@ -28,6 +28,17 @@ def column_kinds(results: Sequence[View]) -> str:
     return kinds if kinds.endswith("v") else ""
 
 
+def each_row(index: str) -> list[str]:
+    """Opens a loop over the rows whose sums a lane holds, ``sums[g][n][2 * half + i]``."""
+    return [
+        "#pragma unroll",
+        "for (int g = 0; g < GROUPS; ++g)",
+        "#pragma unroll",
+        "for (int half = 0; half < 2; ++half) {",
+        f"const {index} row = row_first + warp_row + 16 * g + 8 * half + group;",
+    ]
+
+
 def group_blocks(output: DType, eights: int) -> int:
     """The blocks of eight columns that are exchanged at a time; a group has twice as many columns."""
     return 4 if output.itemsize <= 2 and eights % 4 == 0 else 2
@@ -58,11 +69,7 @@ def store_groups(
     lines, value = results.finish("own[item]", [place(number) for number in range(last)])
     vectors = [number for number in range(last) if kinds[number] == "v"]
     return [
-        "#pragma unroll",
-        "for (int g = 0; g < GROUPS; ++g)",
-        "#pragma unroll",
-        "for (int half = 0; half < 2; ++half) {",
-        f"const {index} row = row_first + warp_row + 16 * g + 8 * half + group;",
+        *each_row(index),
         *offsets("row", rank, numbers, index, "(row < rows ? row : 0)", "place", begins),
         "#pragma unroll",
         f"for (int n = 0; n < EIGHTS; n += {blocks}) {{",
