@@ -160,6 +160,11 @@ class Device(Protocol):
         ...
 
     @property
+    def missing_kernels(self) -> int:
+        """Kernels that the store did not have when this process needed them."""
+        ...
+
+    @property
     def concurrency(self) -> int:
         """How many runs in flight at once it can make use of."""
         ...

@@ -101,6 +101,10 @@ class CpuDevice:
         return self.library.loaded_count
 
     @property
+    def missing_kernels(self) -> int:
+        return self.library.missing_count
+
+    @property
     def concurrency(self) -> int:
         return max(2, default_threads())
 

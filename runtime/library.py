@@ -78,6 +78,8 @@ class KernelLibrary:
         self._environment: tuple[str, str] | None = None
         self._parallel = parallel
         self._beside = beside
+        self.missing_count = 0
+        """Kernels that the store did not have when they were asked for, whoever has compiled them then."""
         self.compiled_count = 0
         """Kernels that ``build`` has compiled."""
         self.loaded_count = 0
@@ -160,6 +162,7 @@ class KernelLibrary:
         total = len(specs)
         if not total:
             return
+        self.missing_count += total
         # Not needed by a warm start.
         from onnxplan.runtime.shared_build import Job, build_shared
 

@@ -136,11 +136,12 @@ def warm(
             session.run_sync(feeds)
         session._engine.settle(wait=True)
         opened = open_device(device, threads=threads, math=math)
+        # Another process may have compiled some of what was missing.
+        compiled = opened.missing_kernels
         # Those of a model that was seen before are in its own entry.
-        compiled = opened.compiled_kernels
-        loaded = max(opened.loaded_kernels, needed - compiled)
+        total = max(opened.compiled_kernels + opened.loaded_kernels, needed)
     found = (
-        f"{counted(compiled + loaded, 'kernel')} for {opened.name}: {compiled} compiled, {loaded} were there"
+        f"{counted(total, 'kernel')} for {opened.name}: {compiled} compiled, {total - compiled} were there"
     )
     trouble = store_trouble(folder)
     if trouble is not None:

@@ -92,6 +92,10 @@ class CudaDevice:
         return self.library.loaded_count
 
     @property
+    def missing_kernels(self) -> int:
+        return self.library.missing_count
+
+    @property
     def concurrency(self) -> int:
         """Runs in flight at once of all sessions together; of one plan there are as many as it has slots."""
         return WORKERS

@@ -31,14 +31,20 @@ class Turns:
             slot = slots.acquire(cancel) if slots.waiting else slots.take()
         except IndexError:
             slot = slots.acquire(cancel)
-        return slot, self._claim(slot)
+        with self._lock:
+            lane = self._claim(slot)
+        self._take_back()
+        return slot, lane
 
     def take_ready(self) -> tuple[Slot, Lane] | None:
         """:meth:`take` where that waits for nothing and the run is a launch of a graph, else None."""
-        slot = self._at_once()
-        if slot is None:
+        # Under the lock no slot is on its way from those that are shared to the idle ones.
+        with self._lock:
+            slot = self._at_once()
+            lane = None if slot is None else self._claim(slot)
+        self._take_back()
+        if slot is None or lane is None:
             return None
-        lane = self._claim(slot)
         if slot.graph and not lane.pending:
             return slot, lane
         self.queued(slot)
@@ -60,13 +66,10 @@ class Turns:
             return None
 
     def _claim(self, slot: Slot) -> Lane:
-        with self._lock:
-            if not slot.offered:
-                slot.lock.acquire()
-            slot.offered, slot.queues = False, True
-            lane = slot.take_lane()
-        self._take_back()
-        return lane
+        if not slot.offered:
+            slot.lock.acquire()
+        slot.offered, slot.queues = False, True
+        return slot.take_lane()
 
     def queued(self, slot: Slot) -> None:
         """The caller's run is queued, or cannot be: others may queue behind it."""

@@ -171,6 +171,10 @@ class FakeDevice:
     def loaded_kernels(self) -> int:
         return self.inner.loaded_kernels
 
+    @property
+    def missing_kernels(self) -> int:
+        return self.inner.missing_kernels
+
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype, *, host: bool) -> AnyArray:
         memory = np.empty(shape, dtype)
         return memory if host else FakeArray(memory, self.traffic)

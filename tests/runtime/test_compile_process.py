@@ -71,6 +71,7 @@ def test_the_other_process_begins_with_the_last_kernel(tmp_path, started):
     assert len(set(addresses)) == len(SPECS)
     assert kernels.loaded_count >= 1
     assert kernels.loaded_count + kernels.compiled_count == len(SPECS)
+    assert kernels.missing_count == len(SPECS)
     (process,) = started.processes
     assert process.poll() is not None
 
