@@ -144,7 +144,7 @@ class CpuDevice:
 
         library = self.library
         executor = ExecutorCode(executor_digest(), executor_code(library.store), FUNCTIONS)
-        return TargetCode(used_features(), library.objects(specs, self._progress), executor)
+        return TargetCode(used_features(library.store), library.objects(specs, self._progress), executor)
 
     def artifact_kernels(self, artifact: Artifact, entry: TargetEntry) -> ArtifactKernels:
         return ArtifactKernels(artifact, entry, load_object, interpreter_imports)

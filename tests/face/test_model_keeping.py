@@ -225,3 +225,24 @@ def test_plans_that_no_run_used_are_not_held_without_bound(tmp_path: Path) -> No
         planner = session._engine.planner
         assert isinstance(planner, KeepingPlanner)
         assert len(planner._keeper._made) == MOST_PLANS
+
+
+def test_keeping_a_model_whose_kernels_are_stored_imports_no_compiler(tmp_path: Path, store: Path) -> None:
+    code = f"""
+import sys, numpy as np
+import onnxplan
+from onnxplan.runtime import origin
+origin.RACY_SECONDS = -5.0
+session = onnxplan.InferenceSession(sys.argv[1])
+session.run_sync({{"x": np.ones((3, {DEPTH}), np.float32)}})
+session._engine.settle(wait=True)
+print("llvmlite" in sys.modules)
+"""
+
+    def imports(path: Path) -> str:
+        command = [sys.executable, "-c", code, str(path)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    assert imports(save(tmp_path, layer(), "first.onnx")) == "True\n"
+    assert imports(save(tmp_path, layer(seed=1), "second.onnx")) == "False\n"
+    assert len(entries(store)) == 2
