@@ -8,6 +8,7 @@ NaN equals itself), because it is also the name of the kernel that is generated 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -15,7 +16,8 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
 
 REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min")
-LEAVES = ("input", "constant", "index")
+LEAVES = ("input", "constant", "parameter", "index")
+UNIFORM = ("constant", "parameter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Instruction:
 
     * ``input``: ``arguments`` is ``(number of the operand,)``;
     * ``constant``: ``value`` is an int (also for booleans) or a float as ``float.hex`` gives it;
+    * ``parameter``: ``arguments`` is ``(number,)``; a number that a kernel is told, only in names of kernels;
     * ``index``: ``arguments`` is ``(axis,)``, the coordinate along that axis, ``int64``;
     * ``reduce_*``: combines its argument over the reduced axes of the operation; the result is the same
       at all points that differ only in those axes.
@@ -48,6 +51,12 @@ class Instruction:
         """The constant's value as a Python number."""
         assert self.value is not None
         return float.fromhex(self.value) if isinstance(self.value, str) else self.value
+
+    @property
+    def is_plain(self) -> bool:
+        """Is the constant a small multiple of a half, infinite, or no number: one that many models share?"""
+        value = self.number
+        return not math.isfinite(value) or (abs(value) <= 256 and value * 2 == int(value * 2))
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class Expression:
         fixed: list[bool] = []
         for instruction in self.instructions:
             fixed.append(
-                instruction.op == "constant"
+                instruction.op in UNIFORM
                 or (instruction.op not in LEAVES and all(fixed[a] for a in instruction.arguments))
             )
             if instruction.op not in LEAVES and not fixed[-1]:
@@ -103,7 +112,7 @@ class Expression:
     def reduced(self) -> tuple[bool, ...]:
         """For each instruction: is it constant along the reduced axes because it hangs on reductions only?
 
-        Constants count as reduced; inputs and indices do not.
+        Constants and parameters count as reduced; inputs and indices do not.
         """
         return self._reduced
 
@@ -111,7 +120,7 @@ class Expression:
     def _reduced(self) -> tuple[bool, ...]:
         flags: list[bool] = []
         for instruction in self.instructions:
-            if instruction.op in REDUCTIONS or instruction.op == "constant":
+            if instruction.op in REDUCTIONS or instruction.op in UNIFORM:
                 flags.append(True)
             elif instruction.op in LEAVES:
                 flags.append(False)
@@ -183,6 +192,8 @@ TRANSCENDENTAL = frozenset(
 def _render(instruction: Instruction, text: list[str]) -> str:
     if instruction.op == "input":
         return f"x{instruction.arguments[0]}"
+    if instruction.op == "parameter":
+        return f"p{instruction.arguments[0]}"
     if instruction.op == "index":
         return f"i{instruction.arguments[0]}"
     if instruction.op == "constant":

@@ -25,6 +25,7 @@ from onnxplan.compiler.passes.inline_scalars import inline_scalars
 from onnxplan.compiler.passes.merge_common import merge_common
 from onnxplan.compiler.passes.merge_products import merge_products
 from onnxplan.compiler.passes.move_factors import move_factors
+from onnxplan.compiler.passes.order_operands import order_operands
 from onnxplan.compiler.plan import CompiledPlan
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.schedule import schedule
@@ -65,7 +66,8 @@ NECESSARY: tuple[tuple[str, Pass], ...] = (
 def passes_for(selector: KernelSelector, optimize: int = 1) -> tuple[tuple[str, Pass], ...]:
     """What a device needs before and wants after :data:`PASSES`; :data:`NECESSARY` if ``optimize`` is 0.
 
-    First go primitives that it has no kernel for, last come those that only some devices have kernels for.
+    First go primitives that it has no kernel for, last come those that only some devices have kernels for,
+    and expressions as kernels are known by.
     """
 
     def block_products(program: Program, pool: ConstantPool) -> Program:
@@ -80,7 +82,8 @@ def passes_for(selector: KernelSelector, optimize: int = 1) -> tuple[tuple[str, 
     first: tuple[str, Pass] = ("expand_block_products", block_products)
     if not optimize:
         return (first, *NECESSARY)
-    return (first, *PASSES, ("fuse_attention", attention), ("elide_copies", copies))
+    last: tuple[str, Pass] = ("order_operands", _plain(order_operands))
+    return (first, *PASSES, ("fuse_attention", attention), ("elide_copies", copies), last)
 
 
 def compile_program(

@@ -227,6 +227,11 @@ OPERATIONS: dict[str, ScalarOp] = {
     "cast_saturate": _op(1, "fiub", lambda a: a),
 }
 
+COMMUTATIVE = frozenset(
+    ("add", "mul", "equal", "not_equal", "and", "or", "xor", "bitwise_and", "bitwise_or", "bitwise_xor")
+)
+"""Operations whose operands may change places; of ``min`` and ``max`` that may change the sign of zero."""
+
 # The type that an operation is computed in, where that is wider than the operands' own type.
 WIDE_FLOATS: dict[DType, DType] = {
     dtype: DType.FLOAT32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections import Counter
 from typing import Any
 
@@ -40,7 +39,7 @@ def inline_scalars(program: Program) -> Program:
         chosen = {
             number: instruction
             for number, instruction in scalars.items()
-            if few or found[_key(instruction)] >= OFTEN or _is_plain(instruction)
+            if few or found[_key(instruction)] >= OFTEN or instruction.is_plain
         }
         _inline(operation, chosen)
     return program
@@ -69,11 +68,6 @@ def scalar_constant(view: View) -> Instruction | None:
         return None
     value: Any = data[view.offset]
     return constant(float(value) if view.dtype.is_float else int(value), view.dtype)
-
-
-def _is_plain(instruction: Instruction) -> bool:
-    value = instruction.number
-    return not math.isfinite(value) or (abs(value) <= 256 and value * 2 == int(value * 2))
 
 
 def _inline(operation: Operation, scalars: dict[int, Instruction]) -> None:

@@ -109,9 +109,10 @@ class Core:
         """The ``number``-th parameter word as ``i64``."""
         return self._table(self.function.args[1], number, I64)
 
-    def float_parameter(self, number: int) -> ir.Value:
-        """The ``number``-th parameter word as ``double``."""
-        return self._table(self.function.args[1], number, DOUBLE)
+    def float_parameter(self, number: int, dtype: DType) -> ir.Value:
+        """The ``number``-th parameter word, a double, rounded to ``dtype``'s compute type in all lanes."""
+        value, element = self._table(self.function.args[1], number, DOUBLE), compute_type(dtype)
+        return self.splat(value if element == DOUBLE else self.builder.fptrunc(value, element))
 
     def _table(self, table: ir.Value, number: int, type_: ir.Type) -> ir.Value:
         entry = ir.IRBuilder(self._entry)

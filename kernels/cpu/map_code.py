@@ -22,8 +22,8 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
     Operands are the expression's inputs and coordinates, then the outputs: ``labels`` and ``kinds`` are
     those of :class:`~onnxplan.kernels.cpu.operand_code.Access`, ``numbers`` the input or axis that each but
     the outputs stands for. ``rank`` is the number of outer axes. If it is ``streamed``, the one output is
-    written past the caches. Parameters: those of the walk, the inner extent, the length of a chunk, the
-    inner strides.
+    written past the caches. Parameters: those of the expression, as doubles, those of the walk, the inner
+    extent, the length of a chunk, the inner strides.
     """
     expression, labels, kinds, numbers, rank, streamed = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
@@ -31,6 +31,7 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
     unroll = map_unroll(expression, kinds)
     emitter = Emitter.kernel(kernel_symbol("map", variant), target, lanes)
     reader = Reader(emitter)
+    scalars = reader.scalars(expression)
     with walk_rows(emitter, reader, rank, len(accesses)) as (offsets, chunk):
         extent, length = reader.next(), reader.next()
         operands = read_operands(emitter, reader, accesses)
@@ -39,7 +40,7 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
             place.hoist(emitter)
         start = emitter.mul(chunk, length)
         stop = emitter.minimum(emitter.add(start, length), extent)
-        row = _Row(emitter, expression, places, accesses, numbers, streamed=streamed)
+        row = _Row(emitter, expression, scalars, places, accesses, numbers, streamed=streamed)
         if streamed:
             start = vector_head(emitter, start, stop, places[-1], row.compute)
         vector_loop(emitter, start, stop, unroll, row.compute)
@@ -53,6 +54,7 @@ class _Row:
         self,
         emitter: Emitter,
         expression: Expression,
+        scalars: dict[int, ir.Value],
         places: list[Place],
         accesses: list[Access],
         numbers: tuple[int, ...],
@@ -60,6 +62,7 @@ class _Row:
         streamed: bool,
     ) -> None:
         self._emitter, self._expression, self._streamed = emitter, expression, streamed
+        self._scalars = scalars
         self._outputs = places[len(numbers) :]
         inputs = list(zip(accesses[: len(numbers)], numbers, places[: len(numbers)], strict=True))
         self._inputs = {number: place for access, number, place in inputs if access.label != "index"}
@@ -86,7 +89,7 @@ class _Row:
         def coordinate(axis: int) -> ir.Value:
             return self._coordinates[axis].load(self._emitter, index, mask)
 
-        values: dict[int, ir.Value] = {}
+        values = dict(self._scalars)
         return [
             evaluate(self._emitter, self._expression, output, values, read, coordinate)
             for output in self._expression.outputs

@@ -8,7 +8,6 @@ whose tiles share the hidden units.
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import CACHE_SPEEDS, Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.pack import pack_array
+from onnxplan.kernels.float_words import float_word
 from onnxplan.kernels.recurrent_operands import operand_names
 
 FAMILY = "recurrent"
@@ -115,7 +115,7 @@ def select_recurrent(operation: Operation, emit: StepEmitter, target: Target) ->
     tail = _tail_parameters(operands, primitive)
     weight_bytes = operands["r"].size * sums.itemsize
     row_blocks = -(-rows // geometry.block)
-    clip = _bits(primitive.clip if primitive.clip is not None else 0.0)
+    clip = float_word(primitive.clip if primitive.clip is not None else 0.0)
     gate_count = GATES[primitive.kind]
     flops = rows * (2 * gate_count * hidden * hidden + 60 * hidden)
     io_bytes = rows * hidden * (gate_count + 1) * dtype.itemsize
@@ -216,11 +216,5 @@ def _tail_parameters(operands: dict[str, View], primitive: Recurrent) -> list[in
             strides[: view.rank] = [stride * view.dtype.itemsize for stride in reversed(view.strides)]
         parameters += strides
     for _, alpha, beta in primitive.activations:
-        parameters += [_bits(alpha), _bits(beta)]
+        parameters += [float_word(alpha), float_word(beta)]
     return parameters
-
-
-def _bits(value: float) -> int:
-    """The bits of a double as a signed 64-bit word."""
-    word: int = struct.unpack("<q", struct.pack("<d", value))[0]
-    return word

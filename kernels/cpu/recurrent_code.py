@@ -13,7 +13,7 @@ from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.columns import Lane
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Number
-from onnxplan.kernels.cpu.llvm_types import FLOAT, I1, I32, I64, POINTER
+from onnxplan.kernels.cpu.llvm_types import I1, I32, I64, POINTER
 from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.recurrent import (
     FINISH,
@@ -56,8 +56,8 @@ class _Recurrence(Cell):
             for number, name in enumerate(STEPPED)
         }
         start = len(PARAMETERS) + 3 * len(STEPPED)
-        scalars = [self._broadcast(emitter, start + number, sums) for number in range(2 * len(activations))]
-        clip = self._broadcast(emitter, PARAMETERS.index("clip"), sums) if clipped else None
+        scalars = [emitter.float_parameter(start + number, sums) for number in range(2 * len(activations))]
+        clip = emitter.float_parameter(PARAMETERS.index("clip"), sums) if clipped else None
         names = tuple(str(name) for name in activations)
         super().__init__(emitter, sums, names, scalars, clip, input_forget=input_forget, linear=linear)
         reads, writes = operand_names(kind, linear)
@@ -68,11 +68,6 @@ class _Recurrence(Cell):
         self.width = vectors * emitter.lanes
         self.pitch = emitter.mul(self.word["panels"], self.width * sums.itemsize)
         self.product = _product(emitter, sums, block, vectors)
-
-    @staticmethod
-    def _broadcast(emitter: Emitter, number: int, sums: DType) -> ir.Value:
-        value = emitter.float_parameter(number)
-        return emitter.splat(value if sums is DType.FLOAT64 else emitter.builder.fptrunc(value, FLOAT))
 
     def tile(self, number: ir.Value) -> None:
         """Everything that a plan step does for tile ``number``."""

@@ -36,21 +36,22 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
 
     Operands as for maps (:func:`onnxplan.kernels.cpu.map_code.build_map`); ``kinds`` are along the axis of
     the vectors. The region is what one reduction runs over, in row mode without its innermost axis.
-    Parameters: those of the walk over kept axes; for each axis of the region its extent and the operands'
-    strides in bytes; the points of the region; the extent of the axis of the vectors; the columns of a
-    chunk; the bytes between cached values in the scratch; the inner strides.
+    Parameters: those of the expression, as doubles; those of the walk over kept axes; for each axis of the
+    region its extent and the operands' strides in bytes; the points of the region; the extent of the axis of
+    the vectors; the columns of a chunk; the bytes between cached values in the scratch; the inner strides.
     """
     mode, expression, labels, kinds, numbers, outer_rank, region_rank, cache, streamed = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
     emitter = Emitter.kernel(kernel_symbol("reduce", variant), target, lane_count(expression, labels, target))
     reader = Reader(emitter)
+    scalars = reader.scalars(expression)
     with walk_rows(emitter, reader, outer_rank, len(accesses)) as (offsets, chunk):
         region = read_axes(reader, region_rank, len(accesses))
         points, extent, length, cache_stride = (reader.next() for _ in range(4))
         operands = read_operands(emitter, reader, accesses)
         kernel = _Kernel(
-            emitter, expression, schedule(expression, cache=cache), operands, numbers, offsets, region,
-            points, cache_stride, streamed=streamed,
+            emitter, expression, scalars, schedule(expression, cache=cache), operands, numbers, offsets,
+            region, points, cache_stride, streamed=streamed,
         )  # fmt: skip
         if mode == "row":
             kernel.row(extent)
@@ -71,6 +72,7 @@ class _Kernel:
         self,
         emitter: Emitter,
         expression: Expression,
+        scalars: Values,
         plan: Schedule,
         operands: list[Operand],
         numbers: tuple[int, ...],
@@ -83,6 +85,7 @@ class _Kernel:
     ) -> None:
         self._streamed = streamed
         self._emitter, self._expression, self._plan = emitter, expression, plan
+        self._scalars = scalars
         self._operands, self._numbers, self._offsets = operands, numbers, offsets
         self._region, self._points, self._cache_stride = region, points, cache_stride
         self._kinds = "".join(operand.access.kind for operand in operands)
@@ -91,7 +94,7 @@ class _Kernel:
     def row(self, extent: ir.Value) -> None:
         """All passes with vectors along the innermost reduced axis of ``extent``."""
         emitter = self._emitter
-        reduced: Values = {}
+        reduced = dict(self._scalars)
         self._evaluate_reduced(reduced)
         for phase in self._plan.phases:
             totals = {p: emitter.variable(self._identity(p)) for p in phase.reductions}
@@ -153,7 +156,7 @@ class _Kernel:
     def columns(self, indices: list[ir.Value], mask: Mask | None) -> None:
         """All passes for the columns of some neighbouring vectors."""
         emitter = self._emitter
-        reduced: list[Values] = [{} for _ in indices]
+        reduced = [dict(self._scalars) for _ in indices]
         for values in reduced:
             self._evaluate_reduced(values)
         width = len(indices) * emitter.lanes

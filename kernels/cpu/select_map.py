@@ -9,6 +9,7 @@ from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.lifted_constants import lift_constants
 from onnxplan.kernels.cpu.select_transpose import select_transpose
 from onnxplan.kernels.cpu.streaming import streamed_output
 from onnxplan.kernels.cpu.vector_shape import lane_count
@@ -46,7 +47,8 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     streamed = streamed_output(
         target, found.outputs, kinds, inner.extent, lane_count(expression, labels, target)
     )
-    variant = (expression, tuple(labels), kinds, (*found.used, *found.indexed), len(outer), streamed)
+    lifted, words = lift_constants(expression)
+    variant = (lifted, tuple(labels), kinds, (*found.used, *found.indexed), len(outer), streamed)
     weight = expression.cost + sum(
         size
         for size, kind, label in zip(sizes, kinds, labels, strict=True)
@@ -54,7 +56,8 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     )
     length = _chunk_length(inner.extent, weight, target)
     chunks = ceil_div(inner.extent, length)
-    parameters, tiles = walk_parameters(outer, sizes, chunks, length * weight)
+    walk, tiles = walk_parameters(outer, sizes, chunks, length * weight)
+    parameters = [*words, *walk]
     parameters += [inner.extent, length, *inner_parameters(inner, sizes, kinds)]
     points = math.prod(found.shape)
     emit.step(

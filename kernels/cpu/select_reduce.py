@@ -8,6 +8,7 @@ from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.lifted_constants import lift_constants
 from onnxplan.kernels.cpu.select_map import select_map
 from onnxplan.kernels.cpu.streaming import streamed_output
 from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count
@@ -106,11 +107,13 @@ def emit_reduce(space: Space, emit: StepEmitter, target: Target) -> None:
     outputs = space.views[len(space.inputs) :]
     lanes = lane_count(space.expression, space.labels, target)
     streamed = row and streamed_output(target, outputs, kinds, inner.extent, lanes)
+    expression, words = lift_constants(space.expression)
     variant = (
-        "row" if row else "column", space.expression, space.labels, kinds,
+        "row" if row else "column", expression, space.labels, kinds,
         (*space.inputs, *space.coordinates), len(outer), len(padded), cached, streamed,
     )  # fmt: skip
-    parameters, tiles = walk_parameters(outer, sizes, chunks, row_bytes)
+    walk, tiles = walk_parameters(outer, sizes, chunks, row_bytes)
+    parameters = [*words, *walk]
     parameters += axis_parameters(padded, sizes)
     points = math.prod(axis.extent for axis in padded)
     parameters += [points, inner.extent, length, cache_stride, *inner_parameters(inner, sizes, kinds)]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
+from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Variable
@@ -27,6 +28,15 @@ class Reader:
     def next(self) -> ir.Value:
         self._position += 1
         return self._emitter.parameter(self._position - 1)
+
+    def scalars(self, expression: Expression) -> dict[int, ir.Value]:
+        """The next parameters are those of ``expression``: their values by position, in all lanes."""
+        found = {}
+        for position, instruction in enumerate(expression.instructions):
+            if instruction.op == "parameter":
+                found[position] = self._emitter.float_parameter(self._position, instruction.dtype)
+                self._position += 1
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,6 @@ plan step (or two), whose blocks share the hidden units.
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 
 from onnxplan.compiler.dtypes import DType
@@ -23,6 +21,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cuda.map import select_map
 from onnxplan.kernels.cuda.source import check_words
+from onnxplan.kernels.float_words import float_word
 from onnxplan.kernels.geometry import ceil_div
 from onnxplan.kernels.recurrent_operands import operand_names
 
@@ -226,13 +225,7 @@ def _tail_parameters(operands: dict[str, View], primitive: Recurrent) -> list[in
     for name in STEPPED:
         if name in operands:
             parameters += operands[name].strides
-    parameters.append(_bits(primitive.clip if primitive.clip is not None else 0.0))
+    parameters.append(float_word(primitive.clip if primitive.clip is not None else 0.0))
     for _, alpha, beta in primitive.activations:
-        parameters += [_bits(alpha), _bits(beta)]
+        parameters += [float_word(alpha), float_word(beta)]
     return parameters
-
-
-def _bits(value: float) -> int:
-    """The bits of a double as a signed 64-bit word."""
-    word: int = struct.unpack("<q", struct.pack("<d", value))[0]
-    return word
