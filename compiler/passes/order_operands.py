@@ -94,7 +94,9 @@ def _in_order(
 def _keys(
     instructions: tuple[Instruction, ...], layouts: tuple[Layout, ...], start: int
 ) -> list[tuple[int, int]]:
-    """By what operands are sorted: nothing in it hangs on how inputs are numbered."""
+    """By what operands are sorted: nothing in it hangs on how inputs are numbered, nor on numbers such as
+    lengths and epsilons, in which models differ that have the rest in common.
+    """
     keys: list[tuple[int, int]] = []
     for instruction in instructions:
         arguments: object = instruction.arguments
@@ -104,7 +106,8 @@ def _keys(
         elif instruction.operands:
             operands = [keys[operand] for operand in instruction.operands]
             arguments = sorted(operands) if instruction.op in COMMUTATIVE else operands
-        text = repr((instruction.op, arguments, instruction.dtype.label, instruction.value))
+        value = instruction.value if instruction.op == "constant" and instruction.is_plain else None
+        text = repr((instruction.op, arguments, instruction.dtype.label, value))
         keys.append((_rank(instruction, start), zlib.crc32(text.encode())))
     return keys
 

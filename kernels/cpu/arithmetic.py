@@ -325,8 +325,7 @@ bit_xor = _bitwise("xor")
 
 
 def bit_not(emitter: Core, operand: DType, result: DType, a: Value) -> Value:
-    ones = ir.Constant(a.type, [I1(1)] * a.type.count) if a.type.element == I1 else emitter.like(a, -1)
-    return emitter.builder.xor(a, ones)
+    return emitter.builder.xor(a, emitter.like(a, -1))
 
 
 def _shift(method: str) -> Function:

@@ -24,7 +24,7 @@ from onnxplan.compiler.expression import REDUCTIONS, Expression, Instruction
 from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter_core import Core, Number
-from onnxplan.kernels.cpu.llvm_types import I8, I32, I64, size_of, storage_type, type_suffix
+from onnxplan.kernels.cpu.llvm_types import I8, I32, I64, size_of, storage_type, type_suffix, undefined
 from onnxplan.kernels.cpu.ranges import bounds
 from onnxplan.kernels.scalar import cpu_function
 
@@ -145,7 +145,7 @@ class Emitter(Core):
     ) -> ir.Value:
         """As :meth:`load_strided`, of a storage type and without conversion."""
         size = size_of(element)
-        value = ir.Constant(self.vector(element), ir.Undefined)
+        value: ir.Value = undefined(self.vector(element))
         for lane in range(self.lanes):
             number: ir.Value = I64(lane)
             if mask is not None:

@@ -22,7 +22,10 @@ from onnxplan.kernels.cpu.llvm_types import (
     POINTER,
     SIGNATURE,
     compute_type,
+    splat_constant,
     type_suffix,
+    undefined,
+    zeros,
 )
 
 Number: TypeAlias = int | ir.Value
@@ -135,7 +138,7 @@ class Core:
         """``value`` in all lanes of a vector of LLVM type ``element``."""
         if isinstance(element, ir.IntType):
             value = int(value) & ((1 << element.width) - 1)
-        return ir.Constant(self.vector(element), [ir.Constant(element, value)] * self.lanes)
+        return splat_constant(ir.Constant(element, value), self.lanes)
 
     def like(self, value: ir.Value, number: float | int) -> ir.Constant:
         """``number`` in all lanes of ``value``'s type."""
@@ -144,9 +147,9 @@ class Core:
     def splat(self, scalar: ir.Value) -> ir.Value:
         """A scalar in all lanes."""
         vector = self.vector(scalar.type)
-        first = self.builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, I32(0))
-        zeros = ir.Constant(ir.VectorType(I32, self.lanes), None)
-        return self.builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
+        nothing = undefined(vector)
+        first = self.builder.insert_element(nothing, scalar, I32(0))
+        return self.builder.shuffle_vector(first, nothing, zeros(ir.VectorType(I32, self.lanes)))
 
     def lane_numbers(self, element: ir.Type = I64) -> ir.Constant:
         """``0, 1, 2, ...``"""
@@ -300,13 +303,13 @@ class Core:
     def halves(self, vector: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The lower and the upper half of the lanes."""
         count = vector.type.count // 2
-        undefined = ir.Constant(vector.type, ir.Undefined)
+        nothing = undefined(vector.type)
         low, high = (
             ir.Constant(ir.VectorType(I32, count), [I32(start + i) for i in range(count)])
             for start in (0, count)
         )
         shuffle = self.builder.shuffle_vector
-        return shuffle(vector, undefined, low), shuffle(vector, undefined, high)
+        return shuffle(vector, nothing, low), shuffle(vector, nothing, high)
 
     def join(self, low: ir.Value, high: ir.Value) -> ir.Value:
         """The lanes of ``low``, then those of ``high``, which are as many."""

@@ -19,8 +19,8 @@ ARITHMETIC = frozenset(("add", "sub", "mul", "div"))
 def lift_constants(expression: Expression) -> tuple[Expression, tuple[int, ...]]:
     """The expression with ``parameter`` instructions for numbers, at the same positions, and their words.
 
-    Plain numbers stay, those of other types than float32 and float64, those that anything but arithmetic
-    reads, whose code may be made for them, and powers of two that vectors are divided by: that is a product.
+    Numbers of other types than float32 and float64 stay, plain ones, and those that code may be made for:
+    what anything but arithmetic reads, and powers of two that vectors are divided by, which is a product.
     """
     instructions, words = list(expression.instructions), list[int]()
     kept = _kept(expression)
@@ -29,7 +29,6 @@ def lift_constants(expression: Expression) -> tuple[Expression, tuple[int, ...]]
             instruction.op == "constant"
             and instruction.dtype in (DType.FLOAT32, DType.FLOAT64)
             and position not in kept
-            and not instruction.is_plain
         ):
             instructions[position] = Instruction("parameter", (len(words),), instruction.dtype)
             words.append(float_word(instruction.number))
@@ -39,13 +38,24 @@ def lift_constants(expression: Expression) -> tuple[Expression, tuple[int, ...]]
 
 
 def _kept(expression: Expression) -> set[int]:
-    """The positions that are read by more than arithmetic."""
-    kept, reduced = set(expression.outputs), expression.reduced()
-    for position, instruction in enumerate(expression.instructions):
+    """The positions of constants that stay."""
+    instructions, reduced = expression.instructions, expression.reduced()
+    kept = set(expression.outputs)
+    for position, instruction in enumerate(instructions):
+        operands = [operand for operand in instruction.operands if instructions[operand].op == "constant"]
         if instruction.op not in ARITHMETIC:
-            kept.update(instruction.operands)
-        elif instruction.op == "div" and not reduced[position]:
-            divisor = expression.instructions[instruction.arguments[1]]
-            if divisor.op == "constant" and abs(math.frexp(divisor.number)[0]) == 0.5:
-                kept.add(instruction.arguments[1])
+            kept.update(operands)
+        elif reduced[position]:
+            # Once for all points: whatever the number is, there is nothing to gain.
+            kept.update(operand for operand in operands if abs(instructions[operand].number) in (0.0, 1.0))
+        else:
+            divisor = instruction.arguments[1] if instruction.op == "div" else -1
+            for operand in operands:
+                constant = instructions[operand]
+                if constant.is_plain or (operand == divisor and _is_power_of_two(constant.number)):
+                    kept.add(operand)
     return kept
+
+
+def _is_power_of_two(number: float) -> bool:
+    return abs(math.frexp(number)[0]) == 0.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
@@ -10,6 +12,29 @@ I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 FLOAT, DOUBLE, HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
 POINTER = ir.PointerType()
 SIGNATURE = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I64, I64, POINTER])
+
+
+class VectorConstant(ir.Constant):  # type: ignore[misc]
+    """A constant vector in LLVM's short form; llvmlite spells out all lanes, half of a kernel's text."""
+
+    def __init__(self, type_: ir.VectorType, text: str, lanes: Sequence[ir.Constant] | None = None) -> None:
+        self.type, self.constant = type_, lanes
+        self._text = text
+
+    def _get_reference(self) -> str:
+        return self._text
+
+
+def splat_constant(lane: ir.Constant, lanes: int) -> VectorConstant:
+    return VectorConstant(ir.VectorType(lane.type, lanes), f"splat ({lane})", [lane] * lanes)
+
+
+def zeros(type_: ir.VectorType) -> VectorConstant:
+    return VectorConstant(type_, "zeroinitializer", [ir.Constant(type_.element, 0)] * type_.count)
+
+
+def undefined(type_: ir.VectorType) -> VectorConstant:
+    return VectorConstant(type_, "undef")
 
 
 def storage_type(dtype: DType) -> ir.Type:

@@ -10,7 +10,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.columns import Group, Lane, for_groups
 from onnxplan.kernels.cpu.emitter import Emitter
-from onnxplan.kernels.cpu.llvm_types import FLOAT, I32, I64, storage_type
+from onnxplan.kernels.cpu.llvm_types import FLOAT, I32, I64, storage_type, undefined, zeros
 from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.pack_code import axis_offsets
 
@@ -115,7 +115,7 @@ class _Resample:
         bits = ir.IntType(emitter.lanes)
         all_close = builder.icmp_unsigned("==", builder.bitcast(close, bits), bits(-1))
         adjoin = builder.icmp_unsigned("==", self.word["x_step"], I64(self.dtype.itemsize))
-        picked = emitter.variable(ir.Constant(emitter.vector(storage_type(self.dtype)), None))
+        picked = emitter.variable(zeros(emitter.vector(storage_type(self.dtype))))
         with emitter.branch(builder.and_(all_close, adjoin)) as (then, otherwise):
             with then:
                 picked.value = self._from_window(x, builder.zext(first, I64), ahead)
@@ -138,7 +138,7 @@ class _Resample:
     def _one_by_one(self, x: ir.Value, place: ir.Value) -> ir.Value:
         emitter, builder = self.emitter, self.emitter.builder
         moved = builder.mul(builder.zext(place, emitter.vector(I64)), emitter.splat(self.word["x_step"]))
-        stored = ir.Constant(emitter.vector(storage_type(self.dtype)), ir.Undefined)
+        stored: ir.Value = undefined(emitter.vector(storage_type(self.dtype)))
         for lane in range(emitter.lanes):
             address = emitter.offset(x, emitter.extract(moved, lane))
             stored = builder.insert_element(stored, emitter.load_scalar(address, self.dtype), I32(lane))

@@ -5,6 +5,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction, constant
 from onnxplan.compiler.passes.fuse_epilogues import fuse_epilogues
 from onnxplan.compiler.passes.fuse_maps import fuse_maps
+from onnxplan.compiler.passes.inline_scalars import inline_scalars
 from onnxplan.compiler.passes.order_operands import order_operands
 from onnxplan.compiler.primitives import Attention
 from onnxplan.compiler.program import Operation
@@ -73,3 +74,17 @@ def test_scores_of_attention_are_ordered():
         %5:float32[2, 6, 5] = attention[accumulator=float32, score=add(mul(x0, 0.375), x1), softmax=plain](q:float32[2, 6, 4], k:float32[2, 4, 6], v:float32[2, 6, 5], mask:float32[2, 6, 6])
         """,
     )
+
+
+def test_lengths_and_epsilons_do_not_change_the_order():
+    texts = set()
+    for count in range(300, 340):
+        b = Sketch()
+        x = b.input("x", 3, 4)
+        length, epsilon = b.number(float(count)), b.number(1e-5 / count)
+        inverse = b.scalar("div", b.number(1.0), b.scalar("add", b.scalar("div", x, length), epsilon))
+        mapped = b.scalar("mul", inverse, b.scalar("exp", b.scalar("sub", x, length)))
+        (operation,) = order_operands(fuse_maps(inline_scalars(b.program(z=mapped)))).operations
+        instructions = operation.primitive.expression.instructions
+        texts.add(tuple((i.op, i.arguments) for i in instructions))
+    assert len(texts) == 1

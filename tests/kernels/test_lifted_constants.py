@@ -101,3 +101,10 @@ def test_a_mean_of_a_power_of_two_is_lifted_but_no_division_of_vectors():
     count = t.constant(1024.0)
     scaled = t.build(t("div", t("sub", t.input(0), t("div", t("reduce_sum", t.input(0)), count)), count))
     assert lift_constants(scaled) == (scaled, ())
+
+
+def test_lengths_of_rows_are_lifted_however_small():
+    rows = [
+        kernels(operation_of(layer_norm(DType.FLOAT32, count), (4, count), (1,))) for count in (32, 49, 384)
+    ]
+    assert rows[0] == rows[1] == rows[2]
