@@ -64,6 +64,7 @@ def load(
         loaded = None if place is None else _load_seen(place, device, options)
         if loaded is not None:
             return loaded
+    device.expect_plans()
     from onnxplan.compiler.importer import load_model
     from onnxplan.runtime.model_planner import ModelPlanner
 

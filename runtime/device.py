@@ -173,6 +173,10 @@ class Device(Protocol):
         """Is told how many worker threads have runs to do, now or next."""
         ...
 
+    def expect_plans(self) -> None:
+        """Is told that a model was opened whose plans nobody made before: kernels may be missing."""
+        ...
+
     @property
     def runs_inline(self) -> bool:
         """Does the calling thread do the work, on NumPy arrays only? Then short runs need no other thread.

@@ -20,7 +20,12 @@ from onnxplan.compiler.target import Target
 from onnxplan.runtime.artifact import Artifact, TargetEntry
 from onnxplan.runtime.artifact_planner import ArtifactKernels
 from onnxplan.runtime.budget import Budget
-from onnxplan.runtime.compile_process import compiling_beside, read_job
+from onnxplan.runtime.compile_process import (
+    compiling_beside,
+    expect_kernels,
+    expect_no_kernels,
+    read_job,
+)
 from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.features import missing_features, used_features
 from onnxplan.runtime.cpu.native_executor import (
@@ -111,6 +116,9 @@ class CpuDevice:
     def expect_runs(self, count: int) -> None:
         expect_callers(count)
 
+    def expect_plans(self) -> None:
+        expect_kernels(self.library.store, self.target)
+
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, host: bool) -> Array:
         return np.empty(shape, dtype)
 
@@ -125,9 +133,11 @@ class CpuDevice:
         if isinstance(kernels, ArtifactKernels):
             store = KernelStore(store_directory() if self._cache else None)
             team = process_team(store, kernels.executor)
-        return CpuExecutor(
+        executor = CpuExecutor(
             compiled.plan, compiled.constants, kernels, progress=self._progress, team=team, budget=budget
         )
+        expect_no_kernels()
+        return executor
 
     def refusal(self, entry: TargetEntry) -> str | None:
         """Why code of an artifact cannot run here; None if it can."""
@@ -152,17 +162,24 @@ class CpuDevice:
 
 @functools.cache
 def _cpu_library(target: Target, cache: bool) -> KernelLibrary:
-    from onnxplan.kernels.cpu.registry import build
+    from onnxplan.kernels.cpu.registry import build, effort
 
-    return KernelLibrary(build, target, _kernel_sources, cache=cache, beside=compiling_beside)
+    return KernelLibrary(build, target, _kernel_sources, cache=cache, beside=compiling_beside, effort=effort)
+
+
+def prepare_to_compile(target: dict[str, Any]) -> None:
+    """What a second process that compiles does first, see :mod:`onnxplan.runtime.compile_process`."""
+    from onnxplan.kernels.cpu.registry import prepare
+
+    prepare(Target.from_json(target))
 
 
 def compile_into_store(job: dict[str, Any]) -> None:
-    """What the process of :func:`onnxplan.runtime.compile_process.compiling_beside` does."""
+    """What it does once it is told what to compile."""
     from onnxplan.kernels.cpu.registry import build
 
-    target, specs = read_job(job)
-    KernelLibrary(build, target, _kernel_sources).objects(specs)
+    store, target, specs = read_job(job)
+    KernelLibrary(build, target, _kernel_sources, store=store).objects(specs)
 
 
 @functools.cache

@@ -25,6 +25,7 @@ Build = Callable[[KernelSpec, Target], ObjectCode]
 Load = Callable[[bytes, str], int]
 Progress = Callable[[int, int], None]
 Beside = Callable[[KernelStore, Target, Sequence[KernelSpec]], AbstractContextManager[None]]
+Effort = Callable[[KernelSpec], int]
 
 TOOLS = ("llvmlite", "numba", "numpy")
 
@@ -41,6 +42,10 @@ def _nobody(store: KernelStore, target: Target, specs: Sequence[KernelSpec]) -> 
     return nullcontext()
 
 
+def _equal(spec: KernelSpec) -> int:
+    return 0
+
+
 class KernelLibrary:
     """Kernels for one target, shared by all sessions of the process. Safe from any number of threads.
 
@@ -51,7 +56,8 @@ class KernelLibrary:
     what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what the
     code depends on beside its source. Both default to those of this machine's processor. Up to ``parallel``
     kernels are compiled at once, and shared with other processes that compile into the same store;
-    ``beside(store, target, specs)`` may start one for as long as kernels are compiled.
+    ``beside(store, target, specs)`` may have one for as long as kernels are compiled, which takes the last
+    ones first: those of most ``effort``.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class KernelLibrary:
         platform: Callable[[Target], str] | None = None,
         parallel: int = 1,
         beside: Beside = _nobody,
+        effort: Effort = _equal,
     ) -> None:
         self._build = build
         self._target = target
@@ -77,7 +84,7 @@ class KernelLibrary:
         self._platform = platform or platform_key
         self._environment: tuple[str, str] | None = None
         self._parallel = parallel
-        self._beside = beside
+        self._beside, self._effort = beside, effort
         self.missing_count = 0
         """Kernels that the store did not have when they were asked for, whoever has compiled them then."""
         self.compiled_count = 0
@@ -166,6 +173,7 @@ class KernelLibrary:
         # Not needed by a warm start.
         from onnxplan.runtime.shared_build import Job, build_shared
 
+        specs = sorted(specs, key=self._effort)
         jobs = [
             Job(
                 self._key(spec),

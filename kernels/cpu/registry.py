@@ -57,6 +57,21 @@ def build(spec: KernelSpec, target: Target) -> ObjectCode:
     return code
 
 
+def prepare(target: Target) -> None:
+    """Loads what compiling for ``target`` takes."""
+    for family in HEAVY_FAMILIES:
+        resolve(PACKAGE, FAMILIES[family])
+    resolve(PACKAGE, "objects:target_machine")(target.isa)
+
+
+HEAVY_FAMILIES = ("matmul", "conv", "winograd", "attention")
+
+
+def effort(spec: KernelSpec) -> int:
+    """Which kernels take longest to compile: the greater, the longer."""
+    return HEAVY_FAMILIES.index(spec.family) + 1 if spec.family in HEAVY_FAMILIES else 0
+
+
 class CpuKernels(DeviceKernels):
     """The CPU's :class:`~onnxplan.compiler.selection.KernelSelector`."""
 

@@ -103,6 +103,9 @@ class CudaDevice:
     def expect_runs(self, count: int) -> None:
         """Nothing hangs on it: runs share the device, not the threads that wait for it."""
 
+    def expect_plans(self) -> None:
+        """Nothing to prepare: NVRTC compiles on several threads of this process."""
+
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, host: bool) -> Any:
         """A new tensor of undefined elements: a NumPy array with ``host``, else a :class:`DeviceArray`.
 

@@ -167,6 +167,9 @@ class FakeDevice:
     def expect_runs(self, count: int) -> None:
         pass
 
+    def expect_plans(self) -> None:
+        pass
+
     @property
     def loaded_kernels(self) -> int:
         return self.inner.loaded_kernels
