@@ -75,6 +75,12 @@ class Place:
         start = emitter.offset(self._pointer, emitter.mul(index, stride))
         return emitter.load_strided(start, stride, self._dtype, mask)
 
+    def prefetch(self, emitter: Emitter, index: ir.Value, distance: ir.Value) -> None:
+        """Asks for what lies ``distance`` bytes behind the element at ``index``."""
+        assert self._pointer is not None
+        pointer = emitter.element(self._pointer, index, self._dtype)
+        emitter.prefetch(emitter.offset(pointer, distance))
+
     def elements_to_line(self, emitter: Emitter, index: ir.Value) -> ir.Value:
         """How many elements from ``index`` on lie before the next whole vector in memory."""
         assert self._pointer is not None

@@ -14,6 +14,7 @@ from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import REDUCTIONS, Expression
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import arithmetic
 from onnxplan.kernels.cpu.emitter import Emitter, Mask, evaluate
@@ -38,9 +39,10 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
     the vectors. The region is what one reduction runs over, in row mode without its innermost axis.
     Parameters: those of the expression, as doubles; those of the walk over kept axes; for each axis of the
     region its extent and the operands' strides in bytes; the points of the region; the extent of the axis of
-    the vectors; the columns of a chunk; the bytes between cached values in the scratch; the inner strides.
+    the vectors; the columns of a chunk; the bytes between cached values in the scratch; the inner strides;
+    if there are operands ``ahead``, of which the last pass fetches what later rows read, how far that lies.
     """
-    mode, expression, labels, kinds, numbers, outer_rank, region_rank, cache, streamed = variant
+    mode, expression, labels, kinds, numbers, outer_rank, region_rank, cache, streamed, ahead = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
     emitter = Emitter.kernel(kernel_symbol("reduce", variant), target, lane_count(expression, labels, target))
     reader = Reader(emitter)
@@ -49,9 +51,10 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
         region = read_axes(reader, region_rank, len(accesses))
         points, extent, length, cache_stride = (reader.next() for _ in range(4))
         operands = read_operands(emitter, reader, accesses)
+        fetched = _Ahead(ahead, reader.next() if ahead else emitter.integer(0))
         kernel = _Kernel(
             emitter, expression, scalars, schedule(expression, cache=cache), operands, numbers, offsets,
-            region, points, cache_stride, streamed=streamed,
+            region, points, cache_stride, fetched, streamed=streamed,
         )  # fmt: skip
         if mode == "row":
             kernel.row(extent)
@@ -63,6 +66,14 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
     if streamed:
         emitter.end_streams()
     return emitter.finish(light=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """Operands of which is fetched what lies ``distance`` bytes ahead."""
+
+    operands: tuple[int, ...]
+    distance: ir.Value
 
 
 class _Kernel:
@@ -80,10 +91,11 @@ class _Kernel:
         region: list[OuterAxis],
         points: ir.Value,
         cache_stride: ir.Value,
+        ahead: _Ahead,
         *,
         streamed: bool,
     ) -> None:
-        self._streamed = streamed
+        self._streamed, self._ahead = streamed, ahead
         self._emitter, self._expression, self._plan = emitter, expression, plan
         self._scalars = scalars
         self._operands, self._numbers, self._offsets = operands, numbers, offsets
@@ -141,6 +153,9 @@ class _Kernel:
         def body(indices: list[ir.Value], mask: Mask | None) -> None:
             results = []
             for index in indices:
+                if phase is self._plan.phases[-1]:
+                    for number in self._ahead.operands:
+                        places[number].prefetch(emitter, index, self._ahead.distance)
                 slot = emitter.add(cached_from, index)
                 results.append(self._compute(phase, places, dict(reduced), index, mask, slot))
             for number, (index, values) in enumerate(zip(indices, results, strict=True)):

@@ -10,7 +10,7 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.lifted_constants import lift_constants
 from onnxplan.kernels.cpu.select_map import select_map
-from onnxplan.kernels.cpu.streaming import streamed_output
+from onnxplan.kernels.cpu.streaming import fetched_ahead, streamed_output
 from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count
 from onnxplan.kernels.cpu.walk import TILE_BYTES, access_class, inner_parameters, walk_parameters
 from onnxplan.kernels.geometry import (
@@ -107,16 +107,18 @@ def emit_reduce(space: Space, emit: StepEmitter, target: Target) -> None:
     outputs = space.views[len(space.inputs) :]
     lanes = lane_count(space.expression, space.labels, target)
     streamed = row and streamed_output(target, outputs, kinds, inner.extent, lanes)
+    ahead, distance = fetched_ahead(inputs, kinds, inner.extent) if row else ((), 0)
     expression, words = lift_constants(space.expression)
     variant = (
         "row" if row else "column", expression, space.labels, kinds,
-        (*space.inputs, *space.coordinates), len(outer), len(padded), cached, streamed,
+        (*space.inputs, *space.coordinates), len(outer), len(padded), cached, streamed, ahead,
     )  # fmt: skip
     walk, tiles = walk_parameters(outer, sizes, chunks, row_bytes)
     parameters = [*words, *walk]
     parameters += axis_parameters(padded, sizes)
     points = math.prod(axis.extent for axis in padded)
     parameters += [points, inner.extent, length, cache_stride, *inner_parameters(inner, sizes, kinds)]
+    parameters += [distance] if ahead else []
     emit.step(
         KernelSpec("reduce", variant),
         tuple(space.views),

@@ -1,4 +1,5 @@
-"""Results beyond the caches: written past them, so that nobody reads their lines before."""
+"""Tensors beyond the caches: results are written past them, so that nobody reads their lines before, and
+operands of rows that take several passes are fetched a row ahead, while memory would be idle."""
 
 from __future__ import annotations
 
@@ -9,9 +10,12 @@ from onnxplan.compiler.view import View
 from onnxplan.kernels.geometry import unique_bytes
 
 STREAMED_BYTES = 32 << 20
-"""A result from this size on leaves the caches before anybody reads it."""
-# Of shorter rows too many lines are written in two parts, which takes longer than reading them before.
+"""A result from this size on leaves the caches before anybody reads it, an operand before it comes again."""
+# Of shorter rows too many lines are written in two parts, which takes longer than reading them before, and
+# the processor's own prefetchers find the next one.
 LEAST_ROW_BYTES = 1024
+LEAST_AHEAD, MOST_AHEAD = 4096, 16384
+"""Bytes ahead of a row: the processor's own prefetchers see less far; more would leave the first cache."""
 
 
 def streams(target: Target, output: View, kind: str, row_elements: int, lanes: int) -> bool:
@@ -39,3 +43,16 @@ def streamed_output(
 ) -> bool:
     """:func:`streams` of the one output of a step; ``kinds`` are those of all operands, outputs last."""
     return len(outputs) == 1 and streams(target, outputs[0], kinds[-1], row_elements, lanes)
+
+
+def fetched_ahead(inputs: Sequence[View], kinds: str, row_elements: int) -> tuple[tuple[int, ...], int]:
+    """Which operands of a kernel of rows to fetch ahead, and how many bytes; ``kinds`` as above."""
+    found = tuple(
+        number
+        for number, view in enumerate(inputs)
+        if kinds[number] == "c"
+        and unique_bytes(view) >= STREAMED_BYTES
+        and LEAST_ROW_BYTES <= row_elements * view.dtype.itemsize <= MOST_AHEAD
+    )
+    row = max((row_elements * inputs[number].dtype.itemsize for number in found), default=0)
+    return found, max(row, LEAST_AHEAD)

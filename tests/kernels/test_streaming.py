@@ -33,7 +33,7 @@ def rows(dtype, count, extent, offset, gap):
 
 def streamed(expression, shape, axes, views, isa):
     (step,) = select(MapReduce(expression, shape, axes), views[:-1], views[-1:], isa)
-    return step.kernel.variant[-1]
+    return step.kernel.variant[{"map": 5, "reduce": 8}[step.kernel.family]]
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
@@ -139,3 +139,39 @@ def test_small_and_narrow_results_stay_in_the_caches(isa):
     doubled = t.build(t("add", t.input(0), t.input(0)))
     # Small floats are computed as float32: their vectors are half a line.
     assert not streamed(doubled, half.shape, (), [half, half], isa)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, DType.FLOAT16])
+def test_what_later_rows_read_is_fetched(isa, dtype, always):
+    """By kernels of one pass and of several, of operands that lie behind one another alone."""
+    t = Tracer(dtype)
+    total = t.build(t("reduce_sum", t("mul", t.input(0), t.input(1))))
+    rng = np.random.default_rng(4)
+    for expression, outputs in ((softmax(dtype), 1), (total, 0)):
+        for count, extent in ((3, 777), (4, 2048 // dtype.itemsize), (1, 1025)):
+            inputs = [rows(dtype, count, extent, 0, 0) for _ in range(expression.input_count)]
+            if len(inputs) > 1:
+                # Strided along the rows.
+                inputs[1] = View(Storage(dtype, 2 * extent * count), 0, (count, extent), (2 * extent, 2))
+            output = rows(dtype, count, extent if outputs else 1, 0, 0)
+            (step,) = select(MapReduce(expression, (count, extent), (1,)), inputs, [output], isa)
+            assert step.kernel.variant[-1] == (0,)
+            assert step.parameters[-1] == max(streaming.LEAST_AHEAD, extent * dtype.itemsize)
+            (got,), (want,) = run(expression, (count, extent), (1,), inputs, [output], isa, rng)
+            assert_close(got, want, dtype, 4 + extent, 4.0)
+
+
+def test_small_operands_and_long_rows_are_not_fetched_ahead(isa, monkeypatch):
+    def ahead(extent):
+        views = [rows(F32, 3, extent, 0, 0) for _ in range(2)]
+        (step,) = select(MapReduce(softmax(F32), (3, extent), (1,)), views[:1], views[1:], isa)
+        return step.kernel.variant[-1]
+
+    assert ahead(300) == ()
+    monkeypatch.setattr(streaming, "STREAMED_BYTES", 3 * 4 * 300)
+    assert ahead(300) == (0,)
+    assert ahead(299) == ()
+    monkeypatch.setattr(streaming, "STREAMED_BYTES", 0)
+    assert ahead(streaming.LEAST_ROW_BYTES // 4 - 1) == ()
+    assert ahead(streaming.MOST_AHEAD // 4) == (0,)
+    assert ahead(streaming.MOST_AHEAD // 4 + 1) == ()
