@@ -24,7 +24,7 @@ def gather_elements(b: Builder, node: Node, data: View, indices: View) -> View:
 
     Indices out of range, where only a run can see them, read some other element of ``data``.
     """
-    positions = _positions(b, node, data, indices)
+    positions = _positions(b, node, data, indices, DType.INT32 if data.size < 1 << 31 else DType.INT64)
     if indices.size == 0:
         return b.constant(np.empty(indices.shape, data.dtype.numpy))
     flat = b.reshape(data, (data.size,))
@@ -43,7 +43,7 @@ def scatter_elements(b: Builder, node: Node, data: View, indices: View, updates:
             f"updates are {updates.dtype}{list(updates.shape)} for indices of shape {list(indices.shape)} "
             f"and data of {data.dtype}"
         )
-    positions = _positions(b, node, data, indices)
+    positions = _positions(b, node, data, indices, DType.INT64)
     if indices.size == 0:
         return data
     return scatter(b, data, b.reshape(positions, (indices.size,)), updates, node.string("reduction", "none"))
@@ -69,8 +69,8 @@ def scatter(b: Builder, data: View, positions: View, updates: View, reduction: s
     return b.reshape(result, data.shape)
 
 
-def _positions(b: Builder, node: Node, data: View, indices: View) -> View:
-    """Positions in the flattened ``data``, of the shape of ``indices``."""
+def _positions(b: Builder, node: Node, data: View, indices: View, dtype: DType) -> View:
+    """Positions in the flattened ``data`` as ``dtype``, of the shape of ``indices``."""
     axis = normal_axis(node.integer("axis", 0), data.rank)
     if indices.dtype not in (DType.INT32, DType.INT64):
         raise TypeError(f"indices are {indices.dtype}, not int32 or int64")
@@ -80,7 +80,7 @@ def _positions(b: Builder, node: Node, data: View, indices: View) -> View:
         if other != axis and indices.shape[other] > data.shape[other]:
             raise ValueError(f"indices of shape {list(indices.shape)} do not fit data of {list(data.shape)}")
     if indices.size == 0:
-        return b.constant(np.empty(indices.shape, np.int64))
+        return b.constant(np.empty(indices.shape, dtype.numpy))
     extent = data.shape[axis]
     if extent == 0:
         raise ValueError(f"axis {axis} has no elements")
@@ -88,16 +88,19 @@ def _positions(b: Builder, node: Node, data: View, indices: View) -> View:
         found = indices.numpy()
         if not -extent <= found.min() <= found.max() < extent:
             raise ValueError(f"an index is out of range for axis {axis} of extent {extent}")
-    return scalar_map(b, _element_position, indices, parameters=(axis, data.shape, indices.shape))
+    return scalar_map(b, _element_position, indices, parameters=(axis, data.shape, indices.shape, dtype))
 
 
 def _element_position(*operands: Any) -> Scalar:
     """The row-major position of an index along ``axis`` and of its own coordinates along the others."""
-    found, axis, shape, space = operands
+    found, axis, shape, space, dtype = operands
     strides = dense_strides(shape)
-    found = cast(found, DType.INT64)
-    position: Scalar = select(found < 0, found + shape[axis], found) * strides[axis]
+    found = cast(found, dtype)
+    position: Scalar = select(found < 0, found + shape[axis], found)
+    if strides[axis] != 1:
+        position *= strides[axis]
     for other, extent in enumerate(space):
         if other != axis and extent > 1:
-            position += index(found, other) * strides[other]
+            along = cast(index(found, other), dtype)
+            position += along if strides[other] == 1 else along * strides[other]
     return position
