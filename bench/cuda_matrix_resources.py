@@ -21,7 +21,7 @@ from onnxplan.compiler.lowering import lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import Step
 from onnxplan.compiler.target import Target
-from onnxplan.kernels.cuda.attention_code import FAMILY as ATTENTION
+from onnxplan.kernels.cuda.attention_form import FAMILY as ATTENTION
 from onnxplan.kernels.cuda.conv_matrix_code import FAMILY as CONVOLUTION
 from onnxplan.kernels.cuda.registry import CudaKernels, build
 from onnxplan.runtime.cuda.api import load_nvrtc
@@ -67,6 +67,10 @@ def cases() -> Iterator[tuple[str, str, str]]:
                 name = f"attention {label}, heads of {head}{', causal' if causal else ''}"
                 body = f"z = Attention<is_causal={causal}>(q, k, v)"
                 yield name, math, _model(f"{shape} q, {shape} k, {shape} v", shape, body)
+        # One token of one sequence: eight groups of four heads that share 16,384 keys and values.
+        query, past = f"{dtype}[1,32,1,128]", f"{dtype}[1,8,16384,128]"
+        inputs = f"{query} q, {past} k, {past} v"
+        yield f"decoding {label}", math, _model(inputs, query, "z = Attention(q, k, v)")
         if label == "float32":
             continue
         for name, (extent, channels) in CONVOLUTIONS.items():
