@@ -242,6 +242,30 @@ def test_instructions_of_convolutions(nvrtc, architecture, dtype, math, multiply
     assert count(names, "LDSM") >= 4
 
 
+def stem(dtype):
+    x, w = dense(dtype, (32, 224, 224, 3)), dense(dtype, (7, 7, 3, 64))
+    return Operation(Conv((2, 2), (1, 1), (3, 3), 1, F32), (x, w), (dense(dtype, (32, 112, 112, 64)),))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["28", "56", "stem", "stem float16"])
+def test_convolutions_of_floats_multiply_more_than_they_read(nvrtc, architecture, name):
+    """A thread reads its rows and columns of shared memory once, 16 bytes at a time, and spills nothing."""
+    target = assumed_target(architecture, "strict")
+    operation = stem(F16 if "16" in name else F32) if "stem" in name else convolution(F32, name)
+    (spec,) = (step.kernel for step in steps_of(operation, target) if step.kernel.family == "conv")
+    names = instructions(nvrtc, spec, target)
+    assert count(names, "LDL") == count(names, "STL") == 0
+    rows, columns = spec.variant[1][-2:]
+    assert (rows, columns) in ((8, 8), (8, 4))
+    assert count(names, "FFMA") * (rows + columns) >= count(names, "LDS") * 4 * rows * columns > 0
+    assert count(names, "LDS", "128") == count(names, "LDS")
+    if name in CONVOLUTIONS:
+        # Two operands, before the loop and in it.
+        assert count(names, "LDG", "128") >= 4
+        assert count(names, "STG", "128") == count(names, "STG")
+
+
 def test_the_record_of_resources(nvrtc):
     target = target_of("sm_90")
     found = {}
