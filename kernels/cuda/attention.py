@@ -53,6 +53,9 @@ SCALAR_OPERATIONS = 8
 """Of a score beside its products."""
 BLOCK_CLOCKS = 300
 """For the barriers of a block of keys, about."""
+WAIT_CLOCKS = 1400
+"""From asking memory for keys and then for values until they begin to come, about. The blocks of a
+multiprocessor wait at the same time."""
 COMBINE_CLOCKS = 4000
 """For launching the step that combines parts, and its wait for memory, about."""
 
@@ -199,11 +202,13 @@ def _scale(score: Expression | None) -> float | None:
 
 
 def fitting_tile(target: Target, shape: AttentionExtents, dtype: DType) -> Tile:
-    """The tile that is estimated to be fastest."""
-    return min(
-        _tiles(target, shape, dtype),
-        key=lambda tile: _clocks(target, shape, tile, fitting_parts(target, shape, tile)),
-    )
+    """The tile that is estimated to be fastest, the smallest one among equals."""
+
+    def clocks(tile: Tile) -> tuple[float, int, int]:
+        clocks = _clocks(target, shape, tile, fitting_parts(target, shape, tile))
+        return clocks, tile.threads, tile.rows
+
+    return min(_tiles(target, shape, dtype), key=clocks)
 
 
 def fitting_parts(target: Target, shape: AttentionExtents, tile: Tile, share: float = 1.0) -> int:
@@ -252,7 +257,7 @@ def _clocks(target: Target, shape: AttentionExtents, tile: Tile, parts: int, sha
     # Units work at the same time as far as there are warps to give them work.
     alone = products + read + fetched + softmax + BLOCK_CLOCKS
     together = max(products + softmax, read, fetched) + EXPOSED * (read + fetched + BLOCK_CLOCKS)
-    each = max(alone / max(1.0, resident * tile.warps / 4), together)
+    each = max(alone / max(1.0, resident * tile.warps / 4), (WAIT_CLOCKS + fetched) / resident, together)
     clocks = ceil_div(blocks, target.threads) * key_blocks * each
     per_byte = CLOCK / target.bandwidth
     memory = share * shape.batch * shape.keys * heads * tile.size * per_byte
