@@ -1,8 +1,9 @@
 """``make bench-cuda``: a GPU beside PyTorch and its own limits, in less than nine minutes, with a record.
 
 Copy bandwidth and product rates, the cost of a run and of a step, tasks beside each other, new shapes, whole
-models at batch 1 and 32, on the device and from the host, the algorithms of their products, the convolutions
-of ResNet-50 beside cuDNN's, and every step of some. Which bars were reached is printed and recorded
+models at batch 1 and 32, on the device and from the host, elementwise kernels, norms and softmax beside a
+copy, attention beside PyTorch's, the algorithms of the models' products, the convolutions of ResNet-50 beside
+cuDNN's, and every step of some. Which bars were reached is printed and recorded
 (:mod:`bench.cuda_bars`). Whatever fails is named in the record and ends nothing else. Exit status 2 without a
 CUDA device.
 """
@@ -29,6 +30,8 @@ RATES = Part("rates", "bench.cuda_rates", 75, stall=40)
 TASKS = Part("tasks", "bench.cuda_tasks", 40, stall=30)
 PRODUCTS = Part("products", "bench.cuda_products", 60, stall=40)
 CONVOLUTIONS = Part("convolutions", "bench.cuda_convolutions", 50, stall=40)
+BANDWIDTH = Part("bandwidth", "bench.cuda_bandwidth", 30, stall=25)
+ATTENTION = Part("attention", "bench.cuda_attention", 30, stall=25)
 STEPS = Part("steps", "bench.cuda_steps", 90, stall=60)
 GROUP = 6
 """Models that are prepared at the same time."""
@@ -91,18 +94,19 @@ def main() -> None:
     parts: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="onnxplan-bench-cuda-") as folder:
         settings = Settings(device=options.device, folder=folder)
-        rows += run_and_show(RATES, settings, parts)
-        rows += run_and_show(TASKS, settings, parts)
+        # What they do not take of their time is the models'.
+        for part in (RATES, TASKS, BANDWIDTH, ATTENTION):
+            rows += run_and_show(part, settings, parts)
         steps = replace(STEPS, seconds=min(STEPS.seconds, options.limit / 5))
         products = replace(PRODUCTS, seconds=min(PRODUCTS.seconds, options.limit / 8))
         convolutions = replace(CONVOLUTIONS, seconds=min(CONVOLUTIONS.seconds, options.limit / 10))
-        end = deadline - steps.seconds - products.seconds - convolutions.seconds
+        last = (products, convolutions, steps)
+        end = deadline - sum(part.seconds for part in last)
         found, notes = measure_models(options.models, options.device, end, options.seconds)
         rows += found
         # Last, since they find the models exported.
-        rows += run_and_show(products, settings, parts)
-        rows += run_and_show(convolutions, settings, parts)
-        rows += run_and_show(steps, settings, parts)
+        for part in last:
+            rows += run_and_show(part, settings, parts)
     reached = judge(rows)
     for bar in reached:
         print(bar)

@@ -1,4 +1,4 @@
-"""What the kernels with matrix instructions take of a device, and the times that their tiles are chosen by.
+"""What kernels of attention and convolution take of a device, and the times that their tiles are chosen by.
 
 NVRTC's report needs no GPU. Times are estimates from the rates of a multiprocessor's units, the same ones for
 all architectures, and were never measured; the record says so. ``python -m bench.cuda_matrix_resources``
@@ -21,13 +21,15 @@ from onnxplan.compiler.lowering import lower
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.plan import Step
 from onnxplan.compiler.target import Target
-from onnxplan.kernels.cuda.attention_code import FAMILY as ATTENTION
+from onnxplan.kernels.cuda.attention_form import FAMILY as ATTENTION
+from onnxplan.kernels.cuda.conv import FAMILY as FLOAT_CONVOLUTION
 from onnxplan.kernels.cuda.conv_matrix_code import FAMILY as CONVOLUTION
 from onnxplan.kernels.cuda.registry import CudaKernels, build
 from onnxplan.runtime.cuda.api import load_nvrtc
 from onnxplan.runtime.cuda.compiler import OPTIONS
 from onnxplan.runtime.cuda.target import assumed_target
 
+FAMILIES = (ATTENTION, CONVOLUTION, FLOAT_CONVOLUTION)
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 REGISTERS = 1 << 16
 MOST_THREADS = {"sm_80": 2048, "sm_90": 2048, "sm_120": 1536}
@@ -67,8 +69,15 @@ def cases() -> Iterator[tuple[str, str, str]]:
                 name = f"attention {label}, heads of {head}{', causal' if causal else ''}"
                 body = f"z = Attention<is_causal={causal}>(q, k, v)"
                 yield name, math, _model(f"{shape} q, {shape} k, {shape} v", shape, body)
-        if label == "float32":
-            continue
+        # One token of one sequence: eight groups of four heads that share 16,384 keys and values.
+        query, past = f"{dtype}[1,32,1,128]", f"{dtype}[1,8,16384,128]"
+        inputs = f"{query} q, {past} k, {past} v"
+        yield f"decoding {label}", math, _model(inputs, query, "z = Attention(q, k, v)")
+        x, w = f"{dtype}[64,3,224,224]", f"{dtype}[64,3,7,7]"
+        body = "y = Conv<pads=[3,3,3,3], strides=[2,2]>(x, w) z = Relu(y)"
+        if label != "TF32":
+            # Of few channels: the same kernel in both modes.
+            yield f"stem {label}", math, _model(f"{x} x, {w} w", f"{dtype}[64,64,112,112]", body)
         for name, (extent, channels) in CONVOLUTIONS.items():
             x = f"{dtype}[64,{channels},{extent},{extent}]"
             w = f"{dtype}[{channels},{channels},3,3]"
@@ -81,7 +90,7 @@ def _model(inputs: str, result: str, body: str) -> str:
 
 
 def steps_of(text: str, target: Target) -> list[Step]:
-    """The steps of a model that have a kernel with matrix instructions, or its form without them."""
+    """The steps of a model that are attention or a convolution."""
     model = onnx.parser.parse_model(text)
     shapes = {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
@@ -90,7 +99,7 @@ def steps_of(text: str, target: Target) -> list[Step]:
     pool = ConstantPool()
     program = lower(load_model(model), shapes, pool=pool).program
     plan = compile_program(program, CudaKernels(target), pool).plan
-    return [step for step in plan.steps if step.kernel.family in (ATTENTION, CONVOLUTION)]
+    return [step for step in plan.steps if step.kernel.family in FAMILIES]
 
 
 def resources(nvrtc: Any, case: str, step: Step, target: Target) -> Resources:
@@ -140,7 +149,7 @@ def main() -> None:
         Row(f"{kernel.case}, {kernel.architecture}", 1e3 * kernel.predicted_seconds, "ms, predicted")
         for kernel in found
     ]
-    show("kernels with matrix instructions, never measured", rows)
+    show("attention and convolution, never measured", rows)
     details = {
         "note": "estimated from rates of units, the same for all architectures; no GPU was used",
         "kernels": [asdict(kernel) for kernel in found],

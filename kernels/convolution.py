@@ -36,5 +36,10 @@ class Convolution:
         return self.w.shape[-1] // self.groups
 
     @property
+    def rows(self) -> int:
+        """Output positions of all images."""
+        return math.prod(self.output.shape[:-1])
+
+    @property
     def taps(self) -> int:
         return math.prod(self.kernel)

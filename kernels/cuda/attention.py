@@ -6,6 +6,8 @@ import itertools
 import math
 from dataclasses import astuple
 
+import numpy as np
+
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.plan import KernelSpec
@@ -15,7 +17,8 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.attention_extents import AttentionExtents
-from onnxplan.kernels.cuda.attention_code import FAMILY, WARP_ROWS, Scores, Tile
+from onnxplan.kernels.cuda.attention_form import FAMILY, WARP_ROWS, Rows, Scores, Tile
+from onnxplan.kernels.cuda.attention_parts import Parts, Queries
 from onnxplan.kernels.cuda.indexing import axis_words, index_type
 from onnxplan.kernels.cuda.score_blocks import score_blocks
 from onnxplan.kernels.cuda.source import check_words
@@ -40,6 +43,9 @@ EXPONENTIAL_FLOPS = 10
 MOST_REGISTERS = {("matrix", 2): 170, ("matrix", 4): 144, ("scalar", 4): 160}
 """For scores, results and queries, by form and bytes of an element; with the rest a lane has 255 at most."""
 
+REGISTERS_OF_COPIES = 16
+"""What a warp takes more that copies all keys and values alone."""
+
 REGISTERS = 1 << 16
 """Of a multiprocessor."""
 
@@ -47,20 +53,28 @@ SCALAR_OPERATIONS = 8
 """Of a score beside its products."""
 BLOCK_CLOCKS = 300
 """For the barriers of a block of keys, about."""
+WAIT_CLOCKS = 1400
+"""From asking memory for keys and then for values until they begin to come, about. The blocks of a
+multiprocessor wait at the same time."""
+COMBINE_CLOCKS = 4000
+"""For launching the step that combines parts, and its wait for memory, about."""
+
+PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Into how many the keys may be cut."""
 
 
 def prefers_attention(operation: Operation, target: Target) -> bool:
-    """Is the kernel fit for ``operation``, and faster than two products and a softmax?
+    """Is the kernel fit for ``operation``? Then it is faster than two products and a softmax.
 
-    With fewer queries than a warp computes most of its work would be for nothing.
+    Of few queries too, though most of what a warp computes is for nothing then: reading keys and values takes
+    longer.
     """
     primitive = operation.primitive
     assert isinstance(primitive, Attention)
     q, k, v, *extras = operation.inputs
     shape = AttentionExtents.of(operation)
     return (
-        min(shape.batch, shape.keys, shape.depth, shape.width) > 0
-        and shape.rows >= WARP_ROWS
+        min(shape.batch, shape.rows, shape.keys, shape.depth, shape.width) > 0
         and max(shape.depth, shape.width) <= LARGEST_HEAD
         and primitive.accumulator is DType.FLOAT32
         and q.dtype is k.dtype is v.dtype
@@ -74,63 +88,77 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
     """Emits the step of an operation that :func:`prefers_attention` accepts."""
     primitive = operation.primitive
     assert isinstance(primitive, Attention)
-    q, k, v, *extras = operation.inputs
-    output = operation.outputs[0]
-    shape = AttentionExtents.of(operation)
+    queries = Queries.of(operation)
+    q, k, v, *extras, output = queries.views
+    shape = queries.extents
     tile = fitting_tile(target, shape, q.dtype)
-    keys = View(k.storage, k.offset, (*k.shape[:-2], *k.shape[:-3:-1]), (*k.strides[:-2], *k.strides[:-3:-1]))
-    scores, table = _scores(primitive, extras, shape, tile, emit)
-    extras = extras[: len(scores.dtypes)]
     row_tiles = ceil_div(shape.rows, tile.rows)
-    operands = (q, keys, v, *extras, output)
-    batch = pad_axes(axes_of(output.shape[:-2], [view.strides[:-2] for view in operands]), len(operands))
+    scores, table = _scores(primitive, operation, queries, tile, emit)
+    extras = extras[: len(scores.dtypes)]
+    # Of all blocks of keys, those that a table leaves.
+    share = 1.0
+    if table is not None:
+        blocks = table.numpy()
+        share = float((blocks[:, 3] - blocks[:, 0]).sum()) / (row_tiles * ceil_div(shape.keys, tile.keys))
+    count = fitting_parts(target, shape, tile, share)
+    parts = Parts.make(emit, queries, count) if count > 1 else None
+    keys = k.transpose((*range(k.rank - 2), k.rank - 1, k.rank - 2))
+    inputs = (q, keys, v, *extras)
+    operands = (*inputs, output)
+    batch = pad_axes(
+        axes_of(queries.batch, [queries.batch_strides(view) for view in operands]), len(operands)
+    )
     overshoot = max(tile.rows, tile.keys) * max(abs(s) for view in operands for s in view.strides[-2:])
-    largest = max(shape.rows, shape.keys, *map(reach, operands)) + overshoot
-    index = index_type(largest, [])
+    partial = count * shape.batch * shape.rows * shape.width
+    index = index_type(max(shape.keys, partial, *(reach(view) + overshoot for view in operands)), [])
     parameters = [
         shape.rows,
         shape.keys,
         shape.depth,
         shape.width,
         row_tiles,
+        shape.batch,
+        count,
+        shape.rows // queries.heads,
         *(stride for view in (q, keys, v, output) for stride in view.strides[-2:]),
+        *(view.strides[-3] for view in (q, *extras, output) if queries.heads > 1),
         *(stride for view in extras for stride in view.strides[-2:]),
         *axis_words(batch),
     ]
-    wide = tuple(copies_wide(view) for view in (q, keys, v))
+    results = (output,) if parts is None else parts.views
     variant = (
         tile.threads,
         astuple(tile),
-        wide,
+        tuple(copies_wide(view) for view in (q, keys, v)),
         table is not None,
         scores.variant,
         q.dtype.label,
-        output.dtype.label,
+        results[0].dtype.label,
         len(batch),
         index,
+        astuple(Rows(queries.heads > 1, parts is not None, operation.outputs[0].shape[-2] < WARP_ROWS)),
     )
-    check_words(len(operands), len(parameters))
-    # Of all blocks of keys, those that a table leaves.
-    share = 1.0
-    if table is not None:
-        blocks = table.numpy()
-        share = float((blocks[:, 3] - blocks[:, 0]).sum()) / (row_tiles * ceil_div(shape.keys, tile.keys))
+    written = tuple(range(len(inputs), len(inputs) + len(results)))
+    operands = (*inputs, *results)
+    check_words(len(operands) + 1, len(parameters))
     cost = scores.expression.cost if scores.expression is not None else 0
     emit.step(
         KernelSpec(FAMILY, variant),
         operands if table is None else (*operands, table),
-        (len(operands) - 1,),
+        written,
         tuple(parameters),
-        tiles=shape.batch * row_tiles,
+        tiles=shape.batch * row_tiles * count,
         flops=shape.flops(EXPONENTIAL_FLOPS) + cost * shape.batch * shape.rows * shape.keys,
         bytes_moved=sum(map(distinct_bytes, operands)),
         scratch=tile.shared_bytes,
-        seconds=share * _clocks(target, shape, tile) / CLOCK,
+        seconds=_clocks(target, shape, tile, count, share) / CLOCK,
     )
+    if parts is not None:
+        parts.combine(emit, target, queries.output, primitive.softmax, scores.scale)
 
 
 def _scores(
-    primitive: Attention, extras: list[View], shape: AttentionExtents, tile: Tile, emit: StepEmitter
+    primitive: Attention, operation: Operation, queries: Queries, tile: Tile, emit: StepEmitter
 ) -> tuple[Scores, View | None]:
     """How scores are computed, and the table of the blocks of keys that are needed."""
     scale = _scale(primitive.score)
@@ -138,13 +166,18 @@ def _scores(
         return Scores(primitive.softmax, scale, None, None, ()), None
     score = primitive.score
     assert score is not None
+    extras, extents = operation.inputs[3:], AttentionExtents.of(operation)
     dtypes = tuple(view.dtype for view in extras)
-    found = score_blocks(score, extras, shape.rows, shape.keys, tile.rows, tile.keys)
+    # Where rows are those of several heads, each tile needs what all queries of one head need.
+    together = queries.extents.rows != extents.rows
+    tile_rows = extents.rows if together else tile.rows
+    found = score_blocks(score, extras, extents.rows, extents.keys, tile_rows, tile.keys)
     if found is None:
         return Scores(primitive.softmax, 1.0, score, score, dtypes), None
     constants = tuple(view for view in extras if view.is_constant)
-    layout = f"attention_blocks_{tile.rows}_{tile.keys}_{score}"
-    table = found.table
+    copies = ceil_div(queries.extents.rows, tile.rows) if together else 1
+    layout = f"attention_blocks_{tile_rows}_{tile.keys}_{copies}_{score}"
+    table = np.tile(found.table, (copies, 1))
     storage = emit.constant(constants, layout, lambda: table)
     plain = [instruction.op for instruction in found.inner.instructions] == ["input"]
     inner = None if plain and found.inner.instructions[0].arguments == (0,) else found.inner
@@ -169,8 +202,20 @@ def _scale(score: Expression | None) -> float | None:
 
 
 def fitting_tile(target: Target, shape: AttentionExtents, dtype: DType) -> Tile:
-    """The tile that is estimated to be fastest."""
-    return min(_tiles(target, shape, dtype), key=lambda tile: _clocks(target, shape, tile))
+    """The tile that is estimated to be fastest, the smallest one among equals."""
+
+    def clocks(tile: Tile) -> tuple[float, int, int]:
+        clocks = _clocks(target, shape, tile, fitting_parts(target, shape, tile))
+        return clocks, tile.threads, tile.rows
+
+    return min(_tiles(target, shape, dtype), key=clocks)
+
+
+def fitting_parts(target: Target, shape: AttentionExtents, tile: Tile, share: float = 1.0) -> int:
+    """How many blocks share the keys of a tile of queries, of which ``share`` is needed."""
+    most = max(1, math.ceil(share * ceil_div(shape.keys, tile.keys)))
+    counts = (count for count in PARTS if count <= most)
+    return min(counts, key=lambda count: _clocks(target, shape, tile, count, share))
 
 
 def _tiles(target: Target, shape: AttentionExtents, dtype: DType) -> list[Tile]:
@@ -182,16 +227,22 @@ def _tiles(target: Target, shape: AttentionExtents, dtype: DType) -> list[Tile]:
         for warps, groups, keys in itertools.product((8, 4, 2, 1), (2, 1), (64, 32, 16))
     ]
     room = target.cache_bytes[0] - RESERVED_SHARED_BYTES
+    most = MOST_REGISTERS[form, dtype.itemsize]
     return [
         tile
         for tile in tiles
-        if tile.shared_bytes <= room and tile.registers <= MOST_REGISTERS[form, tile.size]
+        if tile.shared_bytes <= room
+        and tile.registers <= most - (REGISTERS_OF_COPIES if tile.warps == 1 else 0)
     ]
 
 
-def _clocks(target: Target, shape: AttentionExtents, tile: Tile) -> float:
-    """Clocks of the busiest multiprocessor, from what its units take for each block of keys."""
-    blocks = shape.batch * ceil_div(shape.rows, tile.rows)
+def _clocks(target: Target, shape: AttentionExtents, tile: Tile, parts: int, share: float = 1.0) -> float:
+    """Clocks of the busiest multiprocessor, from what its units take for each block of keys, or of memory.
+
+    Results of several ``parts`` take another step.
+    """
+    blocks = shape.batch * ceil_div(shape.rows, tile.rows) * parts
+    key_blocks = math.ceil(share * ceil_div(shape.keys, tile.keys) / parts)
     room = target.cache_bytes[0] // (tile.shared_bytes + RESERVED_SHARED_BYTES)
     resident = max(
         1, min(room, REGISTERS // (tile.threads * (tile.registers + 64)), ceil_div(blocks, target.threads))
@@ -206,5 +257,12 @@ def _clocks(target: Target, shape: AttentionExtents, tile: Tile) -> float:
     # Units work at the same time as far as there are warps to give them work.
     alone = products + read + fetched + softmax + BLOCK_CLOCKS
     together = max(products + softmax, read, fetched) + EXPOSED * (read + fetched + BLOCK_CLOCKS)
-    each = max(alone / max(1.0, resident * tile.warps / 4), together)
-    return ceil_div(blocks, target.threads) * ceil_div(shape.keys, tile.keys) * each
+    each = max(alone / max(1.0, resident * tile.warps / 4), (WAIT_CLOCKS + fetched) / resident, together)
+    clocks = ceil_div(blocks, target.threads) * key_blocks * each
+    per_byte = CLOCK / target.bandwidth
+    memory = share * shape.batch * shape.keys * heads * tile.size * per_byte
+    clocks = max(clocks, memory) + EXPOSED * min(clocks, memory)
+    if parts == 1:
+        return clocks
+    # Partial results are written and read.
+    return clocks + COMBINE_CLOCKS + 8 * parts * shape.batch * shape.rows * shape.width * per_byte

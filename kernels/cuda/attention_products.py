@@ -144,26 +144,51 @@ def softmax_step(*, exact: bool) -> str:
     return _SOFTMAX.replace("POWER", power).replace("SHIFT", "finite" if exact else "finite * SCALE")
 
 
-def products_with_values(form: str, dtype: DType) -> str:
-    """Adds the products of weights and values to the results."""
+def products_with_values(form: str, dtype: DType, *, fine: bool) -> str:
+    """Adds the products of weights and values to the results.
+
+    Weights are rounded to the type of the values, or, where they are ``fine`` and that has 16 bits, become
+    two summands of it: the second multiplication costs nothing where values are waited for.
+    """
     if form == "scalar":
         return _SCALAR_VALUES
     if dtype is DType.FLOAT32:
         return _SINGLE_VALUES
+    multiply, pack = f"onnxplan_warp_multiply_{dtype.label}", f"onnxplan_pack_{dtype.label}"
     return _SMALL_VALUES.format(
-        pack=f"onnxplan_pack_{dtype.label}", multiply=f"onnxplan_warp_multiply_{dtype.label}"
+        multiply=multiply,
+        weights=(_FINE_WEIGHTS if fine else _WEIGHTS).format(pack=pack, kept=KEPT_BITS[dtype]),
+        rest=_FINE_MULTIPLY.format(multiply=multiply) if fine else "",
     )
 
+
+KEPT_BITS = {DType.FLOAT16: "0xffffe000u", DType.BFLOAT16: "0xffff0000u"}
+"""Those of a float that the type has."""
+
+_WEIGHTS = "a[g][i] = {pack}(pair_of_weights[0], pair_of_weights[1]);"
+
+_FINE_WEIGHTS = """\
+float high[2];
+#pragma unroll
+for (int j = 0; j < 2; ++j) high[j] = __uint_as_float(__float_as_uint(pair_of_weights[j]) & {kept});
+a[g][i] = {pack}(high[0], high[1]);
+rest[g][i] = {pack}(pair_of_weights[0] - high[0], pair_of_weights[1] - high[1]);"""
+
+_FINE_MULTIPLY = """\
+{multiply}(results[g][m], rest[g], b[0], b[1]);
+{multiply}(results[g][m + 1], rest[g], b[2], b[3]);"""
 
 _SMALL_VALUES = """\
 #pragma unroll
 for (int n = 0; n < KEYS / 8; n += 2) {{
-    unsigned a[GROUPS][4];
+    unsigned a[GROUPS][4], rest[GROUPS][4];
 #pragma unroll
     for (int g = 0; g < GROUPS; ++g)
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-            a[g][i] = {pack}(scores[g][n + i / 2][i % 2 * 2], scores[g][n + i / 2][i % 2 * 2 + 1]);
+        for (int i = 0; i < 4; ++i) {{
+            const float* const pair_of_weights = scores[g][n + i / 2] + i % 2 * 2;
+            {weights}
+        }}
 #pragma unroll
     for (int m = 0; m < WIDTH / 8; m += 2) {{
         unsigned b[4];
@@ -172,6 +197,7 @@ for (int n = 0; n < KEYS / 8; n += 2) {{
         for (int g = 0; g < GROUPS; ++g) {{
             {multiply}(results[g][m], a[g], b[0], b[1]);
             {multiply}(results[g][m + 1], a[g], b[2], b[3]);
+            {rest}
         }}
     }}
 }}"""

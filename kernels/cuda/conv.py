@@ -7,7 +7,6 @@ groups are its batch. The left matrix is never stored: a block gathers its slice
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +36,7 @@ from onnxplan.kernels.cuda.indexing import axis_words, index_type
 from onnxplan.kernels.cuda.matmul_library import emit_library
 from onnxplan.kernels.cuda.product import Parts, piece_count, tile_words
 from onnxplan.kernels.cuda.product_code import (
+    GROUP,
     THREADS,
     Feed,
     Results,
@@ -46,16 +46,16 @@ from onnxplan.kernels.cuda.product_code import (
     factor,
     find_tile,
     fitting_tile,
-    keep_lines,
     matrix_feed,
     multiply,
     repeat,
-    slice_count,
     store_tile,
     sum_text,
     sum_type,
+    wide_feed,
 )
 from onnxplan.kernels.cuda.source import KernelSource, KernelText, check_words
+from onnxplan.kernels.cuda.tensor_core import copies_wide
 from onnxplan.kernels.geometry import axes_of, ceil_div, reach
 from onnxplan.kernels.matrices import Matrices, distinct_bytes
 
@@ -99,7 +99,8 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
     if serves(target, conv, primitive.accumulator):
         emit_matrix(emit, target, conv, epilogue)
         return
-    tiles = conv.groups * _tile_count(conv)
+    tile = _tile(conv, primitive.accumulator, target)
+    tiles = conv.groups * ceil_div(conv.rows, tile.rows) * ceil_div(conv.features, tile.columns)
     pieces = piece_count(target, tiles, depth)
     if pieces == 1:
         _emit_step(emit, target, conv, primitive.accumulator, epilogue, None)
@@ -145,10 +146,8 @@ def _grouped(conv: Convolution, view: View) -> View:
     return View(view.storage, view.offset, (conv.groups, *shape), (each * strides[-1], *strides))
 
 
-def _tile_count(conv: Convolution) -> int:
-    rows = math.prod(conv.output.shape[:-1])
-    tile = fitting_tile(rows, conv.features)
-    return ceil_div(rows, tile.rows) * ceil_div(conv.features, tile.columns)
+def _tile(conv: Convolution, accumulator: DType, target: Target) -> Tile:
+    return fitting_tile(conv.rows, conv.features, conv.groups, accumulator, target)
 
 
 def _emit_step(
@@ -160,13 +159,13 @@ def _emit_step(
     parts: Parts | None,
 ) -> None:
     x, output = conv.x, conv.output
-    rows, depth = math.prod(output.shape[:-1]), conv.taps * conv.channels
+    rows, depth = conv.rows, conv.taps * conv.channels
     weights = conv.w.reshape((depth, conv.w.shape[-1]))
     if weights is None:
         dense = dense_copy(emit, target, conv.w, "weights")
         weights = View.dense(dense.storage, (depth, conv.w.shape[-1]))
     results = (*conv.extras, output)
-    tile = fitting_tile(rows, conv.features)
+    tile = _tile(conv, accumulator, target)
     pieces = len(parts.views) if parts else 1
     blocks, words = tile_words(rows, conv.features, depth, tile, pieces, conv.groups)
     windows = window_words(x, output, conv.kernel, conv.strides, conv.dilations, conv.pads)
@@ -193,28 +192,48 @@ def _emit_step(
     ]
     what = Results(epilogue, accumulator, tuple(view.dtype for view in results))
     labels = (x.dtype.label, weights.dtype.label)
-    variant = (THREADS, tile.variant, labels, what.variant, len(windows), index)
+    wide = (
+        conv.channels % GROUP == 0 and _reads_wide(x),
+        conv.features % GROUP == 0 and _reads_wide(weights),
+        conv.features % GROUP == 0 and split_stride % GROUP == 0 and _reads_wide(output),
+    )
+    variant = (THREADS, tile.variant, labels, what.variant, len(windows), index, wide)
     written = (x, weights, parts.whole) if parts else (x, weights, *results)
     check_words(len(written), len(parameters))
+    flops, moved = (2 * depth + epilogue.cost) * output.size, sum(map(distinct_bytes, written))
+    seconds = target.seconds(flops, moved)
+    if sum_type(accumulator) is DType.FLOAT32:
+        # Each lane starts an instruction per clock, or forms one product.
+        started = ceil_div(blocks, target.threads) * target.threads * THREADS * ceil_div(depth, pieces)
+        seconds = max(seconds, target.launch + started * tile.instructions / (target.flops / 2))
     emit.step(
         KernelSpec(FAMILY, variant),
         written,
         (len(written) - 1,),
         tuple(parameters),
         tiles=blocks,
-        flops=(2 * depth + epilogue.cost) * output.size,
-        bytes_moved=sum(map(distinct_bytes, written)),
+        flops=flops,
+        bytes_moved=moved,
+        seconds=seconds,
         in_place=in_place_extras(output, conv.extras, 2),
     )
 
 
+def _reads_wide(view: View) -> bool:
+    """Are elements floats that lie in groups of 16 bytes along the last axis?"""
+    return view.dtype is DType.FLOAT32 and copies_wide(view)
+
+
 def build_conv(variant: Any, target: Target) -> KernelSource:
-    """``variant`` is ``(threads, tile, (x type, weight type), results, spatial axes, index type)``.
+    """``variant`` is ``(threads, tile, (x type, weight type), results, spatial axes, index type, wide)``.
+
+    ``wide`` tells of the input, the weights and the output whether they are floats that are read or written
+    four at a time, along channels or features.
 
     Operands: x, the weights ``(depth, features of all groups)``, the extras, the output. Parameters: those of
     the tiles, of the input and its windows, of the weights, the places of results.
     """
-    threads, extents, labels, results_variant, spatial, index = variant
+    threads, extents, labels, results_variant, spatial, index, wide = variant
     tile, results = Tile(*extents), Results.from_variant(*results_variant)
     x_type, w_type = (DType.from_label(label) for label in labels)
     kernel = KernelText(threads)
@@ -222,8 +241,11 @@ def build_conv(variant: Any, target: Target) -> KernelSource:
     kernel.operand("right", w_type, alone=True)
     results.declare_operands(kernel)
     declare_tiles(kernel, index)
-    left = _gather_feed(kernel, x_type, results.accumulator, tile, spatial, index)
-    right = matrix_feed(kernel, "right", w_type, results.accumulator, tile, index, rows=False)
+    left = _gather_feed(kernel, x_type, results.accumulator, tile, spatial, index, GROUP if wide[0] else 1)
+    if wide[1]:
+        right = wide_feed(kernel, "right", tile, index)
+    else:
+        right = matrix_feed(kernel, "right", w_type, results.accumulator, tile, index, rows=False)
     declare_places(kernel, results, 1 + spatial, index)
     find_tile(kernel, tile, index)
     kernel.line(
@@ -233,14 +255,20 @@ def build_conv(variant: Any, target: Target) -> KernelSource:
     multiply(kernel, tile, results.accumulator, index, [left, right])
     numbers = range(len(results.dtypes))
     starts = [f"batch * columns * column_stride{number}" for number in numbers]
-    store_tile(kernel, results, 1 + spatial, index, starts)
+    store_tile(kernel, tile, results, 1 + spatial, index, starts, wide=wide[2])
     return kernel.source(FAMILY)
 
 
 def _gather_feed(
-    kernel: KernelText, dtype: DType, accumulator: DType, tile: Tile, spatial: int, index: str
+    kernel: KernelText,
+    dtype: DType,
+    accumulator: DType,
+    tile: Tile,
+    spatial: int,
+    index: str,
+    each: int,
 ) -> Feed:
-    """Feeds what the taps of output positions read.
+    """Feeds what the taps of output positions read, ``each`` neighbouring channels at a time.
 
     A thread keeps to one place of each slice's depth: channel and tap are found once and then counted on.
     Declares the input's parameters.
@@ -250,25 +278,39 @@ def _gather_feed(
     for axis in range(spatial):
         for name in (*WINDOW_WORDS, "stride"):
             kernel.parameter(f"{name}{axis}", index)
-    count, total = slice_count(tile.rows, tile), sum_text(accumulator)
+    total = sum_text(accumulator) if each == 1 else "float4"
+    deep = tile.depth // each
+    count, apart = max(1, tile.rows * deep // THREADS), THREADS // deep
     prepare = [
-        f"const int left_depth = thread % {tile.depth};",
+        f"const int left_depth = thread % {deep} * {each};",
         f"{total} left_next[{count}];",
-        *row_origins(count, f"thread / {tile.depth}", THREADS // tile.depth, spatial, index),
+        *row_origins(count, f"thread / {deep}", apart, spatial, index),
         *first_taps(spatial, index),
     ]
     moved, distance, inside = inside_taps(spatial, index)
-    element = factor(dtype, accumulator, "left[left_offset[i] + distance]")
+    element, nothing = "*(const float4*)(left + left_offset[i] + distance)", "left_zero"
+    if each == 1:
+        element = factor(dtype, accumulator, "left[left_offset[i] + distance]")
+        nothing = f"({total})0"
+    else:
+        prepare.append("const float4 left_zero = {0.0f, 0.0f, 0.0f, 0.0f};")
     fetch = [
         *moved,
         f"const {index} distance = channel * channel_stride + {distance};",
         "const bool live = begin + left_depth < depth_last;",
-        *repeat(count, f"left_next[i] = live && {inside} ? {element} : ({total})0;"),
+        *repeat(count, f"left_next[i] = {nothing};", f"if (live && {inside}) left_next[i] = {element};"),
         f"channel += {tile.depth};",
         "while (channel >= channels) {",
         "channel -= channels;",
         *next_tap(spatial),
         "}",
     ]
-    place = f"thread / {tile.depth} + i * {THREADS // tile.depth}"
-    return Feed(prepare, fetch, keep_lines("left", tile.rows, tile, "left_depth", place))
+    place = f"thread / {deep} + i * {apart}"
+    parts = [("", "")] if each == 1 else [(f" + {n}", f".{part}") for n, part in enumerate("xyzw")]
+    keep = repeat(
+        count,
+        *(f"left_tile[stage][left_depth{further}][{place}] = left_next[i]{part};" for further, part in parts),
+    )
+    if tile.rows * deep < THREADS:
+        keep = [f"if (thread < {tile.rows * deep}) {{", *keep, "}"]
+    return Feed(prepare, fetch, keep)

@@ -56,15 +56,15 @@ def emit_product(
         matrices = transposed(matrices)
     rows, columns, depth = matrices.rows, matrices.columns, matrices.depth
     batch = math.prod(matrices.output.shape[:-2])
-    tile = fitting_tile(rows, columns)
+    tile = fitting_tile(rows, columns, batch, accumulator, target)
     pieces = piece_count(target, batch * ceil_div(rows, tile.rows) * ceil_div(columns, tile.columns), depth)
     if pieces > 1:
         parts = Parts.make(emit, matrices.output, matrices.extras, accumulator, pieces)
         whole = Matrices(matrices.a, matrices.b, parts.first, ())
-        _emit_step(emit, whole, accumulator, identity(sum_type(accumulator)), parts)
+        _emit_step(emit, tile, whole, accumulator, identity(sum_type(accumulator)), parts)
         parts.emit_sum(emit, target, epilogue)
     else:
-        _emit_step(emit, matrices, accumulator, epilogue, None)
+        _emit_step(emit, tile, matrices, accumulator, epilogue, None)
 
 
 def _better_transposed(matrices: Matrices) -> bool:
@@ -126,6 +126,7 @@ def tile_words(
 
 def _emit_step(
     emit: StepEmitter,
+    tile: Tile,
     matrices: Matrices,
     accumulator: DType,
     epilogue: Expression,
@@ -135,7 +136,6 @@ def _emit_step(
     a, b, output = folded.a, folded.b, folded.output
     results = (*folded.extras, output)
     rows, columns, depth = folded.rows, folded.columns, folded.depth
-    tile = fitting_tile(rows, columns)
     pieces = len(parts.views) if parts else 1
     blocks, words = tile_words(rows, columns, depth, tile, pieces, math.prod(output.shape[:-2]))
     operands = (a, b, *results)
@@ -201,5 +201,6 @@ def build_product(variant: Any, target: Target) -> KernelSource:
         f"const {index} left_start = start0, right_start = start1;",
     )
     multiply(kernel, tile, results.accumulator, index, feeds)
-    store_tile(kernel, results, 1, index, [f"start{2 + number}" for number in range(len(results.dtypes))])
+    starts = [f"start{2 + number}" for number in range(len(results.dtypes))]
+    store_tile(kernel, tile, results, 1, index, starts)
     return kernel.source(FAMILY)

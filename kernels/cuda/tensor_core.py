@@ -159,7 +159,9 @@ ONNXPLAN_INLINE float onnxplan_power_of_two(float a) {
 template <int ROWS, int COLUMNS, int PITCH, int THREADS, typename T, typename I>
 ONNXPLAN_INLINE void onnxplan_load_wide(T* tile, const T* source, I stride, I rows, int columns, int thread) {
     constexpr int EACH = 16 / (int)sizeof(T), CHUNKS = COLUMNS / EACH;
-#pragma unroll
+    // Addresses of many copies would be kept in registers from one tile to the next.
+    constexpr int TURNS = (ROWS * CHUNKS + THREADS - 1) / THREADS;
+#pragma unroll (TURNS > 8 ? 4 : TURNS)
     for (int first = 0; first < ROWS * CHUNKS; first += THREADS) {
         const int chunk = first + thread, row = chunk / CHUNKS, column = chunk % CHUNKS * EACH;
         if (ROWS * CHUNKS % THREADS && chunk >= ROWS * CHUNKS) break;

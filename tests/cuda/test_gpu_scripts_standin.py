@@ -7,7 +7,17 @@ import pytest
 from standin import StandIn
 
 import onnxplan
-from bench import cuda_bars, cuda_convolutions, cuda_products, cuda_rates, cuda_steps, cuda_tasks, models
+from bench import (
+    cuda_attention,
+    cuda_bandwidth,
+    cuda_bars,
+    cuda_convolutions,
+    cuda_products,
+    cuda_rates,
+    cuda_steps,
+    cuda_tasks,
+    models,
+)
 from bench.overhead import product_chain
 from bench.record import Row
 from bench.supervised import Settings, is_device_broken, run_check
@@ -212,6 +222,55 @@ def test_tasks(settings):
     (row,) = cuda_tasks.shape_rows(settings, **small)
     assert row.value > 0
     assert set(cuda_tasks.names(settings)) == {"tasks", "gap", "new shapes"}
+
+
+@pytest.mark.parametrize("name", cuda_bandwidth.CASES)
+def test_kernels_are_timed_beside_a_copy(settings, standin, name):
+    """Rates are of what must be moved; a launch takes two milliseconds."""
+    standin.launch_milliseconds = 2.0
+    case = cuda_bandwidth.CASES[name]
+    row = cuda_bandwidth.bandwidth_row(name, case, settings, 1 << 16)
+    wide = cuda_bandwidth.DTYPES[case.dtype].itemsize
+    small = cuda_bandwidth.DTYPES[case.result or case.dtype].itemsize
+    rows, others = (1 << 16) // (case.columns * wide), [shape for _, shape in case.inputs]
+    moved = rows * case.columns * (wide * (1 + others.count("rows,columns")) + small)
+    moved += case.columns * wide * others.count("columns")
+    assert row.name == name
+    assert (row.unit, row.peer) == ("GB/s", "a copy")
+    assert row.value == pytest.approx(1e-9 * moved / 2e-3), "one step does it all"
+    assert row.ratio == pytest.approx(row.value / row.peer_value)
+    bars = [bar for bar in cuda_bars.judge([row]) if bar.value is not None]
+    assert [bar.name for bar in bars] == [f"{name.partition(':')[0]} beside a copy"]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_timed_beside_a_peer_that_agrees(settings, standin, causal):
+    torch = pytest.importorskip("torch")
+    standin.launch_milliseconds = 2.0
+    case = cuda_attention.Case(2, 3, 40, 16, causal)
+
+    class PeerOnCpu(cuda_attention.TorchAttention):
+        def __init__(self, *operands):
+            super().__init__(torch, "cpu", *operands)
+
+        def launch(self, stream):
+            """The stand-in says a microsecond for events with nothing between them."""
+
+    row = cuda_attention.attention_row(case, settings, PeerOnCpu)
+    assert row.name == f"attention: 2 x 3 heads of 16, 40 tokens{', causal' if causal else ''}"
+    assert row.value == pytest.approx(1e-12 * 4 * 6 * 40 * 40 * 16 / (2 if causal else 1) / 2e-3)
+    assert row.ratio == pytest.approx(1e-6 / 2e-3)
+    (bar,) = [bar for bar in cuda_bars.judge([row]) if bar.value is not None]
+    assert (bar.name, bar.met) == ("attention beside PyTorch's", False)
+    alone = cuda_attention.attention_row(case, settings, None)
+    assert (alone.value, alone.peer, alone.ratio) == (pytest.approx(row.value), "", None)
+
+    class Wrong(PeerOnCpu):
+        def expected(self):
+            return super().expected() + 1
+
+    with pytest.raises(ValueError, match="differs from PyTorch's"):
+        cuda_attention.attention_row(case, settings, Wrong)
 
 
 SMALL_LAYERS = [

@@ -14,7 +14,7 @@ from nvrtc_batches import CompilationError, compile_kernels
 
 from bench import models
 from onnxplan.compiler.dtypes import DType
-from onnxplan.kernels.cuda import attention_code, conv_matrix_code
+from onnxplan.kernels.cuda import attention_form, conv_matrix_code
 from onnxplan.kernels.cuda.registry import FAMILIES, build
 from onnxplan.kernels.cuda.tensor_core import multiplies
 from tests.models.light_networks import NAMES, with_random_weights
@@ -67,7 +67,7 @@ def is_chosen(spec, target):
     """Would the kernel, which is chosen for sm_90, be chosen for ``target``?"""
     if spec.family == conv_matrix_code.FAMILY:
         return multiplies(target, DType.from_label(spec.variant[2]))
-    if spec.family == attention_code.FAMILY and spec.variant[1][0] == "matrix":
+    if spec.family == attention_form.FAMILY and spec.variant[1][0] == "matrix":
         return multiplies(target, DType.from_label(spec.variant[5]))
     return True
 

@@ -15,7 +15,8 @@ from onnxplan.compiler.primitives import Attention
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.trace import apply, cast, select, trace
 from onnxplan.kernels.cuda import attention
-from onnxplan.kernels.cuda.attention_code import Tile
+from onnxplan.kernels.cuda.attention_form import Tile
+from onnxplan.runtime.cuda.target import assumed_target
 
 F16, BF16, F32, F64 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64
 STRICT, FAST = "sm_90", "sm_90_fast"
@@ -233,7 +234,8 @@ def test_what_the_selector_prefers():
         return selector(isa).prefers(operation)
 
     assert prefers()
-    assert not prefers(rows=15)
+    assert prefers(rows=1)
+    assert not prefers(rows=0)
     assert not prefers(keys=0)
     assert prefers(depth=256)
     assert not prefers(depth=257)
@@ -241,6 +243,122 @@ def test_what_the_selector_prefers():
     assert prefers(isa="sm_75")
     assert not prefers(isa="sm_75", dtype=BF16)
     assert prefers(isa="sm_75", dtype=F32)
+
+
+SHARERS = {"none": ((2, 3), ()), "one": ((2, 3), (1,)), "both": ((2, 3), (0, 1)), "first": ((3, 2), (0,))}
+"""Batch axes, and those along which keys and values are shared."""
+
+
+@pytest.mark.parametrize(("isa", "dtype"), FORMS)
+@pytest.mark.parametrize("sharers", SHARERS)
+@pytest.mark.parametrize("seed", range(4))
+def test_few_queries(isa, dtype, sharers, seed, monkeypatch):
+    """Any number of blocks share the keys, some of which get none; heads share keys."""
+    rng = np.random.default_rng(seed)
+    parts = (1, 2, 3, 16)[seed]
+    monkeypatch.setattr(attention, "fitting_parts", lambda *_: parts)
+    batch, shared = SHARERS[sharers]
+    rows, keys = (1, 7, int(rng.integers(2, 16)), 1)[seed], int(rng.integers(40, 400))
+    depth, width = ((64, 64), (13, 27), (8, 16), (80, 40))[seed]
+    layout = ["dense", "any", "gaps", "dense"][seed]
+    own = tuple(1 if axis in shared else extent for axis, extent in enumerate(batch))
+    q = place(rng, (*batch, rows, depth), dtype, layout)
+    k = place(rng, (*own, keys, depth), dtype, layout).expand((*batch, keys, depth)).transpose((0, 1, 3, 2))
+    v = place(rng, (*own, keys, width), dtype, layout).expand((*batch, keys, width))
+    space = (*batch, rows, keys)
+    added = trace(lambda s, mask: s * 0.25 + cast(mask, F32), (F32, dtype))
+    score, extras = [(None, ()), (added, (broadcast(rng, space, dtype),))][seed % 2]
+    values = fill(rng, [q, k, v, *extras])
+    output = place(rng, (*batch, rows, width), dtype, "gaps")
+    primitive = Attention(F32, score, KINDS[seed])
+    steps = check(isa, primitive, (q, k, v, *extras), output, values)
+    assert [step.kernel.family for step in steps] == ["attention", "reduce"][: 1 + (parts > 1)]
+    row_tiles = -(-rows * max([batch[axis] for axis in shared], default=1) // 16)
+    assert steps[0].tiles <= row_tiles * int(np.prod(own)) * parts * (2 if sharers == "both" else 1)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), FORMS)
+@pytest.mark.parametrize("parts", [1, 4])
+def test_heads_that_share_keys_read_them_once(isa, dtype, parts, monkeypatch):
+    """Eight heads of three queries, beside each other as projections leave them, are rows of two tiles."""
+    rng = np.random.default_rng(5)
+    monkeypatch.setattr(attention, "fitting_parts", lambda *_: parts)
+    form = "scalar" if (isa, dtype) == (STRICT, F32) else "matrix"
+    tile = Tile(form, 1, 1, 16, 32, 32, dtype.itemsize)
+    monkeypatch.setattr(attention, "fitting_tile", lambda *_: tile)
+    q = dense(dtype, (2, 3, 2, 8, 32)).transpose((0, 2, 3, 1, 4))
+    k, v = (dense(dtype, (2, 2, 1, 75, 32)).expand((2, 2, 8, 75, 32)) for _ in range(2))
+    output = dense(dtype, (2, 3, 2, 8, 32)).transpose((0, 2, 3, 1, 4))
+    space = (2, 2, 8, 3, 75)
+    # A window, the same for all heads, and a bias of each head
+    row, key = coordinates(3, 75, offset=72)
+    bias = dense(F32, (8, 1, 75)).expand(space)
+    score = trace(
+        lambda s, row, key, bias: select(key <= row, select(key > row - 40, s * 0.2 + bias, -1e38), -1e38),
+        (F32, DType.INT64, DType.INT64, F32),
+    )
+    extras = (row.expand(space), key.expand(space), bias)
+    inputs = (q, k.transpose((0, 1, 2, 4, 3)), v, *extras)
+    (step, *_) = check(isa, Attention(F32, score), inputs, output, fill(rng, [q, k, v, bias]))
+    assert step.tiles == 2 * 2 * 2 * parts
+    assert step.kernel.variant[2] == (True, True, True)
+    assert table_of(step) == [[2, 3, 4, 5]] * 2
+
+
+@pytest.mark.parametrize(("isa", "dtype"), FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_infinities_and_nan(isa, dtype, kind, monkeypatch):
+    rng = np.random.default_rng(7)
+    monkeypatch.setattr(attention, "fitting_parts", lambda *_: 3)
+    rows, keys = 9, 200
+    q, k, v = operands(rng, (), rows, keys, 16, 8, dtype)
+    mask = dense(F32, (rows, keys))
+    values = fill(rng, [q, k, v])
+    added = np.zeros((rows, keys), np.float32)
+    added[0] = -np.inf
+    added[1, :130] = -np.inf
+    added[2, 5] = np.nan
+    added[3, 199] = np.inf
+    added[4, 1:] = -np.inf
+    added[5] = np.finfo(np.float32).min
+    added[6, :190] = np.finfo(np.float32).min
+    values[mask.storage] = added.reshape(-1)
+    score = trace(lambda s, m: s + m, (F32, F32))
+    steps = check(isa, Attention(F32, score, kind), (q, k, v, mask), dense(dtype, (rows, 8)), values)
+    assert len(steps) == 2
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16])
+def test_weights_of_few_queries_are_not_rounded(dtype):
+    """Results in float32 tell: with weights of 16 bits they are off by thousandths."""
+    rng = np.random.default_rng(10)
+    q, k, v = operands(rng, (2,), 9, 70, 16, 24, dtype)
+    output = dense(F32, (2, 9, 24))
+    operation = Operation(Attention(F32), (q, k, v), (output,))
+    values = fill(rng, [q, k, v])
+    (found,) = run_operation(operation, values, STRICT)
+    exact = [array.astype(np.float64) for array in arrays((q, k, v), values)]
+    scores = exact[0] @ exact[1]
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = weights / weights.sum(-1, keepdims=True) @ exact[2]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 if dtype is F16 else 5e-5)
+
+
+def test_the_number_of_parts_fills_the_device():
+    """One token of one sequence, 32 heads in 8 groups, against a long past: and of many sequences."""
+    target = assumed_target("sm_90", "strict")
+
+    def blocks(batch, keys):
+        shape = attention.AttentionExtents(8 * batch, 4, keys, 128, 128)
+        tile = attention.fitting_tile(target, shape, F16)
+        assert tile.rows <= 32
+        return 8 * batch * attention.fitting_parts(target, shape, tile)
+
+    assert target.threads / 2 <= blocks(1, 1 << 14) <= 4 * target.threads
+    assert blocks(64, 1 << 14) >= 64 * 8
+    little = attention.AttentionExtents(8, 4, 16, 64, 64)
+    assert attention.fitting_parts(target, little, Tile("matrix", 1, 1, 16, 64, 64, 2)) == 1
+    assert blocks(64, 64) == 64 * 8
 
 
 @pytest.mark.parametrize(("isa", "dtype"), FORMS)

@@ -21,6 +21,7 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.trace import apply, cast, trace
 from onnxplan.kernels.cuda.registry import CudaKernels, build
 from onnxplan.runtime.cuda.compiler import compile_cubin
+from onnxplan.runtime.cuda.target import assumed_target
 
 F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
 MOST_STACK = 32
@@ -55,6 +56,15 @@ def attention(dtype, head, rows=2048):
     return Operation(Attention(F32, score), (q, k.transpose((0, 1, 3, 2)), v), (output,))
 
 
+def decoding(dtype, head, rows=1):
+    """Eight groups of four heads that share a long past; several queries of each head are rows of their own
+    strides."""
+    q, output = (dense(dtype, (1, rows, 8, 4, head)).transpose((0, 2, 3, 1, 4)) for _ in range(2))
+    k, v = (dense(dtype, (1, 8, 1, 1 << 14, head)).expand((1, 8, 4, 1 << 14, head)) for _ in range(2))
+    score = trace(lambda s: s * head**-0.5, (F32,))
+    return Operation(Attention(F32, score), (q, k.transpose((0, 1, 2, 4, 3)), v), (output,))
+
+
 def targets(architecture):
     strict = target_of(architecture)
     return strict, replace(strict, math="fast")
@@ -77,12 +87,12 @@ def attention_sources(architecture, head):
     found = {}
     for target in targets(architecture):
         for dtype in (F16, BF16, F32):
-            operation = attention(dtype, head)
-            if CudaKernels(target).prefers(operation):
-                (step,) = steps_of(operation, target)
-                assert step.scratch <= target.cache_bytes[0]
-                found[step.kernel] = build(step.kernel, target_of(architecture))
-    assert len(found) == (2 if architecture == "sm_75" else 4)
+            for operation in (attention(dtype, head), decoding(dtype, head), decoding(dtype, head, 3)):
+                if CudaKernels(target).prefers(operation):
+                    step = steps_of(operation, target)[0]
+                    assert step.scratch <= target.cache_bytes[0]
+                    found[step.kernel] = build(step.kernel, target_of(architecture))
+    assert len(found) == 3 * (2 if architecture == "sm_75" else 4)
     return found
 
 
@@ -144,6 +154,22 @@ def test_instructions_of_attention(nvrtc, architecture, dtype, math, multiply):
     if wide == "LDGSTS":
         assert count(names, "LDGSTS", "128") == count(names, "LDGSTS")
     assert count(names, "LDS.128" if multiply == "FFMA" else "LDSM") >= 8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "math", "multiply"),
+    [(F16, "strict", "HMMA.16816"), (F32, "fast", "HMMA.1688"), (F32, "strict", "FFMA")],
+)
+def test_decoding_reads_sixteen_bytes_at_a_time(nvrtc, dtype, math, multiply):
+    target = replace(target_of("sm_90"), math=math)
+    step, combined = steps_of(decoding(dtype, 128), target)
+    assert combined.kernel.family == "reduce"
+    names = instructions(nvrtc, step.kernel, target)
+    assert count(names, multiply) >= 32
+    assert count(names, "LDL") == count(names, "STL") == 0
+    assert count(names, "LDGSTS", "128") == count(names, "LDGSTS") >= 3
+    # Neither keys nor values pass through registers.
+    assert count(names, "LDG.E") == 0
 
 
 CONVOLUTIONS = {
@@ -216,11 +242,35 @@ def test_instructions_of_convolutions(nvrtc, architecture, dtype, math, multiply
     assert count(names, "LDSM") >= 4
 
 
+def stem(dtype):
+    x, w = dense(dtype, (32, 224, 224, 3)), dense(dtype, (7, 7, 3, 64))
+    return Operation(Conv((2, 2), (1, 1), (3, 3), 1, F32), (x, w), (dense(dtype, (32, 112, 112, 64)),))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["28", "56", "stem", "stem float16"])
+def test_convolutions_of_floats_multiply_more_than_they_read(nvrtc, architecture, name):
+    """A thread reads its rows and columns of shared memory once, 16 bytes at a time, and spills nothing."""
+    target = assumed_target(architecture, "strict")
+    operation = stem(F16 if "16" in name else F32) if "stem" in name else convolution(F32, name)
+    (spec,) = (step.kernel for step in steps_of(operation, target) if step.kernel.family == "conv")
+    names = instructions(nvrtc, spec, target)
+    assert count(names, "LDL") == count(names, "STL") == 0
+    rows, columns = spec.variant[1][-2:]
+    assert (rows, columns) in ((8, 8), (8, 4))
+    assert count(names, "FFMA") * (rows + columns) >= count(names, "LDS") * 4 * rows * columns > 0
+    assert count(names, "LDS", "128") == count(names, "LDS")
+    if name in CONVOLUTIONS:
+        # Two operands, before the loop and in it.
+        assert count(names, "LDG", "128") >= 4
+        assert count(names, "STG", "128") == count(names, "STG")
+
+
 def test_the_record_of_resources(nvrtc):
     target = target_of("sm_90")
     found = {}
     for name, math, text in cuda_matrix_resources.cases():
-        (found[name],) = cuda_matrix_resources.steps_of(text, replace(target, math=math))
+        (found[name],) = cuda_matrix_resources.steps_of(text, assumed_target("sm_90", math))
     name = "attention float16, heads of 64"
     resources = cuda_matrix_resources.resources(nvrtc, name, found[name], target)
     assert 64 <= resources.registers <= 255
