@@ -44,7 +44,7 @@ MOST_REGISTERS = {("matrix", 2): 170, ("matrix", 4): 144, ("scalar", 4): 160}
 """For scores, results and queries, by form and bytes of an element; with the rest a lane has 255 at most."""
 
 REGISTERS_OF_COPIES = 16
-"""What a warp takes more that copies all keys and values alone."""
+"""What one or two warps take more, which copy all keys and values."""
 
 REGISTERS = 1 << 16
 """Of a multiprocessor."""
@@ -232,7 +232,7 @@ def _tiles(target: Target, shape: AttentionExtents, dtype: DType) -> list[Tile]:
         tile
         for tile in tiles
         if tile.shared_bytes <= room
-        and tile.registers <= most - (REGISTERS_OF_COPIES if tile.warps == 1 else 0)
+        and tile.registers <= most - (REGISTERS_OF_COPIES if tile.warps <= 2 else 0)
     ]
 
 
