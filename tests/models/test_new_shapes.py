@@ -13,8 +13,9 @@ import onnx.parser
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from onnxplan.compiler.builder import _arrange
+from onnxplan.compiler.builder import Builder, _arrange
 from onnxplan.compiler.constant_pool import ConstantPool
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import OnnxPlanError
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import lower
@@ -139,6 +140,22 @@ def test_layers_of_a_transformer_ask_the_same():
         counts[layers] = _arrange.cache_info().misses, _follow.cache_info().misses
     assert counts[6] == counts[2]
     assert min(counts[6]) > 0
+
+
+def test_equal_shapes_in_other_memory_order():
+    """The same map of tensors of the same shapes that lie otherwise, where the process met one before."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[n, m, k] x, float[m] w) => (float[n, m, k] a, float[k, m, n] b) {
+        a = Add(x, x)   t = Transpose<perm = [2, 1, 0]>(x)   b = Add(t, t)
+    }"""
+    model = load_model(onnx.parser.parse_model(text))
+    shapes = {"x": (3, 3, 3), "w": (3,)}
+    b = Builder()
+    x = b.new(DType.FLOAT32, (3, 3, 3))
+    assert b.scalar("neg", x).strides == (9, 3, 1)
+    assert b.scalar("neg", x.transpose((2, 1, 0))).strides == (1, 3, 9)
+    assert b.scalar("neg", x.transpose((1, 0, 2))).strides == (3, 9, 1)
+    check(model, [shapes, {"x": (3, 2, 3), "w": (2,)}, shapes], ConstantPool())
 
 
 @pytest.mark.parametrize("number", range(SLICES))
