@@ -53,6 +53,8 @@ def _parameters(rule: Rule) -> tuple[tuple[_Parameter, ...], _Parameter | None]:
 def check_inputs(rule: Rule, node: Node) -> None:
     """Raises :class:`InvalidModelError` where ``node`` lacks inputs that ``rule`` needs, or has too many."""
     named, rest = _parameters(rule)
+    if len(node.inputs) == len(named) and None not in node.inputs:
+        return
     for position, parameter in enumerate(named):
         if parameter.needed and node.input(position) is None:
             raise InvalidModelError(

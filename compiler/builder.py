@@ -7,6 +7,7 @@ operands: what is computed from channels-last tensors is channels-last, without 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from onnxplan.compiler.expressions import (
 from onnxplan.compiler.plan import HostFunction
 from onnxplan.compiler.primitives import MapReduce, MatMul, Primitive
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.trace import Body, trace
 from onnxplan.compiler.verify_primitive import check_operation
@@ -106,18 +108,12 @@ class Builder:
 
     def new(self, dtype: DType, shape: Shape, order: tuple[int, ...] | None = None) -> View:
         """A view of a new storage; ``order`` lists the axes from outermost to innermost in memory."""
-        size = math.prod(shape)
-        if size > SIZE_LIMIT or (shape and min(shape) < 0):
-            raise ValueError(f"the result would have the shape {list(shape)}")
+        size = _checked_size(shape)
+        return View(self._storage(dtype, size), 0, shape, _ordered_strides(shape, order))
+
+    def _storage(self, dtype: DType, size: int) -> Storage:
         self._storage_count += 1
-        storage = Storage(dtype, size, f"{self.prefix}{self._storage_count}")
-        if order is None:
-            return View.dense(storage, shape)
-        packed = dense_strides(tuple(shape[axis] for axis in order))
-        strides = [0] * len(shape)
-        for axis, stride in zip(order, packed, strict=True):
-            strides[axis] = stride
-        return View(storage, 0, shape, tuple(strides))
+        return Storage(dtype, size, f"{self.prefix}{self._storage_count}")
 
     def emit(self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]) -> tuple[View, ...]:
         """Appends an operation that writes ``outputs``, or evaluates it if all inputs are constants.
@@ -126,12 +122,16 @@ class Builder:
         strings: what an operation on them reads is asked for. Raises ``ValueError`` where operands do not
         fit: kernels would read and write what is not theirs.
         """
-        if any(view.dtype is DType.STRING for view in (*inputs, *outputs)):
+        if any(view.storage.dtype is DType.STRING for view in (*inputs, *outputs)):
             inputs = [view if view.is_constant else self.constant(self.value(view)) for view in inputs]
         operation = Operation(primitive, tuple(inputs), tuple(outputs), (self.node,))
         check_operation(operation)
-        if self._should_fold(inputs, outputs):
-            return self._fold(primitive, inputs, outputs)
+        return self._append(operation)
+
+    def _append(self, operation: Operation) -> tuple[View, ...]:
+        """:meth:`emit` for an operation that was checked."""
+        if self._should_fold(operation.inputs, operation.outputs):
+            return self._fold(operation.primitive, operation.inputs, operation.outputs)
         self.operations.append(operation)
         return operation.outputs
 
@@ -142,8 +142,9 @@ class Builder:
         self.operations.append(operation)
 
     def _should_fold(self, inputs: Sequence[View], outputs: Sequence[View]) -> bool:
-        if not all(view.is_constant for view in inputs):
-            return False
+        for view in inputs:
+            if not view.storage.is_constant:
+                return False
         limit = max(FOLD_LIMIT_BYTES, 2 * sum(view.storage.nbytes for view in inputs))
         return all(view.dtype is DType.STRING or view.size * view.dtype.itemsize <= limit for view in outputs)
 
@@ -192,17 +193,22 @@ class Builder:
     ) -> tuple[View, ...]:
         """A :class:`MapReduce` over ``views`` broadcast together (and with ``shape``), reducing ``axes``."""
         expression = body if isinstance(body, Expression) else trace(body, [view.dtype for view in views])
-        space = broadcast_shapes([view.shape for view in views] + ([shape] if shape else []))
-        inputs = [view if view.shape == space else view.expand(space) for view in views]
-        reduced = expression.reduced() if axes else (False,) * len(expression.instructions)
-        kept = tuple(1 if axis in axes else extent for axis, extent in enumerate(space))
-        outputs = []
-        for output in expression.outputs:
-            extents = kept if reduced[output] else space
-            outputs.append(
-                self.new(expression.instructions[output].dtype, extents, layout_order(extents, inputs))
-            )
-        return self.emit(MapReduce(expression, space, axes), inputs, outputs)
+        layouts = tuple([(view.storage.dtype, view.shape, view.strides) for view in views])
+        arranged = _arrange(expression, layouts, axes, shape)
+        primitive = arranged.primitive
+        inputs = [
+            view
+            if view.shape == primitive.shape
+            else View(view.storage, view.offset, primitive.shape, strides)
+            for view, strides in zip(views, arranged.strides, strict=True)
+        ]
+        outputs = [
+            View(self._storage(dtype, size), 0, extents, strides)
+            for dtype, size, extents, strides in arranged.outputs
+        ]
+        if not arranged.is_checked:
+            return self.emit(primitive, inputs, outputs)
+        return self._append(Operation(primitive, tuple(inputs), tuple(outputs), (self.node,)))
 
     # Data movement
 
@@ -287,6 +293,71 @@ class Builder:
         if flat is None:
             return None
         return flat, b.squeeze(tuple(range(b.rank - 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrangement:
+    """A :class:`MapReduce` over operands of known layouts.
+
+    ``strides`` are those of each input in the iteration space, ``outputs`` type, size, shape and strides of
+    each result. ``is_checked`` says that the operands fit; those of strings are to be asked for first.
+    """
+
+    primitive: MapReduce
+    strides: tuple[Shape, ...]
+    outputs: tuple[tuple[DType, int, Shape, Shape], ...]
+    is_checked: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def _arrange(
+    expression: Expression,
+    layouts: tuple[tuple[DType, Shape, Shape], ...],
+    axes: tuple[int, ...],
+    shape: Shape,
+) -> _Arrangement:
+    """What :meth:`Builder.compute` does for inputs of these types, shapes and strides.
+
+    Layers of a model ask the same again and again. What is refused raises anew each time.
+    """
+    # NumPy's integers equal Python's, and must not come back to who asks with these.
+    views = [
+        View(Storage(dtype, math.prod(own)), 0, tuple(map(int, own)), tuple(map(int, strides)))
+        for dtype, own, strides in layouts
+    ]
+    space = broadcast_shapes([*(view.shape for view in views), *([tuple(map(int, shape))] if shape else [])])
+    inputs = [view.expand(space) for view in views]
+    reduced = expression.reduced() if axes else (False,) * len(expression.instructions)
+    kept = tuple(1 if axis in axes else extent for axis, extent in enumerate(space))
+    outputs = []
+    for output in expression.outputs:
+        extents = kept if reduced[output] else space
+        strides = _ordered_strides(extents, layout_order(extents, inputs))
+        outputs.append((expression.instructions[output].dtype, _checked_size(extents), extents, strides))
+    primitive = MapReduce(expression, space, axes)
+    results = tuple([View(Storage(dtype, size), 0, own, strides) for dtype, size, own, strides in outputs])
+    plain = not any(view.dtype is DType.STRING for view in (*inputs, *results))
+    if plain:
+        check_operation(Operation(primitive, tuple(inputs), results))
+    return _Arrangement(primitive, tuple([view.strides for view in inputs]), tuple(outputs), plain)
+
+
+def _checked_size(shape: Shape) -> int:
+    """Number of elements; raises ``ValueError`` for a shape that cannot be."""
+    size = math.prod(shape)
+    if size > SIZE_LIMIT or (shape and min(shape) < 0):
+        raise ValueError(f"the result would have the shape {list(shape)}")
+    return size
+
+
+def _ordered_strides(shape: Shape, order: tuple[int, ...] | None) -> Shape:
+    """Strides of a dense storage; ``order`` lists the axes from outermost to innermost in memory."""
+    if order is None:
+        return dense_strides(shape)
+    strides = [0] * len(shape)
+    for axis, stride in zip(order, dense_strides(tuple(shape[axis] for axis in order)), strict=True):
+        strides[axis] = stride
+    return tuple(strides)
 
 
 def broadcast_shapes(shapes: Sequence[Shape]) -> Shape:

@@ -366,9 +366,10 @@ class Lowering(Builder):
         del self._held[held:]
 
     def _release(self, node: Node, reads: Sequence[Value], frame: _Frame) -> None:
+        uses, outers = frame.uses, self._frames[:-1]
         for value in reads:
-            frame.uses[value] -= 1
-            if frame.uses[value] == 0 and not any(outer.uses[value] for outer in self._frames[:-1]):
+            uses[value] -= 1
+            if uses[value] == 0 and not (outers and any(outer.uses[value] for outer in outers)):
                 self._lowered.pop(value, None)
         for output in node.outputs:
             if output is not None and frame.uses[output] == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import weakref
@@ -16,6 +17,8 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
 
 Shape = tuple[int, ...]
+Layout = tuple[int, Shape, Shape]
+"""Offset, shape and strides of a view: all but its storage."""
 
 
 @dataclass(eq=False, slots=True)
@@ -77,6 +80,10 @@ class View:
     def dense(storage: Storage, shape: Shape) -> View:
         """The row-major view of the whole storage."""
         return View(storage, 0, shape, dense_strides(shape))
+
+    @property
+    def layout(self) -> Layout:
+        return self.offset, self.shape, self.strides
 
     @property
     def dtype(self) -> DType:
@@ -183,6 +190,12 @@ def strided_window(
     """A strided window on the one-dimensional ``block``, without a copy; offset and strides in elements."""
     if 0 in shape:
         return np.empty(shape, block.dtype)
+    if strides == dense_strides(shape):
+        # Most windows are of whole constants, for which general strides take ten times as long.
+        dense = block[offset : offset + math.prod(shape)].reshape(shape)
+        if not writeable:
+            dense.flags.writeable = False
+        return dense
     # NumPy's array interface takes the one-byte float8e5m2 for a type of its own; show it bytes.
     plain = block.view(np.uint8) if block.dtype.kind == "f" and block.itemsize == 1 else block
     steps = [stride * block.itemsize for stride in strides]
@@ -190,11 +203,13 @@ def strided_window(
     return view if plain is block else view.view(block.dtype)
 
 
+@functools.lru_cache(maxsize=4096)
 def dense_strides(shape: Shape) -> Shape:
     """Row-major strides in elements."""
     strides = [1] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
+        # NumPy's integers equal Python's, and must not come back to who asks with these.
+        strides[axis] = strides[axis + 1] * max(int(shape[axis + 1]), 1)
     return tuple(strides)
 
 

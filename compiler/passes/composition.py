@@ -48,13 +48,32 @@ class Composition:
     def is_split(self) -> bool:
         return any(len(axis) != 1 for axis in self.axes)
 
+    @cached_property
+    def is_injective(self) -> bool:
+        """Do different coordinates stand for different elements?"""
+        along: dict[int, list[tuple[int, int]]] = {}
+        for part in self.parts:
+            if part.extent == 1:
+                continue
+            if part.axis < 0:
+                return False
+            along.setdefault(part.axis, []).append((abs(part.step), part.extent))
+        for parts in along.values():
+            reach = 0
+            for step, extent in sorted(parts):
+                if step <= reach:
+                    return False
+                reach += step * (extent - 1)
+        return True
+
     def pull(self, view: View) -> View:
         """``view``, given in the source's coordinates, in those of the parts."""
         offset = view.offset
         for position, stride in zip(self.start, view.strides, strict=True):
             offset += position * stride
-        strides = [part.step * view.strides[part.axis] if part.axis >= 0 else 0 for part in self.parts]
-        return View(view.storage, offset, self._extents, tuple(strides))
+        own = view.strides
+        strides = tuple([part.step * own[part.axis] if part.axis >= 0 else 0 for part in self.parts])
+        return View(view.storage, offset, self._extents, strides)
 
     def refine(self, view: View) -> View:
         """``view``, given in the coordinates of the axes, in those of the parts."""
@@ -284,23 +303,4 @@ def covers(composition: Composition, source: Shape) -> bool:
             if part.axis < 0 and part.extent != 1:
                 return False
             count *= part.extent
-    return count == math.prod(source) and is_injective(composition, source)
-
-
-def is_injective(composition: Composition, source: Shape) -> bool:
-    """Do different coordinates stand for different elements?"""
-    along: dict[int, list[tuple[int, int]]] = {}
-    for axis in composition.axes:
-        for part in axis:
-            if part.extent == 1:
-                continue
-            if part.axis < 0:
-                return False
-            along.setdefault(part.axis, []).append((abs(part.step), part.extent))
-    for parts in along.values():
-        reach = 0
-        for step, extent in sorted(parts):
-            if step <= reach:
-                return False
-            reach += step * (extent - 1)
-    return True
+    return count == math.prod(source) and composition.is_injective

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxplan.compiler.expression import ExpressionBuilder
-from onnxplan.compiler.passes.operands import renumber_inputs
+from onnxplan.compiler.passes.operands import inputs_read, renumber_inputs
 from onnxplan.compiler.primitives import MapReduce
 from onnxplan.compiler.program import Operation, Program
 
@@ -36,8 +36,7 @@ def _prune(operation: Operation, primitive: MapReduce, live: list[bool]) -> None
         positions = builder.inline(expression, lambda _, instruction: builder.add(instruction))
         expression = builder.build(tuple(p for p, alive in zip(positions, live, strict=True) if alive))
         operation.outputs = tuple(v for v, alive in zip(operation.outputs, live, strict=True) if alive)
-    read = {i.arguments[0] for i in expression.instructions if i.op == "input"}
-    if len(read) < len(operation.inputs):
+    if len(inputs_read(expression)) < len(operation.inputs):
         expression, operation.inputs = renumber_inputs(expression, operation.inputs)
     if expression is not primitive.expression:
         plain = not expression.has_reduction and all(v.shape == primitive.shape for v in operation.outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from onnxplan.compiler.dtypes import DType
@@ -16,7 +17,7 @@ from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import MapReduce, Product, product_operands
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.records import dataclass
-from onnxplan.compiler.view import View
+from onnxplan.compiler.view import Layout, Storage, View
 
 MAX_EXTRAS = 6
 
@@ -71,33 +72,49 @@ def _fit(product: Operation, mapped: Operation) -> _Fit | None:
     assert isinstance(outer, MapReduce)
     assert isinstance(primitive, Product)
     output = product.outputs[0]
-    reads = [view for view in mapped.inputs if view.storage is output.storage]
+    reads = [number for number, view in enumerate(mapped.inputs) if view.storage is output.storage]
     if len(reads) != 1 or len(mapped.outputs) != 1 or len(product.outputs) != 1:
         refuse(product, mapped, "an epilogue reads its product's result once and has one result")
         return None
-    read = reads[0]
+    read = mapped.inputs[reads[0]]
     if read.size != output.size or outer.expression.reads_index:
         refuse(product, mapped, "an epilogue reads each element of its product's result once, in its place")
         return None
-    found = compose(read, output)
+    others = [view for view in mapped.inputs if view is not read]
+    found = _follow(read.layout, output.layout, (mapped.outputs[0].layout, *[view.layout for view in others]))
     if found is None:
         refuse(product, mapped, "strides cannot follow the view through which the product's result is read")
         return None
-    target = apply(found, output.shape, mapped.outputs[0])
+    target = None if found[0] is None else View(mapped.outputs[0].storage, *found[0])
     if target is None or not may_write(primitive, target):
         refuse(product, mapped, "the product cannot write in the order in which the map does")
         return None
     inputs: list[View | None] = []
-    for view in mapped.inputs:
-        moved = None if view is read else apply(found, output.shape, view)
-        if moved is None and view is not read:
+    for view, layout in zip(others, found[1:], strict=True):
+        if layout is None:
             refuse(product, mapped, "another operand of the map is no view in the product's coordinates")
             return None
-        inputs.append(moved)
-    if len(product.inputs) - product_operands(primitive) + len(inputs) - 1 > MAX_EXTRAS:
+        inputs.append(View(view.storage, *layout))
+    if len(product.inputs) - product_operands(primitive) + len(inputs) > MAX_EXTRAS:
         refuse(product, mapped, "the epilogue would have more operands than products take")
         return None
+    inputs.insert(reads[0], None)
     return _Fit(tuple(inputs), target)
+
+
+@functools.lru_cache(maxsize=4096)
+def _follow(read: Layout, output: Layout, layouts: tuple[Layout, ...]) -> tuple[Layout | None, ...] | None:
+    """``layouts``, given in the coordinates of ``read``, in those of ``output``, which ``read`` shows.
+
+    ``None`` for one that is no view there, or for all where strides cannot follow. Programs ask the same
+    for many of their operations.
+    """
+    storage = Storage(DType.UINT8, 0)
+    found = compose(View(storage, *read), View(storage, *output))
+    if found is None:
+        return None
+    moved = [apply(found, output[1], View(storage, *layout)) for layout in layouts]
+    return tuple([None if view is None else view.layout for view in moved])
 
 
 def may_attach(product: Operation, mapped: Operation) -> bool:

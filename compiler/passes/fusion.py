@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from onnxplan.compiler.expression import Expression
-from onnxplan.compiler.passes.composition import Composition, compose, is_injective
+from onnxplan.compiler.passes.composition import Composition, compose
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.operands import Operands, splice
 from onnxplan.compiler.passes.refusals import refuse
@@ -100,7 +100,7 @@ def absorb(consumer: Operation, producer: Operation, *, repeat: bool) -> Operati
         if found is None:
             refuse(producer, consumer, "strides cannot follow the view through which the result is read")
             return None
-        if not (repeat or is_injective(found, source.shape)):
+        if not (repeat or found.is_injective):
             refuse(producer, consumer, "its elements, which are not cheap, would be computed several times")
             return None
         result = _absorb_input(result, producer, position, number, found)

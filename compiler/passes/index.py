@@ -25,10 +25,13 @@ class Index:
 
     def add(self, operation: Operation, position: float) -> None:
         self.order[operation] = position
-        for view in operation.outputs:
-            self._writers.setdefault(view.storage, {})[operation] = None
-        for view in operation.inputs:
-            self._readers.setdefault(view.storage, {})[operation] = None
+        for users, views in ((self._writers, operation.outputs), (self._readers, operation.inputs)):
+            for view in views:
+                known = users.get(view.storage)
+                if known is None:
+                    users[view.storage] = {operation: None}
+                else:
+                    known[operation] = None
 
     def remove(self, operation: Operation) -> float:
         """Takes ``operation`` out; returns its position."""

@@ -40,7 +40,9 @@ def renumber_inputs(
 
     Input ``number >= start`` of the expression is ``inputs[number - start]``.
     """
-    read = _inputs_read(expression)
+    read = inputs_read(expression)
+    if start == 0 and len(read) == len(inputs) == len({view.storage for view in inputs}):
+        return expression, inputs
     operands = Operands(start)
     numbers = [*range(start)]
     for number, view in enumerate(inputs, start):
@@ -51,7 +53,8 @@ def renumber_inputs(
 
 
 @functools.lru_cache(maxsize=4096)
-def _inputs_read(expression: Expression) -> frozenset[int]:
+def inputs_read(expression: Expression) -> frozenset[int]:
+    """The numbers of the inputs that the expression reads."""
     return frozenset(i.arguments[0] for i in expression.instructions if i.op == "input")
 
 

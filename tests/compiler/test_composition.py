@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.passes.composition import compose, covers, is_injective, translate
+from onnxplan.compiler.passes.composition import compose, covers, translate
 from onnxplan.compiler.view import Storage, View
 
 
@@ -63,7 +63,7 @@ def test_pulled_views_show_the_same_elements(data):
     assert positions(found.pull(mirror)).ravel().tolist() == expected
     assert positions(found.refine(view)).ravel().tolist() == positions(view).ravel().tolist()
     distinct = len(set(expected)) == len(expected)
-    assert is_injective(found, source.shape) <= distinct
+    assert found.is_injective <= distinct
     assert covers(found, source.shape) <= (sorted(expected) == list(range(source.size)))
 
 

@@ -1,15 +1,25 @@
-"""What a model's plans share never changes them: each is the one that is made for its shapes alone."""
+"""What plans share never changes them: each is the one that is made for its shapes alone.
+
+Plans of a model share its constant pool, and all plans of a process the results of pure functions.
+"""
 
 from __future__ import annotations
 
+import functools
+import gc
+
 import numpy as np
+import onnx.parser
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
+from onnxplan.compiler.builder import Builder, _arrange
 from onnxplan.compiler.constant_pool import ConstantPool
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import OnnxPlanError
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import lower
+from onnxplan.compiler.passes.fuse_epilogues import _follow
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.kernels.cpu.registry import CpuKernels
 from onnxplan.runtime.cpu.target import detect_target
@@ -26,14 +36,30 @@ def planned(model, shapes, pool):
     return compile_program(lower(model, shapes, pool=pool).program, SELECTOR, pool)
 
 
-def check(model, shapes, pool):
-    """The plan from a pool in use is that from a new one, with the same constants."""
-    found, alone = planned(model, shapes, pool), planned(model, shapes, ConstantPool())
-    assert found.plan == alone.plan
-    for constant, one, other in zip(found.plan.constants, found.constants, alone.constants, strict=True):
-        same = one.view(np.uint8), other.view(np.uint8)
-        assert one.shape == other.shape
-        assert np.array_equal(*same), constant.name
+def forget():
+    """Empties all caches of results in the package; returns how many were in use."""
+    caches = [found for found in gc.get_objects() if isinstance(found, functools._lru_cache_wrapper)]
+    own = [cache for cache in caches if cache.__module__.startswith("onnxplan.")]
+    used = sum(cache.cache_info().currsize > 0 for cache in own)
+    for cache in own:
+        cache.cache_clear()
+    return used
+
+
+def check(model, requests, pool):
+    """Plans made one after the other are those that are made with nothing to remember."""
+    found = [planned(model, shapes, pool) for shapes in requests]
+    for compiled, shapes in zip(found, requests, strict=True):
+        assert forget()
+        alone = planned(model, shapes, ConstantPool())
+        assert compiled.plan == alone.plan
+        assert compiled.plan.to_json() == alone.plan.to_json()
+        for constant, one, other in zip(
+            compiled.plan.constants, compiled.constants, alone.constants, strict=True
+        ):
+            same = one.view(np.uint8), other.view(np.uint8)
+            assert one.shape == other.shape
+            assert np.array_equal(*same), constant.name
 
 
 def scaled(shapes, batch):
@@ -55,12 +81,81 @@ def test_batches_of_light_networks(name):
     shapes = {value.name: value.type.shape for value in model.graph.inputs if value.default is None}
     pool = ConstantPool()
     assert has_plan(model, shapes)
-    for batch in BATCHES:
-        if has_plan(model, scaled(shapes, batch)):
-            check(model, scaled(shapes, batch), pool)
+    check(model, [scaled(shapes, batch) for batch in BATCHES if has_plan(model, scaled(shapes, batch))], pool)
     kept = pool.nbytes, len(pool._recalled), len(pool.lowered)
-    check(model, shapes, pool)
+    check(model, [shapes], pool)
     assert (pool.nbytes, len(pool._recalled), len(pool.lowered)) == kept
+
+
+LAYER = """
+    q# = MatMul(x#, wq#)   k# = MatMul(x#, wk#)   v# = MatMul(x#, wv#)
+    shape# = Shape(x#)
+    b# = Gather(shape#, zero)   n# = Gather(shape#, one)
+    split# = Concat<axis = 0>(b#, n#, heads)   whole# = Concat<axis = 0>(b#, n#, width)
+    qs# = Reshape(q#, split#)   ks# = Reshape(k#, split#)   vs# = Reshape(v#, split#)
+    qt# = Transpose<perm = [0, 2, 1, 3]>(qs#)   kt# = Transpose<perm = [0, 2, 3, 1]>(ks#)
+    vt# = Transpose<perm = [0, 2, 1, 3]>(vs#)
+    s# = MatMul(qt#, kt#)   d# = Div(s#, root)   p# = Softmax<axis = -1>(d#)   o# = MatMul(p#, vt#)
+    ot# = Transpose<perm = [0, 2, 1, 3]>(o#)   or# = Reshape(ot#, whole#)
+    y# = MatMul(or#, wo#)   r# = Add(y#, x#)   l# = LayerNormalization<axis = -1>(r#, scale)
+    f# = MatMul(l#, wf#)   e# = Erf(f#)   g# = Mul(f#, e#)   h# = MatMul(g#, wg#)
+    j# = Add(h#, l#)   x@ = LayerNormalization<axis = -1>(j#, scale)
+"""
+
+
+def transformer(layers):
+    """Equal layers of attention and a feed-forward net, which take batches and lines of any length."""
+    text = "".join(LAYER.replace("#", str(n)).replace("@", str(n + 1)) for n in range(layers))
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> '
+        f"net (float[b, n, 32] x0) => (float[b, n, 32] x{layers}) {{{text}}}"
+    )
+    generator = np.random.default_rng(0)
+    constants = {
+        "zero": np.array([0]), "one": np.array([1]), "heads": np.array([4, 8]), "width": np.array([32]),
+        "root": np.array(8**0.5, np.float32), "scale": np.ones(32, np.float32),
+    }  # fmt: skip
+    for number in range(layers):
+        for name in ("wq", "wk", "wv", "wo", "wf", "wg"):
+            constants[f"{name}{number}"] = generator.standard_normal((32, 32)).astype(np.float32)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in constants.items()
+    )
+    return model
+
+
+def test_shapes_of_a_transformer():
+    model = load_model(transformer(3))
+    shapes = ((1, 7, 32), (3, 7, 32), (3, 1, 32), (2, 16, 32), (1, 1, 32), (0, 7, 32), (1, 7, 32))
+    check(model, [{"x0": shape} for shape in shapes], ConstantPool())
+
+
+def test_layers_of_a_transformer_ask_the_same():
+    """What is found out about the layouts of one layer serves the others, and the same layouts later."""
+    counts = {}
+    for layers in (2, 6):
+        forget()
+        model = load_model(transformer(layers))
+        planned(model, {"x0": (2, 5, 32)}, ConstantPool())
+        counts[layers] = _arrange.cache_info().misses, _follow.cache_info().misses
+    assert counts[6] == counts[2]
+    assert min(counts[6]) > 0
+
+
+def test_equal_shapes_in_other_memory_order():
+    """The same map of tensors of the same shapes that lie otherwise, where the process met one before."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[n, m, k] x, float[m] w) => (float[n, m, k] a, float[k, m, n] b) {
+        a = Add(x, x)   t = Transpose<perm = [2, 1, 0]>(x)   b = Add(t, t)
+    }"""
+    model = load_model(onnx.parser.parse_model(text))
+    shapes = {"x": (3, 3, 3), "w": (3,)}
+    b = Builder()
+    x = b.new(DType.FLOAT32, (3, 3, 3))
+    assert b.scalar("neg", x).strides == (9, 3, 1)
+    assert b.scalar("neg", x.transpose((2, 1, 0))).strides == (1, 3, 9)
+    assert b.scalar("neg", x.transpose((1, 0, 2))).strides == (3, 9, 1)
+    check(model, [shapes, {"x": (3, 2, 3), "w": (2,)}, shapes], ConstantPool())
 
 
 @pytest.mark.parametrize("number", range(SLICES))
@@ -76,11 +171,9 @@ def test_shapes_of_random_models(number):
         if any(not isinstance(value, np.ndarray) for value in program.feeds.values()):
             return
         shapes = {name: value.shape for name, value in program.feeds.items()}
-        pool = ConstantPool()
-        for batch in BATCHES:
-            if has_plan(model, scaled(shapes, batch)):
-                check(model, scaled(shapes, batch), pool)
-                planned_models += 1
+        requests = [scaled(shapes, batch) for batch in BATCHES if has_plan(model, scaled(shapes, batch))]
+        check(model, requests, ConstantPool())
+        planned_models += len(requests)
 
     examine()
     assert planned_models > COUNT
