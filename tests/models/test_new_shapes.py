@@ -37,9 +37,9 @@ def planned(model, shapes, pool):
 
 
 def forget():
-    """Empties all caches of results in the package; returns how many were in use."""
+    """Empties all caches of results in the compiler; returns how many were in use."""
     caches = [found for found in gc.get_objects() if isinstance(found, functools._lru_cache_wrapper)]
-    own = [cache for cache in caches if cache.__module__.startswith("onnxplan.")]
+    own = [cache for cache in caches if cache.__module__.startswith("onnxplan.compiler.")]
     used = sum(cache.cache_info().currsize > 0 for cache in own)
     for cache in own:
         cache.cache_clear()
