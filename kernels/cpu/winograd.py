@@ -56,6 +56,9 @@ EXTENTS = tuple(POINTS)
 
 # The share of the direct form's estimated time that must not be exceeded.
 WORTH = 0.75
+# The largest tiles are taken that need no more than this part of the fastest ones' time: which are fastest
+# hangs on the batch, and a session transforms weights for each form that it meets, and keeps them.
+FORMS = 1.15
 # Tiles of a step that each thread gets at least, where there is work enough for them.
 TILES_A_THREAD = 2
 # Arithmetic of transforms, as floating-point operations a value of the transformed tile.
@@ -200,8 +203,11 @@ def _worthwhile(target: Target, conv: Convolution, primitive: Conv) -> _Shape | 
     if not ENABLED or not _fits(target, conv, primitive):
         return None
     tile = register_tile(target, DType.FLOAT32, conv.features)
-    shape = min((_shape(conv, m) for m in EXTENTS), key=lambda shape: shape.seconds(target, tile))
-    return shape if shape.seconds(target, tile) <= WORTH * _direct_seconds(target, tile, conv) else None
+    seconds = {shape: shape.seconds(target, tile) for shape in (_shape(conv, m) for m in EXTENTS)}
+    best = min(seconds.values())
+    if best > WORTH * _direct_seconds(target, tile, conv):
+        return None
+    return max((shape for shape in seconds if seconds[shape] <= FORMS * best), key=lambda shape: shape.m)
 
 
 def _fits(target: Target, conv: Convolution, primitive: Conv) -> bool:

@@ -182,3 +182,17 @@ def test_it_is_chosen_where_it_pays(isa):
     assert not chosen(224, 3, 64)
     assert not chosen(224, 64, 3)
     assert not chosen(2, 512, 512)
+
+
+@pytest.mark.parametrize(("size", "channels"), [(14, 256), (7, 512)])
+def test_batches_share_the_form_that_weights_are_transformed_for(isa, size, channels):
+    """A session that meets many batches makes and keeps one form of the weights of ResNet's layers."""
+    forms = set()
+    w = dense(F32, (3, 3, channels, channels))
+    values = {w.storage: np.ones(w.storage.size, np.float32)}
+    for batch in range(1, 9):
+        x, output = (dense(F32, (batch, size, size, channels)) for _ in range(2))
+        recorder = harness.Recorder()
+        harness.selector(isa).select(convolution(x, w, output, (), (1, 1), values), recorder)
+        forms.update(step.kernel.variant[0] for step in recorder.steps if step.kernel.family == "winograd")
+    assert len(forms) == 1
