@@ -6,11 +6,17 @@ that cuDNN has compiled for this chain. Tensors between the operations are virtu
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from onnxplan.compiler.errors import UnsupportedOperatorError
+from onnxplan.compiler.plan import ExecutionPlan, KernelSpec, Step
 from onnxplan.compiler.records import dataclass
+from onnxplan.runtime.cuda.context import CudaContext
 from onnxplan.runtime.cuda.cudnn import (
     CUDNN_CROSS_CORRELATION,
     CUDNN_DATA_BFLOAT16,
@@ -27,6 +33,13 @@ from onnxplan.runtime.cuda.cudnn import (
     Kind,
     NumericalNote,
 )
+from onnxplan.runtime.cuda.matmul import workspace_limit
+
+logger = logging.getLogger("onnxplan.cuda")
+
+FAMILY = "cudnn"
+OWN_FAMILY = "conv_matrix"
+"""Of the kernel that takes the place of a step which cuDNN refuses."""
 
 TYPES = {"float32": CUDNN_DATA_FLOAT, "float16": CUDNN_DATA_HALF, "bfloat16": CUDNN_DATA_BFLOAT16}
 ALIGNMENT = 16
@@ -79,6 +92,32 @@ class Convolution:
     dilations: tuple[int, ...]
     pads_before: tuple[int, ...]
     pads_after: tuple[int, ...]
+
+    @staticmethod
+    def of(step: Step, plan: ExecutionPlan) -> Convolution:
+        """The convolution of a step of the family ``cudnn``; see the contract of the family's variant."""
+        variant: Any = step.kernel.variant
+        roles, relu, kernel, strides, dilations, before, after, _ = variant
+        x, w, *extras, y = step.operands
+        for operand in step.operands:
+            if (plan.buffers[operand.buffer].offset + operand.offset) % ALIGNMENT:
+                raise ValueError(f"cudnn: an operand is not at a multiple of {ALIGNMENT} bytes")
+        features = w.shape[0]
+        shape = (features, *kernel, w.shape[1] // math.prod(kernel))
+        packed = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        tensors = {
+            role: Tensor.channels_last(extra.shape, extra.strides)
+            for role, extra in zip(roles, extras, strict=True)
+        }
+        return Convolution(
+            x.dtype.label,
+            Tensor.channels_last(x.shape, x.strides),
+            Tensor.channels_last(shape, packed),
+            Tensor.channels_last(y.shape, y.strides),
+            tuple((role, tensors[role]) for role in ADDED if role in tensors),
+            relu,
+            *(tuple(words) for words in (strides, dilations, before, after)),
+        )
 
     def __str__(self) -> str:
         chain = " + ".join(["convolution", *(name for name, _ in self.added), *["relu"] * self.relu])
@@ -264,3 +303,93 @@ class BoundConvolution:
     def close(self) -> None:
         while self._owned:
             self._owned.pop().close()
+
+
+def own_kernel(spec: KernelSpec) -> KernelSpec:
+    """The kernel of ours for steps of ``spec``."""
+    if spec.family != FAMILY:
+        return spec
+    variant: Any = spec.variant[-1]
+    return KernelSpec(OWN_FAMILY, variant)
+
+
+def operand_order(spec: KernelSpec) -> tuple[int, ...]:
+    """The operands of a step in the order of :meth:`BoundConvolution.pack`'s addresses."""
+    roles: Any = spec.variant[0]
+    return (0, 1, *(2 + roles.index(role) for role in ADDED if role in roles), 2 + len(roles))
+
+
+class ConvolutionLibrary:
+    """cuDNN with its handle, made once for each device, which is current.
+
+    ``ONNXPLAN_CUDNN=0`` does without cuDNN. So does a device for which it makes no handle.
+    """
+
+    def __init__(self, library: Cudnn, handle: int) -> None:
+        self.library = library
+        self.handle = handle
+        self.lock = threading.Lock()
+
+    @staticmethod
+    def of(context: CudaContext) -> ConvolutionLibrary | None:
+        if context.api.cudnn is None or os.environ.get("ONNXPLAN_CUDNN", "1") in ("", "0"):
+            return None
+        made: list[ConvolutionLibrary] = context.part("cudnn", lambda: _open(context))
+        return made[0] if made else None
+
+    @staticmethod
+    def version(context: CudaContext) -> int:
+        """The version that plans use; 0 for none."""
+        library = ConvolutionLibrary.of(context)
+        return 0 if library is None else library.library.version
+
+    def bind(self, plan: ExecutionPlan, workspace: int) -> dict[int, BoundConvolution]:
+        """The convolutions of a plan by their steps' numbers, without those that cuDNN refuses.
+
+        Steps that are alike share one; ``workspace`` is the most bytes that each may use.
+        """
+        bound: dict[Convolution, BoundConvolution | None] = {}
+        steps: dict[int, BoundConvolution] = {}
+        try:
+            for number, step in enumerate(plan.steps):
+                if step.kernel.family != FAMILY:
+                    continue
+                convolution = Convolution.of(step, plan)
+                if convolution not in bound:
+                    bound[convolution] = self._bind(convolution, workspace)
+                if (found := bound[convolution]) is not None:
+                    steps[number] = found
+        except BaseException:
+            close_all(steps)
+            raise
+        return steps
+
+    def _bind(self, convolution: Convolution, workspace: int) -> BoundConvolution | None:
+        try:
+            return BoundConvolution(self.library, self.handle, self.lock, convolution, workspace=workspace)
+        except UnsupportedOperatorError as error:
+            logger.warning("%s; our own kernel computes it", error)
+            return None
+
+
+def bind_convolutions(context: CudaContext, plan: ExecutionPlan) -> dict[int, BoundConvolution]:
+    """The steps of a plan that cuDNN computes on a device, which is current."""
+    if all(spec.family != FAMILY for spec in plan.kernels):
+        return {}
+    library = ConvolutionLibrary.of(context)
+    return {} if library is None else library.bind(plan, workspace_limit(plan.target.isa))
+
+
+def close_all(convolutions: Mapping[int, BoundConvolution]) -> None:
+    """Destroys cuDNN's objects; no slot may use them any more."""
+    for convolution in convolutions.values():
+        convolution.close()
+
+
+def _open(context: CudaContext) -> list[ConvolutionLibrary]:
+    try:
+        library = Cudnn(context.api.cudnn)
+        return [ConvolutionLibrary(library, library.create_handle())]
+    except (AttributeError, CudnnError) as error:
+        logger.warning("cuDNN is not used on %s: %s", context.name, error)
+        return []

@@ -116,6 +116,8 @@ class StandIn:
         self.nvrtc = Nvrtc(self)
         self.cublaslt = CublasLt(self)
         self.cudnn = Cudnn(self)
+        self.has_cudnn = False
+        """Whether cuDNN is installed."""
 
     def allocate(self, nbytes: int) -> Memory:
         """Device memory of the current device. Raises CuPy's ``OutOfMemoryError`` as its allocator does."""
@@ -161,6 +163,7 @@ class StandIn:
             self.nvrtc,
             self.allocate,
             self.cublaslt,
+            cudnn=self.cudnn if self.has_cudnn else None,
             release=self.release,
             reset_device=self.reset_device,
         )
