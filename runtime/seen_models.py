@@ -24,7 +24,7 @@ from onnxplan.runtime.store import KernelStore, content_key, store_directory
 
 ROOMS = ("compiler", "kernels", "runtime")
 """The folders beside each other whose sources decide on plans and code."""
-SETTINGS = ("ONNXPLAN_WINOGRAD",)
+SETTINGS = ("ONNXPLAN_WINOGRAD", "ONNXPLAN_CUDNN")
 """Environment variables that decide on plans."""
 INSPECTIONS = ("ONNXPLAN_DUMP", "ONNXPLAN_STOP_AFTER", "ONNXPLAN_VERIFY")
 """Environment variables that want models to be compiled in the process, unless they are empty or 0."""

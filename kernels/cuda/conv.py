@@ -1,5 +1,5 @@
-"""Convolution: one-by-one by cuBLASLt, groups of few channels directly, the rest as an implicit product:
-by matrix instructions where they have the type, else by the kernel here.
+"""Convolution: by cuDNN what it serves, one-by-one by cuBLASLt, groups of few channels directly, the rest as
+an implicit product: by matrix instructions where they have the type, else by the kernel here.
 
 The rows of that product are output positions, its depth runs over taps and, innermost, input channels; the
 groups are its batch. The left matrix is never stored: a block gathers its slices from the input.
@@ -19,6 +19,7 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.convolution import Convolution
+from onnxplan.kernels.cuda.conv_library import emit_by_cudnn
 from onnxplan.kernels.cuda.conv_matrix import emit_matrix, serves
 from onnxplan.kernels.cuda.conv_window import (
     WINDOW_WORDS,
@@ -92,10 +93,15 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
     if conv.groups > 1 and (shallow or conv.channels == 1):
         emit_depthwise(emit, conv, primitive.accumulator, epilogue)
         return
-    if _is_pointwise(conv) and _emit_pointwise(emit, target, conv, primitive.accumulator, epilogue):
+    product = _is_pointwise(conv)
+    if not product:
+        conv = _channels_last(emit, target, conv)
+    if emit_by_cudnn(emit, target, conv, primitive.accumulator, epilogue, product=product):
         return
-    if conv.channels >= CHANNELS_WORTH_COPYING and x.strides[-1] != 1:
-        conv = replace(conv, x=dense_copy(emit, target, x, "channels_last"))
+    if product:
+        if _emit_pointwise(emit, target, conv, primitive.accumulator, epilogue):
+            return
+        conv = _channels_last(emit, target, conv)
     if serves(target, conv, primitive.accumulator):
         emit_matrix(emit, target, conv, epilogue)
         return
@@ -109,6 +115,13 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
     whole = replace(conv, output=parts.first, extras=())
     _emit_step(emit, target, whole, primitive.accumulator, identity(sum_type(primitive.accumulator)), parts)
     parts.emit_sum(emit, target, epilogue)
+
+
+def _channels_last(emit: StepEmitter, target: Target, conv: Convolution) -> Convolution:
+    """The convolution of a copy with neighbouring channels, where that pays."""
+    if conv.channels < CHANNELS_WORTH_COPYING or conv.x.strides[-1] == 1:
+        return conv
+    return replace(conv, x=dense_copy(emit, target, conv.x, "channels_last"))
 
 
 def _is_pointwise(conv: Convolution) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import astuple, replace
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, identity
-from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.plan import KernelSpec, Variant
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
@@ -78,7 +78,21 @@ def emit_matrix(emit: StepEmitter, target: Target, conv: Convolution, epilogue: 
     parts.emit_sum(emit, target, epilogue)
 
 
-def fitting_choice(target: Target, conv: Convolution) -> _Choice:
+def emit_whole(
+    emit: StepEmitter,
+    target: Target,
+    conv: Convolution,
+    epilogue: Expression,
+    library: tuple[str, Variant],
+) -> None:
+    """Emits one step, the depth in one piece, for a ``library``: its family and what its variant begins with.
+
+    The variant ends with that of our own kernel, which has the same operands and parameters.
+    """
+    _emit_step(emit, target, conv, fitting_choice(target, conv, most_pieces=1), epilogue, None, library)
+
+
+def fitting_choice(target: Target, conv: Convolution, most_pieces: int = max(PIECES)) -> _Choice:
     """The tile, and the pieces of the depth, that are estimated to be fastest."""
     depth = conv.taps * conv.channels
     size = conv.x.dtype.itemsize
@@ -88,7 +102,7 @@ def fitting_choice(target: Target, conv: Convolution) -> _Choice:
         _Choice(MatrixTile(*shape, stages, size), pieces)
         for shape in SHAPES
         for pieces in (1, *reversed(PIECES))
-        if pieces == 1 or depth >= pieces * LEAST_PIECE
+        if pieces == 1 or (pieces <= most_pieces and depth >= pieces * LEAST_PIECE)
     ]
     fitting = [choice for choice in choices if choice.tile.shared_bytes <= room]
     return min(fitting, key=lambda choice: _seconds(target, conv, choice))
@@ -124,6 +138,7 @@ def _emit_step(
     choice: _Choice,
     epilogue: Expression,
     parts: Parts | None,
+    library: tuple[str, Variant] | None = None,
 ) -> None:
     x, w, output, tile = conv.x, conv.w, conv.output, choice.tile
     rows, depth = math.prod(output.shape[:-1]), conv.taps * conv.channels
@@ -159,8 +174,13 @@ def _emit_step(
     variant = (tile.threads, astuple(tile), x.dtype.label, what.variant, kinds, len(windows), index)
     written = (x, weights, parts.whole) if parts else (x, weights, *results)
     check_words(len(written), len(parameters))
+    spec = KernelSpec(FAMILY, variant)
+    in_place = in_place_extras(output, conv.extras, 2)
+    if library is not None:
+        # A library may read an extra again after it wrote over it.
+        spec, in_place = KernelSpec(library[0], (*library[1], variant)), ()
     emit.step(
-        KernelSpec(FAMILY, variant),
+        spec,
         written,
         (len(written) - 1,),
         tuple(parameters),
@@ -168,6 +188,6 @@ def _emit_step(
         flops=(2 * depth + epilogue.cost) * output.size,
         bytes_moved=sum(map(distinct_bytes, written)),
         scratch=tile.shared_bytes,
-        in_place=in_place_extras(output, conv.extras, 2),
+        in_place=in_place,
         seconds=_kernel_seconds(target, conv, choice),
     )

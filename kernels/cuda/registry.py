@@ -39,8 +39,8 @@ FAMILIES: dict[str, str] = {
     "non_maximum": "non_maximum:build_non_maximum",
 }
 
-LIBRARY_FAMILIES = frozenset(["cublaslt"])
-"""Families whose steps are calls of libraries: they have no code of ours."""
+LIBRARY_FAMILIES = frozenset(["cublaslt", "cudnn"])
+"""Families whose steps are calls of libraries."""
 
 
 def build(spec: KernelSpec, target: Target) -> KernelSource:

@@ -1,4 +1,4 @@
-"""Everything the CUDA device calls, in one record: CuPy's low-level modules, an allocator and cuBLASLt.
+"""Everything the CUDA device calls, in one record: CuPy's low-level modules, an allocator, cuBLASLt, cuDNN.
 
 CuPy is imported only when a CUDA device is asked for. Each cause for which CUDA cannot be used is a
 :class:`DeviceUnavailableError` of its own that says what would fix it.
@@ -55,6 +55,8 @@ class CudaApi:
     cublaslt: Any
     release: Callable[[], None] = _nothing
     reset_device: Callable[[int], None] = _cannot_reset
+    cudnn: Any = None
+    """cuDNN's library, if it is installed."""
     contexts: dict[int, Any] = field(default_factory=dict)
     """The open devices by ordinal, see :mod:`onnxplan.runtime.cuda.context`."""
 
@@ -112,7 +114,14 @@ def _load_installed() -> CudaApi:
         raise DeviceUnavailableError(f"CuPy cannot be imported: {error}; {INSTALL}") from error
     pool = _Pool(cuda.MemoryPool)
     return CudaApi(
-        runtime, driver, nvrtc, pool.allocate, cublaslt, release=pool.release, reset_device=pool.reset_device
+        runtime,
+        driver,
+        nvrtc,
+        pool.allocate,
+        cublaslt,
+        release=pool.release,
+        reset_device=pool.reset_device,
+        cudnn=_load_cudnn(),
     )
 
 
@@ -215,6 +224,16 @@ def _load_cublaslt(cuda_major: int) -> Any:
             f"cuBLASLt cannot be loaded; pip install {package}, or set CUDA_HOME to a CUDA {cuda_major} "
             f"toolkit ({error})"
         ) from error
+
+
+def _load_cudnn() -> Any:
+    """cuDNN's library, behind cuBLASLt and NVRTC, which it needs; ``None`` where it is not installed."""
+    from onnxplan.runtime.cuda.inventory import Machine
+
+    try:
+        return Machine().open_cudnn()[1]
+    except OSError:
+        return None
 
 
 def _cuda_major(runtime: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from onnxplan.compiler.plan import ExecutionPlan, KernelSpec, Step
 from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cuda.branches import Work, schedule
+from onnxplan.runtime.cuda.convolution import BoundConvolution, close_all, operand_order, own_kernel
 from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.matmul import FAMILY, BoundProduct, Product, workspace_limit
 from onnxplan.runtime.cuda.memory import Layout
@@ -41,7 +43,17 @@ class ProductLaunch:
     operands: int
 
 
-Launch = KernelLaunch | ProductLaunch
+@dataclass(frozen=True, slots=True)
+class ConvolutionLaunch:
+    """A call of cuDNN: the addresses of its operands, as the step has them, begin at ``first_word``."""
+
+    convolution: BoundConvolution
+    first_word: int
+    order: tuple[int, ...]
+    """Which operand each address of the call is."""
+
+
+Launch = KernelLaunch | ProductLaunch | ConvolutionLaunch
 
 
 class BoundPlan:
@@ -49,8 +61,8 @@ class BoundPlan:
 
     ``functions`` gives the handle of each generated kernel, ``constants`` the device addresses of the plan's
     constants; ``library`` and ``handle`` serve matrix products, whose algorithms ``tuner`` chooses, if it is
-    given. Raises ``ValueError`` where the plan does not fit together, ``UnsupportedOperatorError`` where a
-    library has no algorithm for a step.
+    given; ``convolutions`` are, by number, the steps that cuDNN computes. Raises ``ValueError`` where a plan
+    does not fit together, ``UnsupportedOperatorError`` where a library has no algorithm for a step.
     """
 
     def __init__(
@@ -61,8 +73,10 @@ class BoundPlan:
         library: CublasLt | None,
         handle: int,
         tuner: ProductTuner | None = None,
+        convolutions: Mapping[int, BoundConvolution] = MappingProxyType({}),
     ) -> None:
         self.plan = plan
+        self._convolutions = convolutions
         self._tuner = tuner
         self._library = library
         self._handle = handle
@@ -94,10 +108,15 @@ class BoundPlan:
                     launches.append(ProductLaunch(product, first, len(step.operands)))
                     work.append(Work(number, step.seconds, self._fills(product.product.blocks)))
                     workspace = max(workspace, product.workspace_bytes)
+            elif number in self._convolutions:
+                bound = self._convolutions[number]
+                launches.append(ConvolutionLaunch(bound, first, operand_order(step.kernel)))
+                work.append(Work(number, step.seconds, self._fills(step.tiles)))
+                workspace = max(workspace, bound.workspace_bytes)
             elif step.tiles:
                 words += step.parameters
                 relative += [False] * len(step.parameters)
-                launches.append(_kernel(number, step, functions[step.kernel], first))
+                launches.append(_kernel(number, step, functions[own_kernel(step.kernel)], first))
                 work.append(Work(number, step.seconds, self._fills(step.tiles)))
         self.launches = tuple(launches)
         self.launched_steps = tuple(item.step for item in work)
@@ -145,6 +164,7 @@ class BoundPlan:
         for product in self._products.values():
             product.close()
         self._products.clear()
+        close_all(self._convolutions)
 
 
 def step_text(number: int, step: Step) -> str:
@@ -165,7 +185,7 @@ def _address(plan: ExecutionPlan, layout: Layout, number: int, constants: Sequen
 
 
 def _kernel(number: int, step: Step, function: int, first_word: int) -> KernelLaunch:
-    threads: Any = step.kernel.variant[0]
+    threads: Any = own_kernel(step.kernel).variant[0]
     if not 0 < step.tiles <= MOST_BLOCKS:
         raise ValueError(f"{step_text(number, step)} has {step.tiles} blocks, at most {MOST_BLOCKS} can be")
     return KernelLaunch(function, step.tiles, int(threads), step.scratch, first_word)

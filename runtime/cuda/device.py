@@ -23,6 +23,7 @@ from onnxplan.runtime.cuda.api import CudaApi, load_api
 from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.compiler import Generate, KernelCompiler
 from onnxplan.runtime.cuda.context import CudaContext, check_process, open_context
+from onnxplan.runtime.cuda.convolution import own_kernel
 from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.executor import CudaExecutor
 from onnxplan.runtime.cuda.importing import Importer
@@ -53,9 +54,9 @@ class CudaKernelSet:
     sources: Callable[[], str]
 
 
-def has_code(spec: KernelSpec) -> bool:
-    """Is a kernel one of ours, not a call of a library?"""
-    return spec.family != matmul.FAMILY
+def own_kernels(specs: Sequence[KernelSpec]) -> list[KernelSpec]:
+    """The kernels of ours that plans of ``specs`` may launch."""
+    return list(dict.fromkeys(own_kernel(spec) for spec in specs if spec.family != matmul.FAMILY))
 
 
 class CudaDevice:
@@ -144,7 +145,7 @@ class CudaDevice:
 
     def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
         """The cubins of kernels for an artifact."""
-        return TargetCode((), self.library.objects(list(filter(has_code, specs)), self._progress))
+        return TargetCode((), self.library.objects(own_kernels(specs), self._progress))
 
     def artifact_kernels(self, artifact: Artifact, entry: TargetEntry) -> ArtifactKernels:
         return ArtifactKernels(artifact, entry, Modules.of(self.context).load, dict)
@@ -211,7 +212,7 @@ def _library(
 ) -> KernelLibrary:
     """The kernels of a context, shared by all sessions with the same math mode."""
     # What a device has many or few of does not enter the code of kernels.
-    target = replace(target, threads=1, flops=0.0, bandwidth=0.0)
+    target = replace(target, threads=1, flops=0.0, bandwidth=0.0, cudnn=0)
 
     def make() -> KernelLibrary:
         compiler = KernelCompiler(context.api.nvrtc, source)

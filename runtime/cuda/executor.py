@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.bound_plan import BoundPlan
 from onnxplan.runtime.cuda.completion import RUNNING, Completion
 from onnxplan.runtime.cuda.context import CudaContext
+from onnxplan.runtime.cuda.convolution import BoundConvolution, bind_convolutions, close_all, own_kernel
 from onnxplan.runtime.cuda.cublaslt import CublasLt
 from onnxplan.runtime.cuda.graph_cache import GraphCache
 from onnxplan.runtime.cuda.lane import Lane, lane_count
@@ -67,16 +68,12 @@ class Plan:
         self._graphs: GraphCache = context.part("graphs", GraphCache)
         plan = compiled.plan
         with context.active("binding a plan"):
-            specs = [spec for spec in plan.kernels if spec.family != FAMILY]
-            handles = dict(zip(specs, functions(specs), strict=True))
-            modules = Modules.of(context)
-            for step in plan.steps:
-                if step.kernel in handles:
-                    modules.allow_shared(handles[step.kernel], step.scratch)
-            self.constants: tuple[Upload, ...] = Uploads.of(context).get(compiled.constants)
-            library, handle = _cublaslt(context) if len(specs) < len(plan.kernels) else (None, 0)
-            addresses = [upload.address for upload in self.constants]
-            self.bound = BoundPlan(plan, handles, addresses, library, handle, tuner)
+            convolutions = bind_convolutions(context, plan)
+            try:
+                self._bind(compiled, functions, tuner, convolutions)
+            except BaseException:
+                close_all(convolutions)
+                raise
         nbytes = self.bound.layout.total_bytes
         self._abandoned = False
         self._released = False
@@ -84,6 +81,30 @@ class Plan:
         # Who bounds the runs in flight gets a slot for each.
         self.lanes = 1 if budget.runs else lane_count(self.bound.layout)
         self.turns = Turns(self.slots)
+
+    def _bind(
+        self,
+        compiled: CompiledPlan,
+        functions: Functions,
+        tuner: ProductTuner | None,
+        convolutions: Mapping[int, BoundConvolution],
+    ) -> None:
+        context, plan = self.context, compiled.plan
+        ours = [
+            (own_kernel(step.kernel), step.scratch)
+            for number, step in enumerate(plan.steps)
+            if step.kernel.family != FAMILY and number not in convolutions
+        ]
+        specs = list(dict.fromkeys(spec for spec, _ in ours))
+        handles = dict(zip(specs, functions(specs), strict=True))
+        modules = Modules.of(context)
+        for spec, shared in ours:
+            modules.allow_shared(handles[spec], shared)
+        self.constants: tuple[Upload, ...] = Uploads.of(context).get(compiled.constants)
+        products = any(spec.family == FAMILY for spec in plan.kernels)
+        library, handle = _cublaslt(context) if products else (None, 0)
+        addresses = [upload.address for upload in self.constants]
+        self.bound = BoundPlan(plan, handles, addresses, library, handle, tuner, convolutions)
 
     def _make(self) -> Slot:
         with self.context.active("making room for a run"):

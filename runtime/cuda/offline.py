@@ -12,7 +12,7 @@ from onnxplan.compiler.selection import KernelSelector
 from onnxplan.runtime.artifact_writer import TargetCode
 from onnxplan.runtime.cuda.api import load_nvrtc
 from onnxplan.runtime.cuda.compiler import KernelCompiler, choose_architecture
-from onnxplan.runtime.cuda.device import MOST_COMPILERS, CudaKernelSet, has_code
+from onnxplan.runtime.cuda.device import MOST_COMPILERS, CudaKernelSet, own_kernels
 from onnxplan.runtime.cuda.target import assumed_target
 from onnxplan.runtime.library import KernelLibrary
 
@@ -55,4 +55,4 @@ class OfflineCompiler:
 
     def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
         """The cubins of kernels for an artifact."""
-        return TargetCode((), self._library.objects(list(filter(has_code, specs)), self._progress))
+        return TargetCode((), self._library.objects(own_kernels(specs), self._progress))

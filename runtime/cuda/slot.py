@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxplan.runtime.cuda.array import DeviceArray
-from onnxplan.runtime.cuda.bound_plan import BoundPlan, KernelLaunch, ProductLaunch
+from onnxplan.runtime.cuda.bound_plan import BoundPlan, ConvolutionLaunch, KernelLaunch, ProductLaunch
 from onnxplan.runtime.cuda.context import CudaContext
 from onnxplan.runtime.cuda.cublaslt import Descriptor
 from onnxplan.runtime.cuda.errors import CAPTURE, MEMORY_ALLOCATION
@@ -99,17 +99,29 @@ class Slot:
             if isinstance(launch, KernelLaunch):
                 parameters = int(self._pointers.ctypes.data) + 8 * number
                 steps.append(_kernel_step(launch_kernel, launch, parameters))
+            elif isinstance(launch, ProductLaunch):
+                steps.append(self._product_step(launch, self._workspace(bound, number)))
             else:
-                steps.append(self._product_step(launch, bound.branches.streams[number]))
+                steps.append(self._convolution_step(launch, self._workspace(bound, number)))
         return tuple(steps)
 
-    def _product_step(self, launch: ProductLaunch, branch: int) -> Queue:
+    def _workspace(self, bound: BoundPlan, number: int) -> int:
+        """Where the workspace of a launch's stream begins."""
+        return (
+            self.block + self.layout.workspace + bound.branches.streams[number] * self.layout.workspace_bytes
+        )
+
+    def _convolution_step(self, launch: ConvolutionLaunch, workspace: int) -> Queue:
+        words = self._words[launch.first_word :]
+        pack = launch.convolution.pack([int(words[place]) for place in launch.order], workspace)
+        self._free.append(pack.close)
+        return launch.convolution.launcher(pack)
+
+    def _product_step(self, launch: ProductLaunch, workspace: int) -> Queue:
         operands = [int(word) for word in self._words[launch.first_word :][: launch.operands]]
         product = launch.product
         descriptor: Descriptor = product.descriptor(operands[2])
         self._free.append(descriptor.close)
-        layout = self.layout
-        workspace = self.block + layout.workspace + branch * layout.workspace_bytes
         return product.launcher(operands[0], operands[1], operands[-1], descriptor, workspace)
 
     def queue(

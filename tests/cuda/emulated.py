@@ -12,8 +12,9 @@ from onnxplan.runtime.cuda.api import CudaApi, use_api
 class EmulatedCuda:
     """``with device.used():`` makes the stand-in ``standin`` what ``device="cuda"`` means."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, cudnn: bool = False) -> None:
         self.standin = StandIn(private_arenas=True)
+        self.standin.has_cudnn = cudnn
         self._api = self.standin.api()
         self._seen = 0
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from standin_cublaslt import CublasLt
+from standin_cudnn import Cudnn
 from standin_devices import Device, Memory
 from standin_driver import Driver
 from standin_errors import (
@@ -114,6 +115,9 @@ class StandIn:
         self.driver = Driver(self)
         self.nvrtc = Nvrtc(self)
         self.cublaslt = CublasLt(self)
+        self.cudnn = Cudnn(self)
+        self.has_cudnn = False
+        """Whether cuDNN is installed."""
 
     def allocate(self, nbytes: int) -> Memory:
         """Device memory of the current device. Raises CuPy's ``OutOfMemoryError`` as its allocator does."""
@@ -159,6 +163,7 @@ class StandIn:
             self.nvrtc,
             self.allocate,
             self.cublaslt,
+            cudnn=self.cudnn if self.has_cudnn else None,
             release=self.release,
             reset_device=self.reset_device,
         )
@@ -175,7 +180,12 @@ class StandIn:
         with self.lock:
             self._free_discarded()
             found = [str(block) for block in self.memory]
-            return found + [str(value) for value in self._handles.values()] + self.cublaslt.leaks()
+            return (
+                found
+                + [str(value) for value in self._handles.values()]
+                + self.cublaslt.leaks()
+                + self.cudnn.leaks()
+            )
 
     def reset_device(self, ordinal: int) -> None:
         """Destroys a device's context and all in it, as ``cuDevicePrimaryCtxReset`` does."""
@@ -196,6 +206,7 @@ class StandIn:
                     del self._default_streams[key]
                     self.close_stream(stream)
             self.cublaslt.drop_device(ordinal)
+            self.cudnn.drop_device(ordinal)
 
     def host_access(self, address: int, nbytes: int, *, written: bool = False) -> None:
         """For tests: the host reads or writes memory now; raises where unfinished work needs it."""

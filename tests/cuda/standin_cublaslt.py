@@ -49,14 +49,15 @@ class LibraryFunction:
     ``body`` gets C values, pointers as integers or None, and returns a status.
     """
 
-    def __init__(self, name: str, body: Callable[..., int]) -> None:
+    def __init__(self, name: str, types: tuple[Any, ...], body: Callable[..., int]) -> None:
         self.__name__ = name
-        self.argtypes: tuple[Any, ...] = PROTOTYPES[name]
+        self._types = types
+        self.argtypes: tuple[Any, ...] = types
         self.restype: Any = c_int
         self._body = body
 
     def __call__(self, *arguments: Any) -> int:
-        types = PROTOTYPES[self.__name__]
+        types = self._types
         if len(arguments) != len(types) or len(tuple(self.argtypes)) != len(types):
             raise TypeError(f"{self.__name__} takes {len(types)} arguments, not {len(arguments)}")
         raised: list[BaseException] = []
@@ -96,7 +97,7 @@ class CublasLt:
         if name not in PROTOTYPES:
             raise AttributeError(f"the stand-in does not offer {name}")
         if name not in self._functions:
-            self._functions[name] = LibraryFunction(name, self._body(name))
+            self._functions[name] = LibraryFunction(name, PROTOTYPES[name], self._body(name))
         return self._functions[name]
 
     def leaks(self) -> list[str]:

@@ -22,6 +22,8 @@ class Counters:
     """Kernels that ran, those of graphs included."""
     products: int = 0
     """Calls of ``cublasLtMatmul``, those that were captured included."""
+    convolutions: int = 0
+    """Calls of ``cudnnBackendExecute``, those that were captured included."""
     heuristics: int = 0
     graph_launches: int = 0
     captures: int = 0

@@ -1,0 +1,366 @@
+"""The stand-in's cuDNN: backend descriptors, checked as NVIDIA documents them, and convolutions by NumPy.
+
+Source: https://docs.nvidia.com/deeplearning/cudnn/backend/latest/api/cudnn-graph-library.html, and the
+comments of ``cudnn_graph.h``. The real library does not finalise descriptors without a driver.
+
+What a caller does wrong is a status where cuDNN documents one; tests look at ``refusals`` for what was wrong.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import c_int, c_int64, c_void_p
+from dataclasses import dataclass, field
+from typing import Any
+
+from standin_convolutions import Problem, launch, problem_of
+from standin_cublaslt import LibraryFunction
+from standin_errors import CAPTURE_STATUSES, CudaStatus, StrictError
+
+SUCCESS, NOT_INITIALIZED, BAD_PARAM, NULL_POINTER, NOT_FINALIZED = 0, 1001, 2000, 2002, 2004
+ATTRIBUTE_TYPE, DESCRIPTOR_TYPE, NOT_SUPPORTED, EXECUTION_FAILED = 2010, 2012, 3000, 5000
+PROTOTYPES = {
+    "cudnnCreate": (c_void_p,),
+    "cudnnSetStream": (c_void_p, c_void_p),
+    "cudnnBackendCreateDescriptor": (c_int, c_void_p),
+    "cudnnBackendDestroyDescriptor": (c_void_p,),
+    "cudnnBackendFinalize": (c_void_p,),
+    "cudnnBackendSetAttribute": (c_void_p, c_int, c_int, c_int64, c_void_p),
+    "cudnnBackendGetAttribute": (c_void_p, c_int, c_int, c_int64, c_void_p, c_void_p),
+    "cudnnBackendExecute": (c_void_p, c_void_p, c_void_p),
+}
+POINTWISE, CONVOLUTION, ENGINE, ENGINECFG, ENGINEHEUR, PLAN = range(6)
+CONVOLVE, APPLY, GRAPH, PACK, TENSOR = 10, 13, 15, 16, 17
+HANDLE, DATA_TYPE, BOOLEAN, INT64, FLOAT, POINTER, CONVOLUTION_MODE, HEUR_MODE = 0, 1, 2, 3, 4, 6, 7, 8
+NUMERICAL_NOTE, POINTWISE_MODE, DESCRIPTOR = 11, 14, 15
+ELEMENTS: dict[int, Any] = {
+    HANDLE: c_void_p,
+    DATA_TYPE: c_int,
+    BOOLEAN: ctypes.c_bool,
+    INT64: c_int64,
+    FLOAT: ctypes.c_float,
+    POINTER: c_void_p,
+    CONVOLUTION_MODE: c_int,
+    HEUR_MODE: c_int,
+    NUMERICAL_NOTE: c_int,
+    POINTWISE_MODE: c_int,
+    DESCRIPTOR: c_void_p,
+}
+MOST_AXES = 8
+MANY = 1 << 20
+# For each kind: attribute -> (type, most elements, required, kinds of descriptors that it takes).
+SETTABLE: dict[int, dict[int, tuple[int, int, bool, tuple[int, ...]]]] = {
+    POINTWISE: {0: (POINTWISE_MODE, 1, True, ()), 1: (DATA_TYPE, 1, True, ())},
+    CONVOLUTION: {
+        100: (DATA_TYPE, 1, True, ()),
+        101: (CONVOLUTION_MODE, 1, True, ()),
+        **dict.fromkeys((102, 103, 104, 105), (INT64, MOST_AXES, True, ())),
+        106: (INT64, 1, True, ()),
+    },
+    ENGINEHEUR: {200: (HEUR_MODE, 1, True, ()), 201: (DESCRIPTOR, 1, True, (GRAPH,))},
+    PLAN: {400: (HANDLE, 1, True, ()), 401: (DESCRIPTOR, 1, True, (ENGINECFG,))},
+    CONVOLVE: {
+        700: (FLOAT, 1, True, ()),
+        701: (FLOAT, 1, True, ()),
+        702: (DESCRIPTOR, 1, True, (CONVOLUTION,)),
+        **dict.fromkeys((703, 704, 705), (DESCRIPTOR, 1, True, (TENSOR,))),
+    },
+    APPLY: {
+        750: (DESCRIPTOR, 1, True, (POINTWISE,)),
+        751: (DESCRIPTOR, 1, True, (TENSOR,)),
+        752: (DESCRIPTOR, 1, False, (TENSOR,)),
+        753: (DESCRIPTOR, 1, True, (TENSOR,)),
+    },
+    GRAPH: {800: (HANDLE, 1, True, ()), 801: (DESCRIPTOR, MANY, True, (CONVOLVE, APPLY))},
+    TENSOR: {
+        900: (INT64, 1, True, ()),
+        901: (DATA_TYPE, 1, True, ()),
+        902: (INT64, MOST_AXES, True, ()),
+        903: (INT64, MOST_AXES, True, ()),
+        906: (INT64, 1, True, ()),
+        907: (BOOLEAN, 1, False, ()),
+    },
+    PACK: {
+        1000: (INT64, MANY, True, ()),
+        1001: (POINTER, MANY, True, ()),
+        1003: (POINTER, 1, True, ()),
+    },
+    ENGINE: {},
+    ENGINECFG: {},
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One that the heuristic offers. ``mode`` is the one it is offered in (3 is A, 2 is fallback)."""
+
+    notes: tuple[int, ...] = (0,)
+    workspace_bytes: int = 4096
+    mode: int = 3
+    refuses: bool = False
+    """Whether no execution plan of it can be made."""
+
+
+@dataclass(eq=False)
+class Node:
+    """A backend descriptor."""
+
+    kind: int
+    values: dict[int, list[Any]] = field(default_factory=dict)
+    final: bool = False
+    problem: Problem | None = None
+    engine: Engine | None = None
+
+    def one(self, attribute: int) -> Any:
+        return self.values[attribute][0]
+
+
+class Refused(Exception):
+    """A call ends with a status."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Cudnn:
+    """The library object: what ``ctypes.CDLL`` would give."""
+
+    def __init__(self, standin: Any) -> None:
+        self._standin = standin
+        self.engines: list[Engine] = [Engine()]
+        self.version = 92801
+        self.refusals: list[str] = []
+        """Why calls did not succeed."""
+        self._nodes: dict[int, Node] = {}
+        self._handles: dict[int, tuple[int, int]] = {}
+        self._functions: dict[str, LibraryFunction] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in PROTOTYPES:
+            raise AttributeError(f"the stand-in does not offer {name}")
+        if name not in self._functions:
+            body = getattr(self, "_" + name.removeprefix("cudnnBackend").removeprefix("cudnn").lower())
+            types = PROTOTYPES[name]
+            self._functions[name] = LibraryFunction(name, types, lambda *values: self._guarded(body, values))
+        return self._functions[name]
+
+    def cudnnGetVersion(self) -> int:
+        return self.version
+
+    def cudnnGetLastErrorString(self, address: int, size: int) -> None:
+        text = (self.refusals[-1] if self.refusals else "").encode()[: size - 1]
+        ctypes.memmove(address, text + b"\0", len(text) + 1)
+
+    def leaks(self) -> list[str]:
+        """Handles and descriptors that exist."""
+        handles = [f"cuDNN handle {handle:#x}" for handle in self._handles]
+        return handles + [f"cuDNN descriptor {a:#x} of kind {node.kind}" for a, node in self._nodes.items()]
+
+    def drop_device(self, ordinal: int) -> None:
+        self._handles = {handle: value for handle, value in self._handles.items() if value[0] != ordinal}
+
+    def _guarded(self, body: Callable[..., None], values: tuple[Any, ...]) -> int:
+        class Outside:
+            @staticmethod
+            def error(status: int, why: str) -> CudaStatus:
+                return CudaStatus(status, why)
+
+        def run() -> int:
+            try:
+                body(*values)
+            except Refused as refused:
+                self.refusals.append(str(refused))
+                return refused.status
+            return SUCCESS
+
+        try:
+            return self._standin.guarded(Outside, run)
+        except CudaStatus as status:
+            if status.status in CAPTURE_STATUSES:
+                raise StrictError(status.why) from None
+            self.refusals.append(status.why)
+            return EXECUTION_FAILED
+
+    def _create(self, out: int) -> None:
+        standin = self._standin
+        standin.admit_context(standin.runtime)
+        standin.check_unsafe("cudnnCreate")
+        handle = standin.new_handle()
+        self._handles[handle] = (standin.current_device("cudnnCreate").ordinal, 0)
+        c_void_p.from_address(out).value = handle
+
+    def _setstream(self, handle: int, stream: int | None) -> None:
+        device = self._device(handle)
+        target = self._standin.stream(stream or 0)
+        if target.device != device:
+            raise StrictError(f"a cuDNN handle of device {device} is used on {target}")
+        self._handles[handle] = (device, stream or 0)
+
+    def _device(self, handle: int) -> int:
+        if handle not in self._handles:
+            raise Refused(BAD_PARAM, f"{handle or 0:#x} is no cuDNN handle")
+        return self._handles[handle][0]
+
+    def _createdescriptor(self, kind: int, out: int) -> None:
+        if kind not in SETTABLE:
+            raise Refused(NOT_SUPPORTED, f"the stand-in has no descriptor of kind {kind}")
+        address = self._standin.new_handle()
+        self._nodes[address] = Node(kind)
+        c_void_p.from_address(out).value = address
+
+    def _destroydescriptor(self, address: int) -> None:
+        self._node(address)
+        del self._nodes[address]
+
+    def _node(self, address: int | None) -> Node:
+        found = self._nodes.get(address or 0)
+        if found is None:
+            raise StrictError(f"{address or 0:#x} is no cuDNN descriptor, or none any more")
+        return found
+
+    def _setattribute(self, address: int, name: int, kind: int, count: int, data: int | None) -> None:
+        node = self._node(address)
+        if node.final:
+            raise Refused(NOT_INITIALIZED, f"attribute {name} is set after the descriptor was finalised")
+        if name not in SETTABLE[node.kind]:
+            raise Refused(BAD_PARAM, f"descriptors of kind {node.kind} have no attribute {name} to set")
+        wanted, most, _, kinds = SETTABLE[node.kind][name]
+        if kind != wanted:
+            raise Refused(ATTRIBUTE_TYPE, f"attribute {name} is of type {wanted}, not {kind}")
+        if not 1 <= count <= most:
+            raise Refused(BAD_PARAM, f"attribute {name} takes up to {most} elements, not {count}")
+        if not data:
+            raise Refused(NULL_POINTER, f"attribute {name} is set from nowhere")
+        values = list((ELEMENTS[kind] * count).from_address(data))
+        if kinds:
+            nodes = [self._node(value) for value in values]
+            if any(found.kind not in kinds for found in nodes):
+                raise Refused(DESCRIPTOR_TYPE, f"attribute {name} takes descriptors of kinds {kinds}")
+            if not all(found.final for found in nodes):
+                raise Refused(NOT_FINALIZED, f"attribute {name} is given a descriptor that is not finalised")
+            values = nodes
+        if kind == HANDLE:
+            self._device(values[0])
+        node.values[name] = values
+
+    def _finalize(self, address: int) -> None:
+        node = self._node(address)
+        if node.final:
+            raise StrictError(f"the cuDNN descriptor {address:#x} is finalised twice")
+        if node.kind in (ENGINE, ENGINECFG):
+            raise StrictError("engines come finalised from a heuristic here")
+        missing = [n for n, rule in SETTABLE[node.kind].items() if rule[2] and n not in node.values]
+        if missing:
+            raise Refused(BAD_PARAM, f"attributes {missing} of a descriptor of kind {node.kind} are not set")
+        check = {
+            CONVOLUTION: _check_convolution,
+            TENSOR: _check_tensor,
+            PACK: _check_pack,
+            GRAPH: self._check_graph,
+            ENGINEHEUR: self._check_heuristic,
+            PLAN: self._check_plan,
+        }.get(node.kind)
+        if check is not None:
+            check(node)
+        node.final = True
+
+    def _check_graph(self, node: Node) -> None:
+        try:
+            node.problem = problem_of(node.values[801])
+        except ValueError as error:
+            raise Refused(NOT_SUPPORTED, str(error)) from None
+
+    def _check_heuristic(self, node: Node) -> None:
+        self._standin.check_unsafe("a heuristic of cuDNN")
+        if node.one(200) not in (0, 1, 2, 3):
+            raise Refused(BAD_PARAM, f"there is no heuristic mode {node.one(200)}")
+
+    def _check_plan(self, node: Node) -> None:
+        self._standin.check_unsafe("making an execution plan of cuDNN")
+        engine = node.one(401).engine
+        if engine.refuses:
+            raise Refused(NOT_SUPPORTED, "the engine does not support the graph")
+        node.engine, node.problem = engine, node.one(401).problem
+
+    def _getattribute(
+        self, address: int, name: int, kind: int, wanted: int, found: int, data: int | None
+    ) -> None:
+        node = self._node(address)
+        if not node.final:
+            raise Refused(NOT_FINALIZED, f"attribute {name} is read before the descriptor is finalised")
+        if (node.kind, name, kind) in ((ENGINEHEUR, 202, DESCRIPTOR), (ENGINECFG, 300, DESCRIPTOR)):
+            self._fill(node, wanted, found, data)
+            return
+        values: tuple[int, ...]
+        if (node.kind, name, kind) == (ENGINE, 1303, NUMERICAL_NOTE) and node.engine:
+            values = node.engine.notes
+        elif (node.kind, name, kind) == (PLAN, 402, INT64) and node.engine:
+            values = (node.engine.workspace_bytes,)
+        else:
+            raise Refused(BAD_PARAM, f"attribute {name} of kind {node.kind} cannot be read as type {kind}")
+        c_int64.from_address(found).value = len(values)
+        given = values[:wanted]
+        if given:
+            (ELEMENTS[kind] * len(given)).from_address(data)[:] = given
+
+    def _fill(self, node: Node, wanted: int, found: int, data: int | None) -> None:
+        """Makes descriptors of the caller's the results of a heuristic, or the engine of a configuration."""
+        result = ENGINECFG if node.kind == ENGINEHEUR else ENGINE
+        if node.kind == ENGINEHEUR:
+            problem = node.one(201).problem
+            engines = [engine for engine in self.engines if engine.mode == node.one(200)]
+        else:
+            problem, engines = node.problem, [node.engine]
+        c_int64.from_address(found).value = len(engines) if not wanted else min(wanted, len(engines))
+        for place, engine in enumerate(engines[:wanted]):
+            target = self._node((c_void_p * wanted).from_address(data)[place])
+            if target.kind != result or target.final:
+                raise Refused(DESCRIPTOR_TYPE, f"results are written into new descriptors of kind {result}")
+            target.problem, target.engine, target.final = problem, engine, True
+
+    def _execute(self, handle: int, plan_address: int, pack_address: int) -> None:
+        standin = self._standin
+        standin.admit_context(standin.runtime)
+        self._device(handle)
+        plan, pack = self._node(plan_address), self._node(pack_address)
+        if plan.kind != PLAN or pack.kind != PACK or not (plan.final and pack.final):
+            raise Refused(BAD_PARAM, "cudnnBackendExecute takes a finalised plan and a finalised pack")
+        if plan.one(400) != handle:
+            raise StrictError("an execution plan of cuDNN is run with another handle")
+        stream = standin.stream(self._handles[handle][1])
+        assert plan.problem is not None
+        assert plan.engine is not None
+        addresses = dict(zip(pack.values[1000], pack.values[1001], strict=True))
+        workspace = pack.one(1003) or 0
+        work = launch(standin.memory, plan.problem, addresses, workspace, plan.engine.workspace_bytes)
+        standin.counters.convolutions += 1
+        accesses = standin.in_arenas(stream, work.label, work.accesses)
+        standin.submit(stream, work.widened(accesses), work.accesses)
+
+
+def _check_convolution(node: Node) -> None:
+    axes = node.one(106)
+    if any(len(node.values[number]) != axes for number in (102, 103, 104, 105)):
+        raise Refused(BAD_PARAM, f"dilations, strides and paddings do not have {axes} elements")
+    if min(*node.values[102], *node.values[103]) < 1 or min(*node.values[104], *node.values[105]) < 0:
+        raise Refused(BAD_PARAM, "dilations or strides are not positive, or paddings negative")
+
+
+def _check_tensor(node: Node) -> None:
+    sizes = {0: 4, 2: 2, 9: 2}
+    if node.one(901) not in sizes:
+        raise Refused(NOT_SUPPORTED, f"data type {node.one(901)}")
+    if len(node.values[902]) != len(node.values[903]):
+        raise Refused(BAD_PARAM, "a tensor has as many strides as dimensions")
+    if min(*node.values[902], *node.values[903]) < 1:
+        raise Refused(BAD_PARAM, "a dimension or a stride of a tensor is not positive")
+    if node.one(900) < 1 or node.one(900) % sizes[node.one(901)]:
+        raise Refused(BAD_PARAM, "the alignment of a tensor is no multiple of its element")
+
+
+def _check_pack(node: Node) -> None:
+    numbers = node.values[1000]
+    if len(numbers) != len(node.values[1001]) or len(set(numbers)) != len(numbers):
+        raise Refused(BAD_PARAM, "a variant pack has one address for each tensor")
