@@ -8,7 +8,15 @@ from onnxplan.compiler.primitives import Sort
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
-from onnxplan.kernels.cpu.axes import Axis, compute_itemsize, merged, positions, units_per_tile, words
+from onnxplan.kernels.cpu.axes import (
+    Axis,
+    compute_itemsize,
+    lane_count,
+    merged,
+    positions,
+    units_per_tile,
+    words,
+)
 
 FAMILY = "sort"
 
@@ -44,10 +52,12 @@ def select_sort(operation: Operation, emit: StepEmitter, target: Target) -> None
     heap = kept * HEAP_PART <= extent
     entries = kept if heap else extent
     units = positions(rows)
+    # A heap is asked about a vector of elements at a time, which must not be longer than the row.
+    lanes = lane_count(target, entry_bytes(dtype) // 2, (extent + 1) // 2) if heap else 1
     effort = extent + entries * 2 * max(entries.bit_length(), 1)
     per_tile = units_per_tile(units, 8 * effort)
     emit.step(
-        KernelSpec(FAMILY, (dtype.label, primitive.largest, heap)),
+        KernelSpec(FAMILY, (dtype.label, primitive.largest, heap, x.strides[axis] == 1, lanes)),
         (x, values, order),
         (1, 2),
         (units, per_tile, extent, kept, entries, *steps[axis], len(rows), *words(rows)),
