@@ -51,27 +51,29 @@ class _Entries:
         """The entry of the element at ``position`` of a row."""
         emitter, builder = self.emitter, self.emitter.builder
         address = emitter.offset(x, emitter.mul(position, step))
-        key = self._key(emitter.extract(emitter.load_broadcast(address, self.dtype), 0))
-        if self.largest:
-            key = builder.xor(key, ir.Constant(self.key, -1))
+        key = emitter.extract(self._keys(emitter.with_lanes(1).load(address, self.dtype)), 0)
         high = builder.shl(builder.zext(key, self.type), self.type(4 * self.size))
         low = position if self.size == 16 else builder.trunc(position, I32)
         return builder.or_(high, builder.zext(low, self.type))
 
-    def _key(self, value: ir.Value) -> ir.Value:
-        builder = self.emitter.builder
+    def _keys(self, values: ir.Value) -> ir.Value:
+        """A vector of elements as unsigned integers in the order that is asked for."""
+        emitter, builder = self.emitter.with_lanes(values.type.count), self.emitter.builder
+        keys = emitter.vector(self.key)
         if self.dtype.is_float:
             width = self.key.width
-            bits = builder.bitcast(value, self.key)
-            zero = builder.fcmp_ordered("==", value, ir.Constant(value.type, 0.0))
-            bits = builder.select(zero, self.key(0), bits)
-            negative = builder.ashr(bits, self.key(width - 1))
-            bits = builder.xor(bits, builder.or_(negative, self.key(1 << (width - 1))))
-            nan = builder.fcmp_unordered("uno", value, value)
-            return builder.select(nan, ir.Constant(self.key, -1), bits)
-        if self.dtype.kind == "i":
-            value = builder.xor(value, value.type(1 << (value.type.width - 1)))
-        return value if value.type == self.key else builder.zext(value, self.key)
+            bits = builder.bitcast(values, keys)
+            zero = builder.fcmp_ordered("==", values, emitter.like(values, 0.0))
+            bits = builder.select(zero, emitter.fill(0, self.key), bits)
+            negative = builder.ashr(bits, emitter.fill(width - 1, self.key))
+            bits = builder.xor(bits, builder.or_(negative, emitter.fill(1 << (width - 1), self.key)))
+            nan = builder.fcmp_unordered("uno", values, values)
+            values = builder.select(nan, emitter.fill(-1, self.key), bits)
+        elif self.dtype.kind == "i":
+            values = builder.xor(values, emitter.like(values, 1 << (values.type.element.width - 1)))
+        if values.type != keys:
+            values = builder.zext(values, keys)
+        return builder.xor(values, emitter.fill(-1, self.key)) if self.largest else values
 
     def position(self, entry: ir.Value) -> ir.Value:
         builder = self.emitter.builder
@@ -167,28 +169,58 @@ class _Entries:
         self.store(entry, heap, place.value)
 
     def smallest(
-        self, heap: ir.Value, count: ir.Value, x: ir.Value, step: ir.Value, extent: ir.Value
+        self, heap: ir.Value, count: ir.Value, x: ir.Value, step: ir.Value, extent: ir.Value, adjoin: bool
     ) -> None:
-        """The ``count`` smallest entries of a row, in any order."""
-        emitter = self.emitter
+        """The ``count`` smallest entries of a row of at least as many elements as lanes, in any order."""
+        emitter, builder = self.emitter, self.emitter.builder
         with emitter.loop(0, count) as number:
             self.store(self.read(x, step, number), heap, number)
         parents = emitter.divide(count, 2)
         with emitter.loop(0, parents) as number:
             place = emitter.sub(emitter.sub(parents, 1), number)
             self.sift(heap, count, place, self.load(heap, place))
-        with emitter.loop(count, extent) as number:
-            entry = self.read(x, step, number)
-            with emitter.when(self.less(entry, self.load(heap, 0))):
-                self.sift(heap, count, 0, entry)
+        with emitter.loop(count, extent, emitter.lanes) as number:
+            # The last vector ends with the row: its first elements were seen before.
+            start = emitter.minimum(number, emitter.sub(extent, emitter.lanes))
+            seen = builder.shl(I64(-1), emitter.sub(number, start))
+            rest = emitter.variable(builder.and_(self._below_top(heap, x, step, start, adjoin), seen))
+            with emitter.repeat_while(lambda: builder.icmp_unsigned("!=", rest.value, I64(0))):
+                lane = emitter.intrinsic("llvm.cttz.i64", I64, [rest.value, I1(1)])
+                entry = self.read(x, step, emitter.add(start, lane))
+                with emitter.when(self.less(entry, self.load(heap, 0))):
+                    self.sift(heap, count, 0, entry)
+                rest.value = builder.and_(rest.value, emitter.sub(rest.value, 1))
+
+    def _below_top(
+        self, heap: ir.Value, x: ir.Value, step: ir.Value, start: ir.Value, adjoin: bool
+    ) -> ir.Value:
+        """Bits of the lanes whose elements from ``start`` may enter the heap.
+
+        An element equal to the top may not: its position is higher.
+        """
+        emitter, builder = self.emitter, self.emitter.builder
+        address = emitter.offset(x, emitter.mul(start, step))
+        if adjoin:
+            values = emitter.load(address, self.dtype)
+        else:
+            values = emitter.load_strided(address, step, self.dtype)
+        top = builder.lshr(self.load(heap, 0), self.type(4 * self.size))
+        top = emitter.splat(builder.trunc(top, self.key))
+        below = builder.icmp_unsigned("<", self._keys(values), top)
+        bits = builder.bitcast(below, ir.IntType(emitter.lanes))
+        return builder.zext(bits, I64)
 
 
 def build_sort(variant: Variant, target: Target) -> ObjectCode:
-    """``variant``: element type, whether the largest come first, whether a heap picks those to sort."""
-    label, largest, heap = variant
+    """``variant``: element type, whether the largest come first, whether a heap picks those to sort.
+
+    Then whether a row's elements adjoin, and how many are compared with the heap's top at once.
+    """
+    label, largest, heap, adjoin, lanes = variant
     assert isinstance(label, str)
+    assert isinstance(lanes, int)
     dtype = DType.from_label(label)
-    emitter = Emitter.kernel(kernel_symbol("sort", variant), target, 1)
+    emitter = Emitter.kernel(kernel_symbol("sort", variant), target, lanes)
     entries = _Entries(emitter, dtype, bool(largest))
     word = {name: emitter.parameter(number) for number, name in enumerate(_NAMES)}
     axes = emitter.offset(emitter.function.args[1], 8 * len(_NAMES))
@@ -201,7 +233,7 @@ def build_sort(variant: Variant, target: Target) -> ObjectCode:
         array = emitter.builder.bitcast(emitter.scratch, POINTER)
         other = entries.at(array, word["entries"])
         if heap:
-            entries.smallest(array, word["entries"], x, word["x_step"], word["extent"])
+            entries.smallest(array, word["entries"], x, word["x_step"], word["extent"], bool(adjoin))
         else:
             with emitter.loop(0, word["entries"]) as number:
                 entries.store(entries.read(x, word["x_step"], number), array, number)

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from harness import available_isas
+from harness import available_isas, is_cuda
 from layouts import LAYOUTS, laid_out, run, select
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
 from onnxplan.compiler.primitives import Sort
+from onnxplan.runtime.cpu.bound_plan import WAKE_SECONDS
 
 # Shape, axis, elements wanted.
 CASES = [
@@ -124,6 +125,17 @@ def test_long_rows(isa, dtype):
             if kept <= length:
                 data = random_data(rng, dtype, shape, 120 if dtype is DType.BFLOAT16 else 3000)
                 check(isa, rng, dtype, (shape, axis, kept), bool(kept % 2), "dense", "dense", data)
+
+
+def test_sorting_counts_as_work_worth_sharing(isa):
+    """Rows that take a tenth of a millisecond each are several tiles, and worth waking a helper for."""
+    if is_cuda(isa):
+        pytest.skip("a GPU has no helpers to wake")
+    for kept in (300, 8400):
+        results = [laid_out(DType.FLOAT32, (8, kept), "dense"), laid_out(DType.INT64, (8, kept), "dense")]
+        (step,) = select(Sort(1), [laid_out(DType.FLOAT32, (8, 8400), "dense")], results, isa)
+        assert step.tiles == 8
+        assert step.seconds > 3 * WAKE_SECONDS
 
 
 def test_strings_are_refused(isa):
