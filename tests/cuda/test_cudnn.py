@@ -159,7 +159,9 @@ def test_engines_of_the_fallback_come_last(bench):
     ("engines", "why"),
     [
         ([], "it offers no engine"),
-        ([Engine((5,))], "an engine is WINOGRAD"),
+        ([Engine((0, 5))], "the notes of an engine are TENSOR_CORE, WINOGRAD"),
+        ([Engine((0, 1))], "the notes of an engine are DOWN_CONVERT_INPUTS, TENSOR_CORE"),
+        ([Engine(())], "the notes of an engine are none"),
         ([Engine(refuses=True)], "the engine does not support the graph"),
         ([Engine(workspace_bytes=(1 << 20) + 1)], "needs 1048577 bytes"),
     ],
