@@ -2,6 +2,9 @@
 
 Ours has its bias, activation and residual inside. cuDNN's with a residual has them too; without one it is the
 convolution alone, which is the least that cuDNN could take: its fused form always reads a residual.
+
+A second row has the same layer in ``math="fast"``, where the plan calls cuDNN for it: products of one tap
+without a residual go to cuBLASLt, and few channels to our own kernel, so these have none.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from bench.cuda_products import cold_seconds
 from bench.cuda_rates import cuda_runtime
 from bench.record import Row
 from bench.supervised import Settings
+from onnxplan.runtime.cuda.bound_plan import ConvolutionLaunch
 
 Array = npt.NDArray[Any]
 Launch = Callable[[int], None]
@@ -31,6 +35,7 @@ FLUSHED = 4
 TOLERANCE = 5e-3
 """Largest difference from PyTorch, relative to the largest element: results are rounded to float16."""
 ROW = "own convolution"
+LIBRARY_ROW = "convolution through cuDNN"
 PEER = "cuDNN through PyTorch"
 
 
@@ -87,27 +92,52 @@ def names(settings: Settings) -> list[str]:
 
 
 def check(name: str, settings: Settings) -> dict[str, Any]:
-    """A row for one layer in float16, channels last, beside cuDNN's where PyTorch has CUDA."""
+    """Rows for one layer in float16, channels last, beside cuDNN's where PyTorch has CUDA."""
     torch = _torch_on_cuda()
     peer = None if torch is None else partial(TorchLayer, torch, "cuda")
-    return {"rows": [asdict(convolution_row(LAYERS[name], settings, BATCH, peer))]}
+    own = convolution_row(LAYERS[name], settings, BATCH, peer)
+    through = library_row(LAYERS[name], settings, BATCH, peer)
+    return {"rows": [asdict(row) for row in (own, through) if row is not None]}
 
 
 def convolution_row(layer: Layer, settings: Settings, batch: int, make_peer: MakePeer | None) -> Row:
     """Microseconds of our steps; raises ``ValueError`` where they compute something else than the peer."""
+    row = _row(layer, settings, batch, make_peer, library=False)
+    assert row is not None
+    return row
+
+
+def library_row(layer: Layer, settings: Settings, batch: int, make_peer: MakePeer | None) -> Row | None:
+    """As :func:`convolution_row` for steps that cuDNN computes; ``None`` where it computes none."""
+    return _row(layer, settings, batch, make_peer, library=True)
+
+
+def _row(
+    layer: Layer, settings: Settings, batch: int, make_peer: MakePeer | None, *, library: bool
+) -> Row | None:
     runtime = cuda_runtime(settings)
     feeds, weights, bias = operands(layer, batch)
-    with onnxplan.InferenceSession(model(layer, batch, weights, bias), device=settings.device) as session:
+    math = "fast" if library else "strict"
+    with onnxplan.InferenceSession(
+        model(layer, batch, weights, bias), device=settings.device, math=math
+    ) as session:
         found = session.run_sync(feeds)["y"].numpy()
+        if library and not _calls_cudnn(session, feeds):
+            return None
         peer = make_peer(layer, feeds, weights, bias) if make_peer else None
         if peer is not None:
             compare(found, peer.expected())
         shapes = {name: array.shape for name, array in feeds.items()}
         ours, *others = _seconds(runtime, session, shapes, [peer.launch] if peer else [])
-    label = f"{ROW}: {layer}"
+    label = f"{LIBRARY_ROW if library else ROW}: {layer}"
     if not others:
         return Row(label, 1e6 * ours, "us")
     return Row(label, 1e6 * ours, "us", PEER, 1e6 * others[0], others[0] / ours)
+
+
+def _calls_cudnn(session: onnxplan.InferenceSession, feeds: dict[str, Array]) -> bool:
+    executor = executor_of(session, {name: array.shape for name, array in feeds.items()})
+    return any(isinstance(launch, ConvolutionLaunch) for launch in executor._shared.bound.launches)
 
 
 def model(layer: Layer, batch: int, weights: Array, bias: Array) -> onnx.ModelProto:

@@ -316,6 +316,35 @@ def test_convolutions_are_timed_beside_a_peer_that_agrees(settings, standin, lay
     assert alone.value == pytest.approx(row.value)
 
 
+def test_convolutions_through_cudnn_are_rows_where_it_computes_them(settings):
+    torch = pytest.importorskip("torch")
+
+    class PeerOnCpu(cuda_convolutions.TorchLayer):
+        def __init__(self, *operands):
+            super().__init__(torch, "cpu", *operands)
+
+        def launch(self, stream):
+            pass
+
+    assert cuda_convolutions.library_row(SMALL_LAYERS[1], settings, 2, None) is None
+    installed = StandIn()
+    installed.has_cudnn = True
+    with use_api(installed.api()):
+        rows = [cuda_convolutions.library_row(layer, settings, 2, PeerOnCpu) for layer in SMALL_LAYERS]
+        assert rows[0] is None, "three channels"
+        for layer, row in zip(SMALL_LAYERS[1:], rows[1:], strict=True):
+            assert row.name == f"convolution through cuDNN: {layer}"
+            # The stand-in says a microsecond for both.
+            assert (row.value, row.peer_value, row.ratio) == pytest.approx((1, 1, 1))
+        judged = {bar.name: bar for bar in cuda_bars.judge(rows[1:])}
+        assert judged["convolution through cuDNN beside cuDNN"].met
+        called = installed.counters.convolutions
+        installed.cudnn.engines = []
+        assert cuda_convolutions.library_row(SMALL_LAYERS[1], settings, 2, None) is None
+        assert installed.counters.convolutions == called
+    assert not installed.violations
+
+
 def test_convolutions_that_differ_from_the_peer_are_no_row(settings):
     class Wrong:
         def __init__(self, layer, feeds, weights, bias):
