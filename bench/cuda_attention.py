@@ -14,9 +14,9 @@ import onnx.parser
 
 import onnxplan
 from bench.cuda_convolutions import compare
-from bench.cuda_plans import borrowed_slot, executor_of
+from bench.cuda_plans import borrowed_slot, executor_of, steps_launch
 from bench.cuda_products import cold_seconds
-from bench.cuda_rates import cuda_runtime
+from bench.cuda_rates import cuda_runtime, torch_on_cuda
 from bench.record import Row
 from bench.supervised import Settings
 
@@ -66,12 +66,8 @@ def names(settings: Settings) -> list[str]:
 
 def check(name: str, settings: Settings) -> dict[str, Any]:
     """A row for one case, beside PyTorch's where that has CUDA."""
-    try:
-        import torch
-    except ImportError:
-        peer = None
-    else:
-        peer = partial(TorchAttention, torch, "cuda") if torch.cuda.is_available() else None
+    torch = torch_on_cuda()
+    peer = None if torch is None else partial(TorchAttention, torch, "cuda")
     return {"rows": [asdict(attention_row(CASES[name], settings, peer))]}
 
 
@@ -112,12 +108,7 @@ def attention_row(case: Case, settings: Settings, make_peer: MakePeer | None) ->
             compare(found, peer.expected())
         executor = executor_of(session, dict.fromkeys(feeds, case.shape))
         with borrowed_slot(executor, "timing attention") as slot:
-
-            def ours(stream: int) -> None:
-                for queue in slot._steps:
-                    queue(stream)
-
-            launches = [ours, *([peer.launch] if peer is not None else [])]
+            launches = [steps_launch(slot), *([peer.launch] if peer is not None else [])]
             # Products take so long that it does not matter where operands are.
             seconds = cold_seconds(runtime, launches, lambda stream: None)
     rates = [1e-12 * case.flops / each for each in seconds]

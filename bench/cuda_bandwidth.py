@@ -13,7 +13,7 @@ import onnx
 import onnx.parser
 
 import onnxplan
-from bench.cuda_plans import borrowed_slot, executor_of
+from bench.cuda_plans import borrowed_slot, executor_of, steps_launch
 from bench.cuda_products import cold_seconds
 from bench.cuda_rates import cuda_runtime
 from bench.record import Row
@@ -91,15 +91,11 @@ def bandwidth_row(name: str, case: Case, settings: Settings, tensor_bytes: int) 
         with borrowed_slot(executor, purpose) as slot:
             first, second = (executor.context.allocate(moved // 2, purpose) for _ in range(2))
 
-            def ours(stream: int) -> None:
-                for queue in slot._steps:
-                    queue(stream)
-
             def copy(stream: int) -> None:
                 kind = runtime.memcpyDeviceToDevice
                 runtime.memcpyAsync(second.ptr, first.ptr, moved // 2, kind, stream)
 
-            times = cold_seconds(runtime, [ours, copy], lambda stream: None)
+            times = cold_seconds(runtime, [steps_launch(slot), copy], lambda stream: None)
     rate, copied = (1e-9 * moved / seconds for seconds in times)
     return Row(name, rate, "GB/s", PEER, copied, rate / copied)
 

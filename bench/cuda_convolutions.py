@@ -20,9 +20,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 import onnxplan
-from bench.cuda_plans import Shapes, borrowed_slot, executor_of
+from bench.cuda_plans import Shapes, borrowed_slot, executor_of, steps_launch
 from bench.cuda_products import cold_seconds
-from bench.cuda_rates import cuda_runtime
+from bench.cuda_rates import cuda_runtime, torch_on_cuda
 from bench.record import Row
 from bench.supervised import Settings
 from onnxplan.runtime.cuda.bound_plan import ConvolutionLaunch
@@ -93,7 +93,7 @@ def names(settings: Settings) -> list[str]:
 
 def check(name: str, settings: Settings) -> dict[str, Any]:
     """Rows for one layer in float16, channels last, beside cuDNN's where PyTorch has CUDA."""
-    torch = _torch_on_cuda()
+    torch = torch_on_cuda()
     peer = None if torch is None else partial(TorchLayer, torch, "cuda")
     own = convolution_row(LAYERS[name], settings, BATCH, peer)
     through = library_row(LAYERS[name], settings, BATCH, peer)
@@ -241,15 +241,6 @@ class TorchLayer:
 MakePeer = Callable[[Layer, dict[str, Array], Array, Array], TorchLayer]
 
 
-def _torch_on_cuda() -> Any | None:
-    """PyTorch, if it has a GPU."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch if torch.cuda.is_available() else None
-
-
 def _seconds(
     runtime: Any, session: onnxplan.InferenceSession, shapes: Shapes, others: Sequence[Launch]
 ) -> list[float]:
@@ -259,11 +250,7 @@ def _seconds(
         size = FLUSHED * executor.plan.target.cache_bytes[1]
         flushed = executor.context.allocate(size, purpose)
 
-        def ours(stream: int) -> None:
-            for queue in slot._steps:
-                queue(stream)
-
         def flush(stream: int) -> None:
             runtime.memsetAsync(flushed.ptr, 0, size, stream)
 
-        return cold_seconds(runtime, [ours, *others], flush)
+        return cold_seconds(runtime, [steps_launch(slot), *others], flush)

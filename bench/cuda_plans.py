@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,16 @@ def executor_of(session: onnxplan.InferenceSession, shapes: Shapes) -> Any:
     """The CUDA executor of the first plan for inputs of ``shapes``."""
     request = Request(session.input_names, tuple(shapes[name] for name in session.input_names))
     return session._engine.first_stage(request).executor
+
+
+def steps_launch(slot: Any) -> Callable[[int], None]:
+    """What queues all steps of a slot's plan on a stream, one by one, without copies or a graph."""
+
+    def launch(stream: int) -> None:
+        for queue in slot._steps:
+            queue(stream)
+
+    return launch
 
 
 @contextmanager

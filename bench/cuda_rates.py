@@ -163,13 +163,19 @@ def device_array(session: onnxplan.InferenceSession, array: np.ndarray) -> Any:
         return copier.run_sync({"x": array}, outputs="device")["y"]
 
 
-def torch_product(arrays: dict[str, np.ndarray], math: str, runtime: Any) -> Callable[[], None] | None:
-    """``torch.matmul`` of the same matrices on the GPU, if there is such a thing here."""
+def torch_on_cuda() -> Any | None:
+    """PyTorch, if it has a GPU."""
     try:
         import torch
     except ImportError:
         return None
-    if not torch.cuda.is_available():
+    return torch if torch.cuda.is_available() else None
+
+
+def torch_product(arrays: dict[str, np.ndarray], math: str, runtime: Any) -> Callable[[], None] | None:
+    """``torch.matmul`` of the same matrices on the GPU, if there is such a thing here."""
+    torch = torch_on_cuda()
+    if torch is None:
         return None
     torch.backends.cuda.matmul.allow_tf32 = math == "fast"
     dtype = getattr(torch, arrays["a"].dtype.name)

@@ -2,8 +2,6 @@
 
 Names and values are those of ``cublasLt.h``, ``cublas_api.h`` and ``library_types.h``.
 Source: https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api.
-
-All calls pass plain integers: handles, sizes, and addresses also where C has a typed pointer.
 """
 
 from __future__ import annotations
@@ -11,10 +9,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from enum import Enum, IntEnum
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from onnxplan.compiler.errors import DeviceError
+from onnxplan.runtime.cuda.foreign import POINTER, ForeignObject, Prototypes, bound_functions
 
 CUDA_R_32F = 0
 CUDA_R_64F = 1
@@ -110,26 +108,25 @@ class HeuristicResult(ctypes.Structure):
     )
 
 
-_POINTER = ctypes.c_void_p
-_PROTOTYPES: dict[str, tuple[type[Any], ...]] = {
-    "cublasLtCreate": (_POINTER,),
-    "cublasLtDestroy": (_POINTER,),
-    "cublasLtMatmulDescCreate": (_POINTER, ctypes.c_int, ctypes.c_int),
-    "cublasLtMatmulDescDestroy": (_POINTER,),
-    "cublasLtMatmulDescSetAttribute": (_POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t),
-    "cublasLtMatmulDescGetAttribute": (_POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t, _POINTER),
-    "cublasLtMatrixLayoutCreate": (_POINTER, ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64),
-    "cublasLtMatrixLayoutDestroy": (_POINTER,),
-    "cublasLtMatrixLayoutSetAttribute": (_POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t),
-    "cublasLtMatrixLayoutGetAttribute": (_POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t, _POINTER),
-    "cublasLtMatmulPreferenceCreate": (_POINTER,),
-    "cublasLtMatmulPreferenceDestroy": (_POINTER,),
-    "cublasLtMatmulPreferenceSetAttribute": (_POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t),
-    "cublasLtMatmulPreferenceGetAttribute": (_POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t, _POINTER),
+_PROTOTYPES: Prototypes = {
+    "cublasLtCreate": (POINTER,),
+    "cublasLtDestroy": (POINTER,),
+    "cublasLtMatmulDescCreate": (POINTER, ctypes.c_int, ctypes.c_int),
+    "cublasLtMatmulDescDestroy": (POINTER,),
+    "cublasLtMatmulDescSetAttribute": (POINTER, ctypes.c_int, POINTER, ctypes.c_size_t),
+    "cublasLtMatmulDescGetAttribute": (POINTER, ctypes.c_int, POINTER, ctypes.c_size_t, POINTER),
+    "cublasLtMatrixLayoutCreate": (POINTER, ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64),
+    "cublasLtMatrixLayoutDestroy": (POINTER,),
+    "cublasLtMatrixLayoutSetAttribute": (POINTER, ctypes.c_int, POINTER, ctypes.c_size_t),
+    "cublasLtMatrixLayoutGetAttribute": (POINTER, ctypes.c_int, POINTER, ctypes.c_size_t, POINTER),
+    "cublasLtMatmulPreferenceCreate": (POINTER,),
+    "cublasLtMatmulPreferenceDestroy": (POINTER,),
+    "cublasLtMatmulPreferenceSetAttribute": (POINTER, ctypes.c_int, POINTER, ctypes.c_size_t),
+    "cublasLtMatmulPreferenceGetAttribute": (POINTER, ctypes.c_int, POINTER, ctypes.c_size_t, POINTER),
     # handle, descriptor, layouts of A, B, C and D, preference, count asked for, results, count found
-    "cublasLtMatmulAlgoGetHeuristic": (*[_POINTER] * 7, ctypes.c_int, _POINTER, _POINTER),
+    "cublasLtMatmulAlgoGetHeuristic": (*[POINTER] * 7, ctypes.c_int, POINTER, POINTER),
     # handle, descriptor, alpha, A, layout, B, layout, beta, C, layout, D, layout, algorithm, workspace, ...
-    "cublasLtMatmul": (*[_POINTER] * 14, ctypes.c_size_t, _POINTER),
+    "cublasLtMatmul": (*[POINTER] * 14, ctypes.c_size_t, POINTER),
 }
 
 
@@ -148,13 +145,7 @@ class CublasLt:
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        self._functions: dict[str, Any] = {}
-        for name, types in _PROTOTYPES.items():
-            function = getattr(library, name)
-            if isinstance(library, ctypes.CDLL):
-                function.argtypes = types
-                function.restype = ctypes.c_int
-            self._functions[name] = function
+        self._functions = bound_functions(library, _PROTOTYPES)
 
     def call(self, name: str, *arguments: int) -> None:
         status = self._functions[name](*arguments)
@@ -183,8 +174,8 @@ class CublasLt:
         return created.value
 
 
-class _Object:
-    """An object of cuBLASLt's with attributes; destroyed with :meth:`close`, or as a context manager."""
+class _Object(ForeignObject):
+    """An object of cuBLASLt's with attributes."""
 
     kind: str
 
@@ -214,18 +205,8 @@ class _Object:
         )
         return int(data.value)
 
-    def close(self) -> None:
-        handle, self.handle = self.handle, 0
-        if handle:
-            self._library.call(f"cublasLt{self.kind}Destroy", handle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _destroy(self, handle: int) -> None:
+        self._library.call(f"cublasLt{self.kind}Destroy", handle)
 
 
 class Descriptor(_Object):

@@ -2,8 +2,6 @@
 
 Names and values are those of ``cudnn_graph.h``.
 Source: https://docs.nvidia.com/deeplearning/cudnn/backend/latest/api/cudnn-graph-library.html.
-
-All calls pass plain integers: handles, sizes, and addresses also where C has a typed pointer.
 """
 
 from __future__ import annotations
@@ -11,10 +9,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from enum import Enum, IntEnum
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from onnxplan.compiler.errors import DeviceError
+from onnxplan.runtime.cuda.foreign import POINTER, ForeignObject, Prototypes, bound_functions
 
 CUDNN_DATA_FLOAT = 0
 CUDNN_DATA_HALF = 2
@@ -128,17 +126,16 @@ class Attribute(Enum):
     ENGINE_NUMERICAL_NOTE = (1303, AttributeType.NUMERICAL_NOTE)
 
 
-_POINTER = ctypes.c_void_p
-_PROTOTYPES: dict[str, tuple[type[Any], ...]] = {
-    "cudnnCreate": (_POINTER,),
-    "cudnnSetStream": (_POINTER, _POINTER),
-    "cudnnBackendCreateDescriptor": (ctypes.c_int, _POINTER),
-    "cudnnBackendDestroyDescriptor": (_POINTER,),
-    "cudnnBackendFinalize": (_POINTER,),
-    "cudnnBackendSetAttribute": (_POINTER, ctypes.c_int, ctypes.c_int, ctypes.c_int64, _POINTER),
+_PROTOTYPES: Prototypes = {
+    "cudnnCreate": (POINTER,),
+    "cudnnSetStream": (POINTER, POINTER),
+    "cudnnBackendCreateDescriptor": (ctypes.c_int, POINTER),
+    "cudnnBackendDestroyDescriptor": (POINTER,),
+    "cudnnBackendFinalize": (POINTER,),
+    "cudnnBackendSetAttribute": (POINTER, ctypes.c_int, ctypes.c_int, ctypes.c_int64, POINTER),
     # descriptor, name, type, elements asked for, elements there are, elements
-    "cudnnBackendGetAttribute": (_POINTER, ctypes.c_int, ctypes.c_int, ctypes.c_int64, _POINTER, _POINTER),
-    "cudnnBackendExecute": (_POINTER, _POINTER, _POINTER),
+    "cudnnBackendGetAttribute": (POINTER, ctypes.c_int, ctypes.c_int, ctypes.c_int64, POINTER, POINTER),
+    "cudnnBackendExecute": (POINTER, POINTER, POINTER),
 }
 
 
@@ -155,13 +152,7 @@ class Cudnn:
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        self._functions: dict[str, Any] = {}
-        for name, types in _PROTOTYPES.items():
-            function = getattr(library, name)
-            if isinstance(library, ctypes.CDLL):
-                function.argtypes = types
-                function.restype = ctypes.c_int
-            self._functions[name] = function
+        self._functions = bound_functions(library, _PROTOTYPES)
 
     def call(self, name: str, *arguments: int) -> None:
         status = self._functions[name](*arguments)
@@ -173,7 +164,7 @@ class Cudnn:
         text = ctypes.create_string_buffer(MESSAGE_BYTES)
         report: Any = self._library.cudnnGetLastErrorString
         if isinstance(self._library, ctypes.CDLL):
-            report.argtypes, report.restype = (_POINTER, ctypes.c_size_t), None
+            report.argtypes, report.restype = (POINTER, ctypes.c_size_t), None
         report(ctypes.addressof(text), MESSAGE_BYTES)
         return text.value.decode(errors="replace")
 
@@ -193,8 +184,8 @@ class Cudnn:
         return created.value
 
 
-class Descriptor:
-    """A backend descriptor; destroyed with :meth:`close`, or as a context manager."""
+class Descriptor(ForeignObject):
+    """A backend descriptor."""
 
     def __init__(self, library: Cudnn, kind: Kind) -> None:
         self._library = library
@@ -248,15 +239,5 @@ class Descriptor:
         )
         return found.value
 
-    def close(self) -> None:
-        handle, self.handle = self.handle, 0
-        if handle:
-            self._library.call("cudnnBackendDestroyDescriptor", handle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _destroy(self, handle: int) -> None:
+        self._library.call("cudnnBackendDestroyDescriptor", handle)

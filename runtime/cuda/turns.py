@@ -41,12 +41,13 @@ class Turns:
         # Under the lock no slot is on its way from those that are shared to the idle ones.
         with self._lock:
             slot = self._at_once()
-            lane = None if slot is None else self._claim(slot)
+            taken = None if slot is None else (slot, self._claim(slot))
         self._take_back()
-        if slot is None or lane is None:
+        if taken is None:
             return None
+        slot, lane = taken
         if slot.graph and not lane.pending:
-            return slot, lane
+            return taken
         self.queued(slot)
         self.give(slot, lane)
         return None
