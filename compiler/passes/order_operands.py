@@ -7,7 +7,6 @@ import zlib
 from dataclasses import replace
 
 from onnxplan.compiler.expression import Expression, ExpressionBuilder, Instruction
-from onnxplan.compiler.passes.operands import renumber_inputs
 from onnxplan.compiler.primitives import Attention, BlockMatMul, Conv, MapReduce, MatMul, product_operands
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.scalar import COMMUTATIVE
@@ -49,7 +48,6 @@ def _ordered(
     expression: Expression, inputs: tuple[View, ...], start: int
 ) -> tuple[Expression, tuple[View, ...]]:
     """The ordered expression and the inputs that it reads; input ``number >= start`` is one of ``inputs``."""
-    expression, inputs = renumber_inputs(expression, inputs, start)
     found, numbers = _in_order(expression, tuple(map(_layout, inputs)), start)
     return found, tuple(inputs[number - start] for number in numbers)
 
