@@ -7,15 +7,21 @@ operands: what is computed from channels-last tensors is channels-last, without 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxplan.compiler.arrangement import (
+    arrange,
+    broadcast_shapes,
+    checked_size,
+    layout_order,
+    ordered_strides,
+)
 from onnxplan.compiler.constant_pool import MEMO_BYTES, ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
@@ -33,13 +39,10 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.scalar import WIDE_FLOATS
 from onnxplan.compiler.trace import Body, trace
 from onnxplan.compiler.verify_primitive import check_operation
-from onnxplan.compiler.view import Shape, Storage, View, dense_strides
+from onnxplan.compiler.view import READS, Shape, Storage, View
 
 FOLD_LIMIT_BYTES = 16 << 20
 """Results larger than this and than their operands are computed by the plan, not kept as constants."""
-
-SIZE_LIMIT = 1 << 58
-"""Elements of the largest tensor that can be addressed."""
 
 
 class ValueNeeded(Exception):  # noqa: N818 - a signal that ends a stage, not an error
@@ -54,6 +57,16 @@ class ValueNeeded(Exception):  # noqa: N818 - a signal that ends a stage, not an
         self.function = function
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Derivation:
+    """A call of :meth:`Builder.derive`, and what it returned."""
+
+    function: Callable[..., tuple[View, ...]]
+    views: tuple[View, ...]
+    arguments: tuple[Hashable, ...]
+    made: tuple[View, ...]
+
+
 class Builder:
     """Emits operations; every method that computes returns a view of its result."""
 
@@ -63,7 +76,11 @@ class Builder:
         self.node = ""
         self.prefix = "%"
         self.transient = False
-        self._storage_count = 0
+        self.storage_count = 0
+        self.derivations: list[Derivation] = []
+        """What the rule that runs has derived so far."""
+        self.derived_reads = 0
+        """How far :data:`READS` went on for it."""
         self._fold_count = 0
         self._run_key: View | None = None
         self._draws: Counter[object] = Counter()
@@ -108,12 +125,12 @@ class Builder:
 
     def new(self, dtype: DType, shape: Shape, order: tuple[int, ...] | None = None) -> View:
         """A view of a new storage; ``order`` lists the axes from outermost to innermost in memory."""
-        size = _checked_size(shape)
-        return View(self._storage(dtype, size), 0, shape, _ordered_strides(shape, order))
+        size = checked_size(shape)
+        return View(self._storage(dtype, size), 0, shape, ordered_strides(shape, order))
 
     def _storage(self, dtype: DType, size: int) -> Storage:
-        self._storage_count += 1
-        return Storage(dtype, size, f"{self.prefix}{self._storage_count}")
+        self.storage_count += 1
+        return Storage(dtype, size, f"{self.prefix}{self.storage_count}")
 
     def emit(self, primitive: Primitive, inputs: Sequence[View], outputs: Sequence[View]) -> tuple[View, ...]:
         """Appends an operation that writes ``outputs``, or evaluates it if all inputs are constants.
@@ -134,6 +151,28 @@ class Builder:
             return self._fold(operation.primitive, operation.inputs, operation.outputs)
         self.operations.append(operation)
         return operation.outputs
+
+    def derive(
+        self, function: Callable[..., tuple[View, ...]], views: Sequence[View], *arguments: Hashable
+    ) -> tuple[View, ...]:
+        """``function(self, *views, *arguments)``, which makes constants of constants and depends on no more.
+
+        It is called once for all plans where ``views`` are constants of all of them.
+        """
+        if not all(view.storage.is_constant for view in views):
+            return function(self, *views, *arguments)
+        began, count = next(READS), self.storage_count
+        made = self.pool.recall(
+            (function, arguments, *views),
+            views,
+            lambda: function(self, *views, *arguments),
+            lambda found: sum(view.storage.nbytes for view in found),
+        )
+        # Names of storages are the same where it was called before.
+        self.storage_count = count
+        self.derivations.append(Derivation(function, tuple(views), arguments, made))
+        self.derived_reads += next(READS) - began + 1
+        return made
 
     def emit_into(self, primitive: Primitive, inputs: Sequence[View], target: View) -> None:
         """Appends an operation that writes ``target``, a view on a storage under construction."""
@@ -194,7 +233,7 @@ class Builder:
         """A :class:`MapReduce` over ``views`` broadcast together (and with ``shape``), reducing ``axes``."""
         expression = body if isinstance(body, Expression) else trace(body, [view.dtype for view in views])
         layouts = tuple([(view.storage.dtype, view.shape, view.strides) for view in views])
-        arranged = _arrange(expression, layouts, axes, shape)
+        arranged = arrange(expression, layouts, axes, shape)
         primitive = arranged.primitive
         inputs = [
             view
@@ -293,110 +332,3 @@ class Builder:
         if flat is None:
             return None
         return flat, b.squeeze(tuple(range(b.rank - 2)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrangement:
-    """A :class:`MapReduce` over operands of known layouts.
-
-    ``strides`` are those of each input in the iteration space, ``outputs`` type, size, shape and strides of
-    each result. ``is_checked`` says that the operands fit; those of strings are to be asked for first.
-    """
-
-    primitive: MapReduce
-    strides: tuple[Shape, ...]
-    outputs: tuple[tuple[DType, int, Shape, Shape], ...]
-    is_checked: bool
-
-
-@functools.lru_cache(maxsize=4096)
-def _arrange(
-    expression: Expression,
-    layouts: tuple[tuple[DType, Shape, Shape], ...],
-    axes: tuple[int, ...],
-    shape: Shape,
-) -> _Arrangement:
-    """What :meth:`Builder.compute` does for inputs of these types, shapes and strides.
-
-    Layers of a model ask the same again and again. What is refused raises anew each time.
-    """
-    # NumPy's integers equal Python's, and must not come back to who asks with these.
-    views = [
-        View(Storage(dtype, math.prod(own)), 0, tuple(map(int, own)), tuple(map(int, strides)))
-        for dtype, own, strides in layouts
-    ]
-    space = broadcast_shapes([*(view.shape for view in views), *([tuple(map(int, shape))] if shape else [])])
-    inputs = [view.expand(space) for view in views]
-    reduced = expression.reduced() if axes else (False,) * len(expression.instructions)
-    kept = tuple(1 if axis in axes else extent for axis, extent in enumerate(space))
-    outputs = []
-    for output in expression.outputs:
-        extents = kept if reduced[output] else space
-        strides = _ordered_strides(extents, layout_order(extents, inputs))
-        outputs.append((expression.instructions[output].dtype, _checked_size(extents), extents, strides))
-    primitive = MapReduce(expression, space, axes)
-    results = tuple([View(Storage(dtype, size), 0, own, strides) for dtype, size, own, strides in outputs])
-    plain = not any(view.dtype is DType.STRING for view in (*inputs, *results))
-    if plain:
-        check_operation(Operation(primitive, tuple(inputs), results))
-    return _Arrangement(primitive, tuple([view.strides for view in inputs]), tuple(outputs), plain)
-
-
-def _checked_size(shape: Shape) -> int:
-    """Number of elements; raises ``ValueError`` for a shape that cannot be."""
-    size = math.prod(shape)
-    if size > SIZE_LIMIT or (shape and min(shape) < 0):
-        raise ValueError(f"the result would have the shape {list(shape)}")
-    return size
-
-
-def _ordered_strides(shape: Shape, order: tuple[int, ...] | None) -> Shape:
-    """Strides of a dense storage; ``order`` lists the axes from outermost to innermost in memory."""
-    if order is None:
-        return dense_strides(shape)
-    strides = [0] * len(shape)
-    for axis, stride in zip(order, dense_strides(tuple(shape[axis] for axis in order)), strict=True):
-        strides[axis] = stride
-    return tuple(strides)
-
-
-def broadcast_shapes(shapes: Sequence[Shape]) -> Shape:
-    """NumPy's broadcasting; raises ``ValueError`` that names the shapes."""
-    first = shapes[0]
-    if all(shape == first for shape in shapes):
-        return first
-    result: list[int] = []
-    rank = max(len(shape) for shape in shapes)
-    for axis in range(-rank, 0):
-        extents = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
-        if len(extents) > 1:
-            raise ValueError(
-                f"cannot broadcast {' and '.join(str(list(shape)) for shape in shapes)} together"
-            )
-        result.append(extents.pop() if extents else 1)
-    return tuple(result)
-
-
-def layout_order(shape: Shape, views: Sequence[View]) -> tuple[int, ...] | None:
-    """The axes from outermost to innermost as the largest view that varies along them has them in memory.
-
-    ``None`` for row-major. ``views`` have the rank of ``shape``.
-    """
-    best: View | None = None
-    best_size = 0
-    for view in views:
-        size = math.prod(n for n, stride in zip(view.shape, view.strides, strict=True) if stride)
-        if size > best_size:
-            best, best_size = view, size
-    if best is None:
-        return None
-    strides = best.strides
-    extents = best.shape
-    positions = [axis for axis in range(len(shape)) if extents[axis] > 1 and strides[axis] != 0]
-    ordered = sorted(positions, key=lambda axis: -abs(strides[axis]))
-    if ordered == positions:
-        return None
-    # Axes along which the view does not vary stay where they are; the others are permuted among themselves.
-    replacement = iter(ordered)
-    moved = set(positions)
-    return tuple(next(replacement) if axis in moved else axis for axis in range(len(shape)))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node, Value
-from onnxplan.compiler.view import Storage, View
+from onnxplan.compiler.view import READS, Storage, View
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class ConstantPool:
 
     def get(self, key: str, make: Callable[[], npt.NDArray[Any]], name: str = "") -> Storage:
         """The constant called ``key``, made on first use."""
+        next(READS)
         storage = self._storages.get(key)
         if storage is None:
             array = np.ascontiguousarray(make())
@@ -89,6 +90,7 @@ class ConstantPool:
 
         It is computed once for all plans where ``sources``, which ``key`` holds, belong to all of them.
         """
+        next(READS)
         found: T | None = self._recalled.get(key)
         if found is not None:
             return found
@@ -104,6 +106,7 @@ class ConstantPool:
         self, key: str, dtype: DType, size: int, make: Callable[[], npt.NDArray[Any]], name: str = ""
     ) -> Storage:
         """The constant called ``key``, of ``size`` elements: made whenever it is read, where it is large."""
+        next(READS)
         if size * dtype.itemsize < MEMO_BYTES:
             return self.get(key, make, name)
         storage = self._storages.get(key)

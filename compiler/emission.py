@@ -1,4 +1,4 @@
-"""Collects what a device's kernel selector emits: steps on views of storages, before they have addresses."""
+"""What a device's kernel selector emits: steps on views of storages, before they have addresses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import numpy.typing as npt
 from onnxplan.compiler.blocks import ALIGNMENT, empty_block
 from onnxplan.compiler.constant_pool import ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.errors import CompilerError, UnsupportedOperatorError
+from onnxplan.compiler.errors import CompilerError
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.records import dataclass
-from onnxplan.compiler.selection import KernelSelector
 from onnxplan.compiler.target import Target
-from onnxplan.compiler.view import Storage, View
+from onnxplan.compiler.view import READS, Storage, View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +39,23 @@ class EmittedStep:
     in_place: tuple[tuple[int, int], ...] = ()
     anywhere: tuple[int, ...] = ()
 
+    def of(self, operands: tuple[View, ...], nodes: tuple[str, ...]) -> EmittedStep:
+        """The same step on other operands, for other nodes."""
+        return EmittedStep(
+            self.kernel, operands, self.outputs, self.parameters, self.tiles, self.scratch, self.flops,
+            self.bytes, self.seconds, nodes, self.in_place, self.anywhere,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmittedConstant:
+    """What :meth:`Emission.constant` was asked for and returned."""
+
+    storage: Storage
+    sources: tuple[View, ...]
+    layout: str
+    make: Callable[..., npt.NDArray[Any]]
+
 
 class Emission:
     """The :class:`onnxplan.compiler.selection.StepEmitter` of one compilation."""
@@ -50,17 +65,33 @@ class Emission:
         self.pool = pool
         self.steps: list[EmittedStep] = []
         self.nodes: tuple[str, ...] = ()
+        self.temporaries: list[Storage] = []
+        self.constants: list[EmittedConstant] = []
+        self.reads = 0
+
+    def begin(self, nodes: tuple[str, ...]) -> None:
+        """Begins an operation of ``nodes``: forgets the temporaries and constants of the last one."""
+        self.nodes = nodes
+        self.temporaries, self.constants, self.reads = [], [], 0
 
     def temporary(self, dtype: DType, size: int, name: str) -> Storage:
-        return Storage(dtype, size, name)
+        storage = Storage(dtype, size, name)
+        self.temporaries.append(storage)
+        return storage
 
     def constant(
-        self, sources: tuple[View, ...], layout: str, make: Callable[[], npt.NDArray[Any]]
+        self, sources: tuple[View, ...], layout: str, make: Callable[..., npt.NDArray[Any]]
     ) -> Storage:
+        began = next(READS)
         name = f"{sources[0].storage.name}:{layout}" if sources else layout
-        return self.pool.get(
-            derived_key(f"packed {layout}", sources), lambda: aligned(make(), self.target.alignment), name
-        )
+
+        def packed() -> npt.NDArray[Any]:
+            return aligned(make(*[view.numpy() for view in sources]), self.target.alignment)
+
+        storage = self.pool.get(derived_key(f"packed {layout}", sources), packed, name)
+        self.constants.append(EmittedConstant(storage, sources, layout, make))
+        self.reads += next(READS) - began + 1
+        return storage
 
     def step(
         self,
@@ -88,29 +119,6 @@ class Emission:
                 self.nodes, in_place, anywhere,
             )
         )  # fmt: skip
-
-
-def emit_steps(program: Program, selector: KernelSelector, pool: ConstantPool) -> list[EmittedStep]:
-    """The steps that ``selector`` chooses for the operations, in order.
-
-    Raises :class:`UnsupportedOperatorError` where it has no kernel.
-    """
-    emission = Emission(selector.target, pool)
-    for operation in program.operations:
-        emission.nodes = operation.nodes
-        try:
-            selector.select(operation, emission)
-        except UnsupportedOperatorError:
-            raise
-        except NotImplementedError as error:
-            raise UnsupportedOperatorError(
-                f"{error} (operation {operation}, of {_node_list(operation)})"
-            ) from error
-    return emission.steps
-
-
-def _node_list(operation: Operation) -> str:
-    return "nodes " + ", ".join(map(repr, operation.nodes)) if operation.nodes else "no node"
 
 
 def aligned(array: npt.NDArray[Any], alignment: int) -> npt.NDArray[Any]:

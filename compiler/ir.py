@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, TypeAlias
 
@@ -13,6 +13,9 @@ import numpy.typing as npt
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.records import dataclass
+
+COMPARED_BYTES = 256
+"""Nodes with larger tensors among their attributes are alike to no others."""
 
 Dim = int | str | None
 Attribute = Any
@@ -110,6 +113,7 @@ class Node:
     outputs: tuple[Value | None, ...]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     name: str = ""
+    _kind: tuple[Hashable, ...] | None = field(default=None, init=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -120,6 +124,20 @@ class Node:
 
     def input(self, position: int) -> Value | None:
         return self.inputs[position] if position < len(self.inputs) else None
+
+    def kind(self) -> tuple[Hashable, ...] | None:
+        """Equal for nodes that are alike in all but their names and inputs; ``None`` where few nodes are.
+
+        These have subgraphs, types or large tensors among their attributes. Found once: a node that was asked
+        must not change any more.
+        """
+        if self._kind is None:
+            attributes = [(name, _attribute_key(value)) for name, value in self.attributes.items()]
+            plain = all(key is not None for _, key in attributes)
+            wanted = tuple(output is not None for output in self.outputs)
+            kind = (self.domain, self.op_type, self.version, wanted, tuple(attributes))
+            self._kind = kind if plain else ()
+        return self._kind or None
 
     def integer(self, name: str, default: int | None = None) -> int:
         return int(self._attribute(name, default))
@@ -165,6 +183,19 @@ class Node:
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, Graph):
                     yield item
+
+
+def _attribute_key(value: Attribute) -> Hashable:
+    """Equal for equal attributes of the same type; ``None`` for what is not compared."""
+    if isinstance(value, (int, float, str, bytes)):
+        # Numbers of different types are equal, and so are 0.0 and -0.0.
+        return type(value).__name__, repr(value)
+    if isinstance(value, list):
+        keys = tuple([_attribute_key(item) for item in value])
+        return None if None in keys else keys
+    if isinstance(value, np.ndarray) and value.nbytes <= COMPARED_BYTES and not value.dtype.hasobject:
+        return value.dtype.str, value.shape, value.tobytes()
+    return None
 
 
 @dataclass(eq=False, slots=True)

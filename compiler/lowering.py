@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from typing import Any
 
@@ -19,22 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler import ops
-from onnxplan.compiler.arity import check_inputs, check_kinds
-from onnxplan.compiler.builder import SIZE_LIMIT, Builder, ValueNeeded
+from onnxplan.compiler.apply_rule import apply_rule
+from onnxplan.compiler.builder import Builder, ValueNeeded
 from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import (
     InvalidFeedsError,
     InvalidModelError,
-    OnnxPlanError,
-    OutOfMemoryError,
-    UnsupportedOperatorError,
 )
 from onnxplan.compiler.ir import Graph, Model, Node, OptionalType, TensorType, Value, ValueType, needed_nodes
 from onnxplan.compiler.plan import DEMAND, HostFunction
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.records import dataclass
-from onnxplan.compiler.registry import find
+from onnxplan.compiler.repeated_nodes import Mark, RepeatedNodes
 from onnxplan.compiler.stage import Stage
 from onnxplan.compiler.structures import (
     Absent,
@@ -42,7 +39,6 @@ from onnxplan.compiler.structures import (
     MapValue,
     SequenceValue,
     Structure,
-    describe_lowered,
     map_tensors,
     name_tensors,
     tensors,
@@ -107,6 +103,7 @@ class Lowering(Builder):
         self._node_start = 0
         self._held: list[Lowered] = []
         self._sources: dict[Storage, View] = {}
+        self._repeated = RepeatedNodes()
         names = [value.name for value in model.graph.inputs]
         while any(name.startswith(self.prefix) for name in names):
             self.prefix += "%"
@@ -186,7 +183,7 @@ class Lowering(Builder):
         if found is None:
             if value.constant is None:
                 raise InvalidModelError(f"value {value.name!r} is read but never computed")
-            found = self._lowered[value] = self._initializer(value, value.constant)
+            found = self.pool.lowered[value] = self._initializer(value, value.constant)
         return found
 
     def value(self, view: View) -> npt.NDArray[Any]:
@@ -319,51 +316,38 @@ class Lowering(Builder):
         outermost = len(self._frames) == 1
         for node, values in zip(graph.nodes, reads, strict=True):
             if outermost and node in self.pool.settled:
-                self._storage_count += self.pool.settled[node]
+                self.storage_count += self.pool.settled[node]
                 continue
-            before = self._storage_count
+            before = self.storage_count
             self._lower_node(node)
             # How often random numbers were drawn before tells draws apart.
             if outermost and not (self.transient or self._draws or len(self.operations) > self._node_start):
-                self.pool.settle(node, values, self._lowered, self._storage_count - before)
+                self.pool.settle(node, values, self._lowered, self.storage_count - before)
             self._release(node, values, frame)
         self._frames.pop()
 
     def _lower_node(self, node: Node) -> None:
-        rule = find(node.domain, node.op_type, node.version)
-        if rule is None:
-            raise UnsupportedOperatorError(
-                f"operator {node.domain or 'ai.onnx'}::{node.op_type} (opset {node.version}) of node "
-                f"{node.label!r} is not supported",
-                ((node.domain, node.op_type, node.version, (node.label,)),),
-            )
-        check_inputs(rule, node)
         inputs = [None if value is None else self._find(value) for value in node.inputs]
         self.node = node.label
         self.transient = False
         self._node_start = len(self.operations)
         self._fold_count = 0
-        held = len(self._held)
-        try:
-            check_kinds(rule, inputs)
-            result = rule(self, node, *inputs)
-            outputs = result if isinstance(result, Sequence) else [result]
-            for output in outputs:
-                # Few outputs are no tensors, and this is done for each node.
-                views: Iterable[View] = (output,) if isinstance(output, View) else tensors(output)
-                for view in views:
-                    if view.size > SIZE_LIMIT or (view.shape and min(view.shape) < 0):
-                        raise ValueError(f"the result would have the shape {list(view.shape)}")
-        except (ValueNeeded, OnnxPlanError):
-            raise
-        except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
-            operands = ", ".join(map(describe_lowered, inputs))
-            kind = OutOfMemoryError if isinstance(error, MemoryError) else InvalidModelError
-            raise kind(f"node {node.label!r} ({node.op_type} of {operands}): {error}") from error
+        outputs: Sequence[Lowered] | None = None
+        # Elements that runs computed, and what was drawn before, are in no key.
+        key = None if self._asked or self._draws else self._repeated.key(node, inputs)
+        if key is not None:
+            outputs = self._repeated.replay(key, self, inputs)
+        if outputs is None:
+            self.derivations, self.derived_reads = [], 0
+            mark = Mark.of(self)
+            held = len(self._held)
+            outputs = apply_rule(self, node, inputs)
+            del self._held[held:]
+            if key is not None and not (self._asked or self._draws):
+                self._repeated.record(key, self, inputs, mark, outputs)
         for value, output in zip(node.outputs, outputs, strict=False):
             if value is not None:
                 self._lowered[value] = output
-        del self._held[held:]
 
     def _release(self, node: Node, reads: Sequence[Value], frame: _Frame) -> None:
         uses, outers = frame.uses, self._frames[:-1]

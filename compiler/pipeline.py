@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnxplan.compiler.assembly import assemble
 from onnxplan.compiler.constant_pool import ConstantPool
-from onnxplan.compiler.emission import emit_steps
+from onnxplan.compiler.emit_steps import emit_steps
 from onnxplan.compiler.errors import CompilerError, OnnxPlanError
 from onnxplan.compiler.passes.bind_outputs import bind_outputs
 from onnxplan.compiler.passes.elide_copies import elide_copies

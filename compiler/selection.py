@@ -26,13 +26,15 @@ class StepEmitter(Protocol):
         ...
 
     def constant(
-        self, sources: tuple[View, ...], layout: str, make: Callable[[], npt.NDArray[Any]]
+        self, sources: tuple[View, ...], layout: str, make: Callable[..., npt.NDArray[Any]]
     ) -> Storage:
         """A constant derived from constant views, such as a weight packed for a kernel.
 
         ``layout`` names what was done, completely: for the same sources (by content key, offset, shape and
         strides) and the same ``layout``, ``make`` is called once per model and the result is shared by all
-        plans. ``make`` returns a contiguous array, which the compiler places at the target's alignment.
+        plans. ``make`` is given the arrays of ``sources`` and must look at no other elements: for operations
+        that are alike it is called on those of others. It returns a contiguous array, which the compiler
+        places at the target's alignment.
         """
         ...
 

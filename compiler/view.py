@@ -20,6 +20,9 @@ Shape = tuple[int, ...]
 Layout = tuple[int, Shape, Shape]
 """Offset, shape and strides of a view: all but its storage."""
 
+READS = itertools.count()
+"""Goes on whenever elements of constants are read, or what was found out about them is."""
+
 
 @dataclass(eq=False, slots=True)
 class Storage:
@@ -54,6 +57,7 @@ class Storage:
 
         Those that ``make`` computes are computed again where nobody holds them any more.
         """
+        next(READS)
         if self.constant is not None or self.make is None:
             return self.constant
         array = None if self._made is None else self._made()

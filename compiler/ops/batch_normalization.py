@@ -29,7 +29,7 @@ def batch_normalization(
     """
     parameters = (scale, bias, average, variance)
     if all(output is None for output in node.outputs[1:]):
-        return [_inference(b, node, x, parameters)]
+        return [_affine(b, x, parameters, node.float("epsilon", 1e-5))]
     axes = (0, *range(2, x.rank)) if node.integer("spatial", 1) else (0,)
     return _training(b, node, x, parameters, axes)
 
@@ -41,7 +41,7 @@ def batch_normalization_in_training(
     """https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
     parameters = (scale, bias, average, variance)
     if not node.integer("training_mode", 0):
-        return [_inference(b, node, x, parameters)]
+        return [_affine(b, x, parameters, node.float("epsilon", 1e-5))]
     return _training(b, node, x, parameters, (0, *range(2, x.rank)))
 
 
@@ -51,8 +51,7 @@ def _training(
     """The result by the statistics of the batch over ``axes``, the running ones, and those of the batch."""
     scale, bias, average, variance = parameters
     current = b.compute(expression(_statistics, (x.dtype,), axes, extent_of(x.shape, axes)), (x,), axes)
-    affine = [_per_sample(view, x.rank) for view in (scale, bias)]
-    result = _affine(b, x, (*affine, *current), node.float("epsilon", 1e-5))
+    result = _affine(b, x, (scale, bias, *current), node.float("epsilon", 1e-5))
     momentum = node.float("momentum", 0.9)
     found = [new.squeeze(axes) for new in current]
     running = [
@@ -63,11 +62,6 @@ def _training(
     return [result, *running, *saved]
 
 
-def _inference(b: Builder, node: Node, x: View, views: Sequence[View]) -> View:
-    parameters = [_per_sample(view, x.rank) for view in views]
-    return _affine(b, x, parameters, node.float("epsilon", 1e-5))
-
-
 def _per_sample(view: View, rank: int) -> View:
     """Parameters of the channels, or of each element of a sample, made to broadcast to ``rank`` axes."""
     return view if view.rank > 1 else per_channel(view, rank)
@@ -75,10 +69,26 @@ def _per_sample(view: View, rank: int) -> View:
 
 def _affine(b: Builder, x: View, parameters: Sequence[View], epsilon: float) -> View:
     dtype = DType.FLOAT64 if DType.FLOAT64 in {x.dtype, *(p.dtype for p in parameters)} else DType.FLOAT32
-    scale, bias, average, variance = (b.cast(parameter, dtype) for parameter in parameters)
-    factor = b.map(expression(_factor, (dtype, dtype), epsilon), scale, variance)
-    offset = b.map(expression(_offset, (dtype,) * 3), bias, average, factor)
+    factor, offset = b.derive(_factors, parameters, x.rank, dtype, epsilon)
     return b.map(expression(_apply, (x.dtype, dtype, dtype)), x, factor, offset)
+
+
+def _factors(
+    b: Builder,
+    scale: View,
+    bias: View,
+    average: View,
+    variance: View,
+    rank: int,
+    dtype: DType,
+    epsilon: float,
+) -> tuple[View, ...]:
+    """What an element is multiplied by, and what is added to it."""
+    scale, bias, average, variance = (
+        b.cast(_per_sample(view, rank), dtype) for view in (scale, bias, average, variance)
+    )
+    factor = b.map(expression(_factor, (dtype, dtype), epsilon), scale, variance)
+    return factor, b.map(expression(_offset, (dtype,) * 3), bias, average, factor)
 
 
 def _factor(scale: Scalar, variance: Scalar, epsilon: float) -> Scalar:

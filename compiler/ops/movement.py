@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnxplan.compiler.builder import Builder, broadcast_shapes
+from onnxplan.compiler.arrangement import broadcast_shapes
+from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import (
     attribute_or_input,

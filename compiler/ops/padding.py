@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxplan.compiler.builder import Builder, layout_order
+from onnxplan.compiler.arrangement import layout_order
+from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import normal_axes, single, values

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxplan.compiler.builder import Builder, layout_order
+from onnxplan.compiler.arrangement import layout_order
+from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import identity
 from onnxplan.compiler.ir import Node

@@ -7,7 +7,8 @@ import re
 
 import numpy as np
 
-from onnxplan.compiler.builder import Builder, broadcast_shapes
+from onnxplan.compiler.arrangement import broadcast_shapes
+from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.re2 import python_pattern

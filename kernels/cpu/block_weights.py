@@ -84,8 +84,10 @@ def format_of(primitive: BlockMatMul, scales: View, zeros: View, width: int) -> 
 def pack_blocks(emit: StepEmitter, packed: View, scales: View, zeros: View, form: BlockFormat) -> View:
     """The constant weights in the layout of ``form``, as bytes."""
 
-    def make() -> npt.NDArray[Any]:
-        return _pack(packed.numpy(), scales.numpy(), zeros.numpy(), form)
+    def make(
+        packed: npt.NDArray[Any], scales: npt.NDArray[Any], zeros: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        return _pack(packed, scales, zeros, form)
 
     features, blocks = scales.shape
     size = ceil_div(features, form.width) * blocks * form.record
@@ -95,7 +97,7 @@ def pack_blocks(emit: StepEmitter, packed: View, scales: View, zeros: View, form
 
 
 def _pack(
-    packed: npt.NDArray[Any], scales: npt.NDArray[Any], zeros: npt.NDArray[Any], form: BlockFormat
+    packed: npt.NDArray[Any], scales: npt.NDArray[Any], zeros: npt.NDArray[Any] | None, form: BlockFormat
 ) -> npt.NDArray[Any]:
     features, blocks = scales.shape
     panels = ceil_div(features, form.width)
@@ -105,7 +107,7 @@ def _pack(
         columns = slice(number * form.width, (number + 1) * form.width)
         record = records[number]
         _put(record[:, : form.zeros_at], scales[columns].T, form.width)
-        if form.zeros is not None:
+        if zeros is not None:
             _put(record[:, form.zeros_at : form.numbers_at], zeros[columns].T, form.width)
         words = np.ascontiguousarray(packed[columns]).view("<u4")
         by_word = words.transpose(1, 2, 0)

@@ -51,7 +51,7 @@ def lines_as_channels(conv: Convolution, emit: StepEmitter, target: Target) -> C
 def _dense_weights(w: View, emit: StepEmitter, target: Target) -> Storage:
     if not w.is_constant:
         return dense_copy(w, emit, target, "weights").storage
-    return emit.constant((w,), "dense", lambda: np.ascontiguousarray(w.numpy()))
+    return emit.constant((w,), "dense", np.ascontiguousarray)
 
 
 def _spaced_copy(x: View, gap: int, emit: StepEmitter, target: Target) -> tuple[Storage, tuple[int, ...]]:

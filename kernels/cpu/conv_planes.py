@@ -238,8 +238,8 @@ def _weights(emit: StepEmitter, target: Target, conv: Convolution, tile: Registe
     blocks = ceil_div(conv.features, tile.rows)
     shape = (conv.groups, blocks, conv.taps * conv.channels, tile.rows)
 
-    def make() -> npt.NDArray[Any]:
-        features = rows.numpy().reshape(conv.groups, conv.features, -1)
+    def make(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        features = array.reshape(conv.groups, conv.features, -1)
         padded = np.zeros((conv.groups, blocks * tile.rows, shape[2]), features.dtype)
         padded[:, : conv.features] = features
         return np.ascontiguousarray(padded.reshape(conv.groups, blocks, tile.rows, -1).swapaxes(2, 3))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import Conv
@@ -191,8 +188,4 @@ def _weights(emit: StepEmitter, target: Target, conv: Convolution) -> View:
     taps = conv.w.transpose((4, 3, 0, 1, 2))
     if not taps.is_constant:
         return dense_copy(taps, emit, target, "taps")
-
-    def make() -> npt.NDArray[Any]:
-        return np.ascontiguousarray(taps.numpy())
-
-    return View.dense(emit.constant((taps,), "taps of channels", make), taps.shape)
+    return View.dense(emit.constant((taps,), "taps of channels", np.ascontiguousarray), taps.shape)

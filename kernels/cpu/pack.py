@@ -80,8 +80,7 @@ def pack(
     if matrices.is_constant:
         lay_out = pack_quads if quads else pack_array
 
-        def make() -> npt.NDArray[Any]:
-            array = matrices.numpy()
+        def make(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return lay_out(array.reshape(*array.shape[:outer], depth, columns), tile.width)
 
         packed = emit.constant(

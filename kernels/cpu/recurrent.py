@@ -184,7 +184,7 @@ def _packed(emit: StepEmitter, r: View, geometry: Geometry) -> View:
     size = gates * panels * hidden * width
     if r.is_constant:
         layout = f"recurrent {geometry.sums} gates{gates} width{width}"
-        packed = emit.constant((r,), layout, lambda: pack_weights(r.numpy(), gates, width, geometry.sums))
+        packed = emit.constant((r,), layout, lambda array: pack_weights(array, gates, width, geometry.sums))
         return View.dense(packed, (size,))
     result = View.dense(emit.temporary(geometry.sums, size, "packed"), (size,))
     itemsize = r.dtype.itemsize

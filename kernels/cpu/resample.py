@@ -71,5 +71,5 @@ def _columns(emit: StepEmitter, table: View) -> View:
     if not table.is_constant or table.strides[0] == 1:
         return table
     outputs, taps = table.shape
-    storage = emit.constant((table,), "columns", lambda: np.ascontiguousarray(table.numpy().T).reshape(-1))
+    storage = emit.constant((table,), "columns", lambda array: np.ascontiguousarray(array.T).reshape(-1))
     return View(storage, 0, (outputs, taps), (1, outputs))

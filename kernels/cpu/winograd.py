@@ -341,7 +341,7 @@ def _weights(emit: StepEmitter, tile: RegisterTile, w: View, m: int) -> View:
     """The transformed weights in the order they are read in: ``(panel, t * t, channels, width)``."""
     size = (m + 2) ** 2 * panel_count(w.shape[-1], tile) * w.shape[-2] * tile.width
 
-    def make() -> npt.NDArray[Any]:
-        return transformed_weights(w.numpy()[0], m, tile.width)
+    def make(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return transformed_weights(array[0], m, tile.width)
 
     return View.dense(emit.constant((w,), f"winograd{m} panels{tile.width}", make), (size,))

@@ -178,7 +178,7 @@ def _scores(
     copies = ceil_div(queries.extents.rows, tile.rows) if together else 1
     layout = f"attention_blocks_{tile_rows}_{tile.keys}_{copies}_{score}"
     table = np.tile(found.table, (copies, 1))
-    storage = emit.constant(constants, layout, lambda: table)
+    storage = emit.constant(constants, layout, lambda *arrays: table)
     plain = [instruction.op for instruction in found.inner.instructions] == ["input"]
     inner = None if plain and found.inner.instructions[0].arguments == (0,) else found.inner
     return Scores(primitive.softmax, 1.0, score, inner, dtypes), View.dense(storage, table.shape)

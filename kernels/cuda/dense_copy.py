@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from onnxplan.compiler.expression import identity
 from onnxplan.compiler.primitives import MapReduce
@@ -19,11 +16,7 @@ from onnxplan.kernels.cuda.map import select_map
 def dense_copy(emit: StepEmitter, target: Target, view: View, name: str) -> View:
     """The elements of ``view`` side by side; of constants a copy that is made once."""
     if view.is_constant:
-
-        def make() -> npt.NDArray[Any]:
-            return np.ascontiguousarray(view.numpy())
-
-        return View.dense(emit.constant((view,), "dense", make), view.shape)
+        return View.dense(emit.constant((view,), "dense", np.ascontiguousarray), view.shape)
     copy = View.dense(emit.temporary(view.dtype, view.size, name), view.shape)
     select_map(Operation(MapReduce(identity(view.dtype), view.shape), (view,), (copy,)), emit, target)
     return copy

@@ -13,10 +13,8 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, identity
@@ -211,11 +209,7 @@ def _dense(emit: StepEmitter, target: Target, view: View) -> View:
     shape = _copied_shape(view)
     source = View(view.storage, view.offset, shape, view.strides)
     if view.is_constant:
-
-        def make() -> npt.NDArray[Any]:
-            return np.ascontiguousarray(source.numpy())
-
-        return View.dense(emit.constant((source,), "dense", make), shape).expand(view.shape)
+        return View.dense(emit.constant((source,), "dense", np.ascontiguousarray), shape).expand(view.shape)
     copy = View.dense(emit.temporary(view.dtype, source.size, "dense"), shape)
     select_map(Operation(MapReduce(identity(view.dtype), shape), (source,), (copy,)), emit, target)
     return copy.expand(view.shape)

@@ -209,7 +209,7 @@ def _rows_adjoining(r: View, operation: Operation, emit: StepEmitter, target: Ta
         storage = emit.constant(
             (r,),
             f"recurrent rows {sums}",
-            lambda: np.ascontiguousarray(r.numpy().astype(sums.numpy)).reshape(-1),
+            lambda array: np.ascontiguousarray(array.astype(sums.numpy)).reshape(-1),
         )
         return View.dense(storage, r.shape)
     if r.strides[1] == 1:

@@ -13,7 +13,8 @@ import onnx.parser
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from onnxplan.compiler.builder import Builder, _arrange
+from onnxplan.compiler.arrangement import arrange
+from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import OnnxPlanError
@@ -137,7 +138,7 @@ def test_layers_of_a_transformer_ask_the_same():
         forget()
         model = load_model(transformer(layers))
         planned(model, {"x0": (2, 5, 32)}, ConstantPool())
-        counts[layers] = _arrange.cache_info().misses, _follow.cache_info().misses
+        counts[layers] = arrange.cache_info().misses, _follow.cache_info().misses
     assert counts[6] == counts[2]
     assert min(counts[6]) > 0
 

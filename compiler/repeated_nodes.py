@@ -1,0 +1,173 @@
+"""What rules made of nodes, used again for nodes that are alike in a fraction of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
+
+from onnxplan.compiler.alike import Key, Places, Unlike, Window, key_of, put
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.ir import Node
+from onnxplan.compiler.primitives import Primitive
+from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
+from onnxplan.compiler.structures import Lowered
+from onnxplan.compiler.view import READS, Layout, Storage, View
+
+if TYPE_CHECKING:
+    from onnxplan.compiler.builder import Builder
+
+
+@dataclass(frozen=True, slots=True)
+class _Derived:
+    """A call of :meth:`Builder.derive` on views of these numbers; ``layouts`` are those of its results."""
+
+    function: Callable[..., tuple[View, ...]]
+    views: tuple[int, ...]
+    arguments: tuple[Hashable, ...]
+    layouts: tuple[tuple[DType, Layout], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """What a rule made. Operands and results are numbers of views: the inputs, what ``derived``, ``windows``.
+
+    ``made`` are type, size and number of each new storage, ``count`` how many numbers were taken.
+    """
+
+    derived: tuple[_Derived, ...]
+    made: tuple[tuple[DType, int, int], ...]
+    count: int
+    windows: tuple[Window | View, ...]
+    operations: tuple[tuple[Primitive, tuple[int, ...], tuple[int, ...]], ...]
+    outputs: tuple[int, ...]
+    transient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a builder stands before a rule runs."""
+
+    operations: int
+    storages: int
+    reads: int
+
+    @staticmethod
+    def of(builder: Builder) -> Mark:
+        return Mark(len(builder.operations), builder.storage_count, next(READS))
+
+
+class RepeatedNodes:
+    """The patterns of one lowering by their keys.
+
+    A rule decides by its node's attributes and by its operands as a key knows them. What it derives of
+    constants through :meth:`Builder.derive` is derived again for each node.
+    """
+
+    def __init__(self) -> None:
+        self._patterns: dict[Hashable, _Pattern] = {}
+
+    @staticmethod
+    def key(node: Node, inputs: Sequence[Lowered | None]) -> Key | None:
+        """The key of ``node`` with ``inputs``; ``None`` where more decides than a key holds."""
+        kind = node.kind()
+        if kind is None:
+            return None
+        views = [view for view in inputs if view is None or isinstance(view, View)]
+        return key_of(kind, views) if len(views) == len(inputs) else None
+
+    def replay(self, key: Key, builder: Builder, inputs: Sequence[Lowered | None]) -> list[View] | None:
+        """Emits for ``inputs`` what was emitted for the first of this key; ``None`` where there is none.
+
+        Returns the outputs. Storages get the names that they would have from the rule.
+        """
+        pattern = self._patterns.get(key.parts)
+        if pattern is None:
+            return None
+        views = [view for view in inputs if isinstance(view, View)]
+        for call in pattern.derived:
+            found = builder.derive(call.function, [views[number] for number in call.views], *call.arguments)
+            if _layouts(found) != call.layouts:
+                return None
+            views.extend(found)
+        storages = [view.storage for view in views]
+        start, prefix = builder.storage_count, builder.prefix
+        for dtype, size, number in pattern.made:
+            storages.append(Storage(dtype, size, f"{prefix}{start + number}"))
+        views += put(pattern.windows, storages)
+        nodes = (builder.node,)
+        for primitive, reads, writes in pattern.operations:
+            operands, results = [views[number] for number in reads], [views[number] for number in writes]
+            builder.operations.append(Operation(primitive, tuple(operands), tuple(results), nodes))
+        builder.storage_count = start + pattern.count
+        builder.transient = pattern.transient
+        return [views[number] for number in pattern.outputs]
+
+    def record(
+        self,
+        key: Key,
+        builder: Builder,
+        inputs: Sequence[Lowered | None],
+        mark: Mark,
+        outputs: Sequence[Lowered],
+    ) -> None:
+        """Notes what a rule made since ``mark``, where nothing but the key decided that."""
+        if not key.decides(mark.reads, builder.derived_reads):
+            return
+        try:
+            self._patterns[key.parts] = _pattern(builder, inputs, mark, outputs)
+        except Unlike:
+            return
+
+
+def _layouts(views: Sequence[View]) -> tuple[tuple[DType, Layout], ...]:
+    return tuple([(view.dtype, view.layout) for view in views])
+
+
+def _pattern(
+    builder: Builder, inputs: Sequence[Lowered | None], mark: Mark, outputs: Sequence[Lowered]
+) -> _Pattern:
+    views = [view for view in inputs if isinstance(view, View)]
+    places = Places([*views, *(view for call in builder.derivations for view in call.made)])
+    derived: list[_Derived] = []
+    known = len(views)
+    for call in builder.derivations:
+        sources = places.numbers(call.views)
+        if any(number >= known for number in sources):
+            raise Unlike
+        derived.append(_Derived(call.function, sources, call.arguments, _layouts(call.made)))
+        known += len(call.made)
+    made: list[tuple[DType, int, int]] = []
+    operations = []
+    own = (builder.node,)
+    for operation in builder.operations[mark.operations :]:
+        if operation.nodes != own:
+            raise Unlike
+        _find_made(operation.outputs, places, made, builder, mark)
+        reads, writes = places.numbers(operation.inputs), places.numbers(operation.outputs)
+        operations.append((operation.primitive, reads, writes))
+    results = [view for view in outputs if isinstance(view, View)]
+    if len(results) < len(outputs):
+        raise Unlike
+    _find_made(results, places, made, builder, mark)
+    numbers = places.numbers(results)
+    count = builder.storage_count - mark.storages
+    windows = tuple(places.windows)
+    return _Pattern(
+        tuple(derived), tuple(made), count, windows, tuple(operations), numbers, builder.transient
+    )
+
+
+def _find_made(
+    views: Sequence[View], places: Places, made: list[tuple[DType, int, int]], builder: Builder, mark: Mark
+) -> None:
+    """Adds the storages of ``views`` that were made since ``mark``, which their names tell."""
+    for view in views:
+        storage = view.storage
+        if storage in places or storage.is_constant:
+            continue
+        label = storage.name.removeprefix(builder.prefix)
+        if not label.isdecimal() or int(label) <= mark.storages:
+            raise Unlike
+        places.add(storage)
+        made.append((storage.dtype, storage.size, int(label) - mark.storages))
