@@ -23,6 +23,7 @@ FAMILIES: dict[str, str] = {
     "map": "map_code:build_map",
     "transpose": "transpose_code:build_transpose",
     "interleave": "interleave_code:build_interleave",
+    "staged_copy": "staged_copy_code:build_staged_copy",
     "reduce": "reduce_code:build_reduce",
     "pack": "pack_code:build_pack",
     "matmul": "matmul_code:build_matmul",

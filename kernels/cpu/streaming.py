@@ -29,8 +29,13 @@ def streams(target: Target, output: View, kind: str, row_elements: int, lanes: i
         and kind == "c"
         and lanes * size == target.vector_bytes
         and row_elements * size >= LEAST_ROW_BYTES
-        and unique_bytes(output) >= STREAMED_BYTES
+        and beyond_caches(output)
     )
+
+
+def beyond_caches(view: View) -> bool:
+    """Is a tensor so large that caches do not help?"""
+    return unique_bytes(view) >= STREAMED_BYTES
 
 
 def has_streams(target: Target) -> bool:
@@ -51,7 +56,7 @@ def fetched_ahead(inputs: Sequence[View], kinds: str, row_elements: int) -> tupl
         number
         for number, view in enumerate(inputs)
         if kinds[number] == "c"
-        and unique_bytes(view) >= STREAMED_BYTES
+        and beyond_caches(view)
         and LEAST_ROW_BYTES <= row_elements * view.dtype.itemsize <= MOST_AHEAD
     )
     row = max((row_elements * inputs[number].dtype.itemsize for number in found), default=0)
