@@ -41,6 +41,7 @@ FAMILIES: dict[str, str] = {
     "pool_rows": "pool_rows_code:build_pool_rows",
     "gather": "gather_code:build_gather",
     "gather_reduce": "gather_reduce_code:build_gather_reduce",
+    "gather_reduce_planes": "gather_reduce_planes_code:build_gather_reduce_planes",
     "scatter": "scatter_code:build_scatter",
     "sort": "sort_code:build_sort",
     "arg_reduce": "arg_reduce_code:build_arg_reduce",
