@@ -30,6 +30,9 @@ TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 # https://ieeexplore.ieee.org/document/1163711 with the parameter that PyTorch and onnxruntime use.
 CUBIC = -0.75
 
+# More batches are sampled as one.
+MOST_BATCHES = 16
+
 
 @operator("GridSample", since=16)
 def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
@@ -48,63 +51,100 @@ def grid_sample(b: Builder, node: Node, x: View, grid: View) -> View:
     if x.dtype.kind not in ("fiubcs" if mode == "nearest" else "fiu"):
         raise TypeError(f"{mode} interpolation of {x.dtype}")
     batch, channels, extents, places = x.shape[0], x.shape[1], x.shape[2:], grid.shape[1:-1]
-    shape = (batch, *places, channels)
-    last = (0, x.rank - 1, *range(1, x.rank - 1))
-    if math.prod(shape) == 0:
-        return b.constant(np.empty(shape, x.dtype.numpy)).transpose(last)
+    if batch * channels * math.prod(places) == 0:
+        return b.constant(np.empty((batch, channels, *places), x.dtype.numpy))
     if 0 in extents:
         raise ValueError(f"an input of shape {list(x.shape)} has nothing to sample")
-    dtype = wide(grid.dtype)
-    positions, weights = _taps(b, grid, extents, dtype, mode, padding, bool(node.integer("align_corners", 0)))
-    table = b.reshape(x.transpose((0, *range(2, x.rank), 1)), (batch * math.prod(extents), channels))
-    rows = batch * math.prod(places)
+    align = bool(node.integer("align_corners", 0))
     if mode == "nearest":
-        places_of_rows = b.reshape(positions, (rows,))
-        found = b.emit(Gather(0), [table, places_of_rows], [b.new(x.dtype, (rows, channels))])[0]
-        if padding == "zeros":
-            inside = scalar_map(b, _is_inside, places_of_rows.unsqueeze((1,)))
-            zero = b.constant("" if x.dtype is DType.STRING else 0, x.dtype)
-            found = choose(b, inside, found, zero)
-    else:
-        if x.dtype.is_integer:
-            table = b.cast(table, interpolation_type(x.dtype))
-        taps = TAPS[mode] ** spatial
-        inputs = [
-            table,
-            b.reshape(positions, (rows, taps)),
-            b.cast(b.reshape(weights, (rows, taps)), wide(table.dtype)),
-        ]
-        found = b.emit(GatherReduce(), inputs, [b.new(table.dtype, (rows, channels))])[0]
-        if x.dtype.is_integer:
-            found = scalar_map(b, to_integer, found, parameters=(x.dtype,))
-    return b.reshape(found, shape).transpose(last)
+        return _nearest(b, x, grid, padding, align)
+    table = b.cast(x, interpolation_type(x.dtype)) if x.dtype.is_integer else x
+    last = channels > 1 and x.strides[1] == 1
+    # What is written part by part is not computed at once where all is constant.
+    apart = not last and batch <= MOST_BATCHES and not (x.is_constant and grid.is_constant)
+    positions, weights = _taps(b, grid, extents, mode, padding, align, together=not apart)
+    weights = b.cast(weights, wide(table.dtype))
+    found = (_of_planes if apart else _of_rows)(b, table, positions, weights, math.prod(places))
+    if x.dtype.is_integer:
+        found = scalar_map(b, to_integer, found, parameters=(x.dtype,))
+    return b.reshape(found, (batch, channels, *places))
+
+
+def _nearest(b: Builder, x: View, grid: View, padding: str, align: bool) -> View:
+    """The elements at the rounded coordinates."""
+    batch, channels, extents, places = x.shape[0], x.shape[1], x.shape[2:], grid.shape[1:-1]
+    positions, _ = _taps(b, grid, extents, "nearest", padding, align, together=True)
+    rows = b.reshape(positions, (batch * math.prod(places),))
+    table = _channels_last(b, x)
+    found = b.emit(Gather(0), [table, rows], [b.new(x.dtype, (rows.size, channels))])[0]
+    if padding == "zeros":
+        inside = scalar_map(b, _is_inside, rows.unsqueeze((1,)))
+        zero = b.constant("" if x.dtype is DType.STRING else 0, x.dtype)
+        found = choose(b, inside, found, zero)
+    last = (0, x.rank - 1, *range(1, x.rank - 1))
+    return b.reshape(found, (batch, *places, channels)).transpose(last)
+
+
+def _channels_last(b: Builder, x: View) -> View:
+    """A row of channels for each element of each batch."""
+    order = (0, *range(2, x.rank), 1)
+    return b.reshape(x.transpose(order), (x.size // x.shape[1], x.shape[1]))
+
+
+def _of_rows(b: Builder, x: View, positions: View, weights: View, places: int) -> View:
+    """Weighted sums ``(batch, channels, places)`` of rows of channels."""
+    batch, channels = x.shape[0], x.shape[1]
+    rows = batch * places
+    taps = positions.size // rows
+    inputs = [_channels_last(b, x)]
+    inputs += [b.reshape(view, (taps, rows)).transpose((1, 0)) for view in (positions, weights)]
+    found = b.emit(GatherReduce(), inputs, [b.new(x.dtype, (rows, channels))])[0]
+    return b.reshape(found, (batch, places, channels)).transpose((0, 2, 1))
+
+
+def _of_planes(b: Builder, x: View, positions: View, weights: View, places: int) -> View:
+    """The same of planes, the channels as they stand, one batch after the other."""
+    batch, channels = x.shape[0], x.shape[1]
+    taps = positions.size // (batch * places)
+    result = b.new(x.dtype, (batch, channels, places))
+    for number in range(batch):
+        planes = b.reshape(x.slice(0, number, 1), (channels, x.size // (batch * channels)))
+        inputs = [planes.transpose((1, 0))]
+        for view in (positions, weights):
+            own = b.reshape(view, (taps, batch, places)).slice(1, number, 1)
+            inputs.append(own.squeeze((1,)).transpose((1, 0)))
+        b.emit_into(GatherReduce(), inputs, result.slice(0, number, 1).squeeze((0,)).transpose((1, 0)))
+    return result
 
 
 def _taps(
-    b: Builder, grid: View, extents: tuple[int, ...], dtype: DType, mode: str, padding: str, align: bool
+    b: Builder, grid: View, extents: tuple[int, ...], mode: str, padding: str, align: bool, *, together: bool
 ) -> tuple[View, View]:
-    """Rows of the table to read and their weights, both ``(batch, places, taps, taps, ...)``."""
+    """Rows of the table to read and their weights, both ``(taps, taps, ..., batch, places)``.
+
+    A batch has a table of its own unless they stand ``together`` in one.
+    """
     spatial, taps = len(extents), TAPS[mode]
     batch, places = grid.shape[0], math.prod(grid.shape[1:-1])
+    dtype = DType.INT32 if batch * math.prod(extents) < 1 << 30 else DType.INT64
     indices, factors = [], []
     for axis, extent in enumerate(extents):
         # The grid names the last axis first.
         column = grid.slice(grid.rank - 1, spatial - 1 - axis, 1)
-        column = b.reshape(column, (batch, places, 1))
-        body = expression(_axis_taps, (grid.dtype,), dtype, mode, padding, align, extent)
-        found, weight = b.compute(body, [column], shape=(batch, places, taps))
-        beside = tuple(2 + other for other in range(spatial) if other != axis)
+        column = b.reshape(column, (1, batch, places))
+        body = expression(_axis_taps, (grid.dtype,), wide(grid.dtype), dtype, mode, padding, align, extent)
+        found, weight = b.compute(body, [column], shape=(taps, batch, places))
+        beside = tuple(other for other in range(spatial) if other != axis)
         indices.append(found.unsqueeze(beside))
         factors.append(weight.unsqueeze(beside))
-    starts = np.arange(batch, dtype=np.int64) * math.prod(extents)
-    start = b.constant(starts.reshape(batch, *(1,) * (1 + spatial)))
-    positions = scalar_map(b, _row, start, *indices, parameters=(extents,))
+    starts = (np.arange(batch)[:, None] * (math.prod(extents) if together else 0)).astype(dtype.numpy)
+    positions = scalar_map(b, _row, b.constant(starts), *indices, parameters=(extents,))
     return positions, functools.reduce(lambda a, other: b.scalar("mul", a, other), factors)
 
 
 def _axis_taps(*operands: Any) -> tuple[Scalar, Scalar]:
-    """Index along an axis of ``extent`` elements (-1 for none) and weight of each tap (third axis)."""
-    value, dtype, mode, padding, align, extent = operands
+    """Index along an axis of ``extent`` elements (-1 for none) and weight of each tap (first axis)."""
+    value, dtype, integer, mode, padding, align, extent = operands
     x = cast(value, dtype)
     x = (x + 1) * ((extent - 1) / 2) if align else ((x + 1) * extent - 1) * 0.5
     low, high = (0.0, extent - 1.0) if align else (-0.5, extent - 0.5)
@@ -116,7 +156,7 @@ def _axis_taps(*operands: Any) -> tuple[Scalar, Scalar]:
     elif padding == "reflection":
         x = select(outside, _reflected(x, low, high), x)
     base = apply("floor", x)
-    tap = index(x, 2)
+    tap = index(x, 0)
     first = 1 if mode == "cubic" else 0
     place = base + cast(tap - first, dtype)
     if padding == "reflection":
@@ -125,7 +165,7 @@ def _axis_taps(*operands: Any) -> tuple[Scalar, Scalar]:
     weight = _weight(apply("abs", x - base - cast(tap - first, dtype)), mode)
     # Coordinates that are no numbers or too far away for an integer are kept within the axis as floats.
     near = apply("min", apply("max", apply("round", place), -1.0), float(extent))
-    found = cast(select(apply("isnan", near), -1.0, near), DType.INT64)
+    found = cast(select(apply("isnan", near), -1.0, near), integer)
     if padding == "zeros":
         valid = apply("and", apply("greater_equal", found, 0), found < extent)
         return select(valid, found, -1), weight
@@ -163,7 +203,7 @@ def _row(*operands: Any) -> Scalar:
     for found, extent in zip(indices[1:], extents[1:], strict=True):
         position = position * extent + found
         least = apply("min", least, found)
-    return select(least < 0, -1, position + start)
+    return cast(select(least < 0, -1, position + start), DType.INT64)
 
 
 def _is_inside(position: Scalar) -> Scalar:

@@ -44,8 +44,11 @@ def select_gather(operation: Operation, emit: StepEmitter, target: Target) -> No
     parameters += [data.strides[primitive.axis] * data.dtype.itemsize, extent, run, chunks, chunk]
     parameters += [len(axes), *words(axes)]
     index_size = indices.dtype.itemsize if extent else 0
+    # Byte offsets that fit 32 bits, as the instruction that gathers a vector takes them.
+    near = abs(data.strides[primitive.axis]) * data.dtype.itemsize * extent < 1 << 31
+    vectors = target.isa == "avx512" and width in (4, 8) and near and index_size > 0
     emit.step(
-        KernelSpec(FAMILY, (width, index_size)),
+        KernelSpec(FAMILY, (width, index_size, vectors)),
         (data, indices, output),
         (2,),
         tuple(parameters),

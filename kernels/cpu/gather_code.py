@@ -10,7 +10,7 @@ from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter
-from onnxplan.kernels.cpu.llvm_types import I1, I8, I64
+from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I1, I8, I32, I64, zeros
 from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.pack_code import axis_offsets
 
@@ -26,11 +26,12 @@ UNROLL = 4
 
 
 def build_gather(variant: Variant, target: Target) -> ObjectCode:
-    """``variant``: bytes of an element that is copied at once (0: runs of any length), bytes of an index.
+    """``variant``: bytes of an element that is copied at once (0: runs of any length), bytes of an index, and
+    whether an instruction gathers a vector of elements.
 
     Without indices (0 bytes) the output is filled with zeros.
     """
-    width, index_size = variant
+    width, index_size, vectors = variant
     assert isinstance(width, int)
     assert isinstance(index_size, int)
     emitter = Emitter.kernel("gather", target, 1)
@@ -52,7 +53,7 @@ def build_gather(variant: Variant, target: Target) -> ObjectCode:
         if width and index_size:
             with emitter.branch(_adjoins(emitter, word, width, index_size)) as (then, otherwise):
                 with then:
-                    _copy_elements(emitter, word, run, width, index_size)
+                    _copy_elements(emitter, word, run, width, index_size, vectors=bool(vectors))
                 with otherwise:
                     _copy_runs(emitter, word, run, width, index_size)
         else:
@@ -103,7 +104,7 @@ def _adjoins(emitter: Emitter, word: dict[str, ir.Value], width: int, index_size
 
 
 def _copy_elements(
-    emitter: Emitter, word: dict[str, ir.Value], run: _Run, width: int, index_size: int
+    emitter: Emitter, word: dict[str, ir.Value], run: _Run, width: int, index_size: int, *, vectors: bool
 ) -> None:
     """Copies elements for which :func:`_adjoins` holds, several at a time."""
 
@@ -114,12 +115,38 @@ def _copy_elements(
         _copy(emitter, to, emitter.offset(run.data, moved), I64(width), width)
 
     count = emitter.sub(run.last, run.first)
-    stop = emitter.add(run.first, emitter.mul(emitter.divide(count, UNROLL), UNROLL))
-    with emitter.loop(run.first, stop, UNROLL) as start:
-        for part in range(UNROLL):
-            copy(emitter.add(start, part))
+    group = 64 // width if vectors else UNROLL
+    stop = emitter.add(run.first, emitter.mul(emitter.divide(count, group), group))
+    with emitter.loop(run.first, stop, group) as start:
+        if vectors:
+            _copy_vector(emitter.with_lanes(group), word, run, start, width, index_size)
+        else:
+            for part in range(group):
+                copy(emitter.add(start, part))
     with emitter.loop(stop, run.last) as number:
         copy(number)
+
+
+def _copy_vector(
+    emitter: Emitter, word: dict[str, ir.Value], run: _Run, start: ir.Value, width: int, index_size: int
+) -> None:
+    """As many elements from number ``start`` on as there are lanes."""
+    builder = emitter.builder
+    element = ir.IntType(8 * index_size)
+    index = emitter.load_stored(emitter.offset(run.index, emitter.mul(start, index_size)), element)
+    if index_size > 4:
+        index = builder.trunc(index, emitter.vector(I32))
+    extent, step = (emitter.splat(builder.trunc(word[name], I32)) for name in ("extent", "gather_step"))
+    zero = emitter.fill(0, I32)
+    last = builder.sub(extent, emitter.fill(1, I32))
+    index = builder.select(builder.icmp_signed("<", index, zero), builder.add(index, extent), index)
+    index = builder.select(builder.icmp_signed("<", index, zero), zero, index)
+    index = builder.select(builder.icmp_signed("<", last, index), last, index)
+    name, real = ("dps", FLOAT) if width == 4 else ("dpd", DOUBLE)
+    vector = emitter.vector(real)
+    arguments = [zeros(vector), run.data, builder.mul(index, step), emitter.fill(1, I1), I32(1)]
+    found = emitter.intrinsic(f"llvm.x86.avx512.mask.gather.{name}.512", vector, arguments)
+    emitter.store_stored(found, emitter.offset(run.output, emitter.mul(start, width)))
 
 
 def _source(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import GatherReduce
 from onnxplan.compiler.program import Operation
@@ -13,6 +14,8 @@ FAMILY = "gather_reduce"
 
 # Columns that one unit of work covers.
 BLOCK = 1024
+# Rows of one where they adjoin, and columns for which positions and weights are read once.
+PLANES_BLOCK, SHARING_COLUMNS = 512, 4
 
 
 def select_gather_reduce(operation: Operation, emit: StepEmitter, target: Target) -> None:
@@ -25,6 +28,9 @@ def select_gather_reduce(operation: Operation, emit: StepEmitter, target: Target
     if not dtype.is_float:
         raise NotImplementedError(f"no CPU kernel for gather_reduce of {dtype}")
     if output.size == 0:
+        return
+    if _are_planes(operation, target):
+        _select_planes(operation, emit)
         return
     size = dtype.itemsize
     columns, taps = table.shape[1], positions.shape[1]
@@ -54,4 +60,48 @@ def select_gather_reduce(operation: Operation, emit: StepEmitter, target: Target
         tiles=-(-units // per_tile),
         flops=2 * output.size * taps,
         bytes_moved=output.size * (taps + 1) * size,
+    )
+
+
+def _are_planes(operation: Operation, target: Target) -> bool:
+    """Do rows of all operands adjoin, so that an instruction gathers a vector of them from each column?"""
+    views = (*operation.inputs, *operation.outputs)
+    table = views[0]
+    return (
+        target.isa in ("avx512", "avx2")
+        and {view.dtype for view in views} == {DType.FLOAT32, DType.INT64}
+        and all(view.strides[0] == 1 for view in views)
+        and 4 * table.shape[0] < 1 << 31
+    )
+
+
+def _select_planes(operation: Operation, emit: StepEmitter) -> None:
+    """Emits the step for operands that :func:`_are_planes`."""
+    assert isinstance(operation.primitive, GatherReduce)
+    table, positions, weights = operation.inputs
+    output = operation.outputs[0]
+    (rows, columns), taps = output.shape, positions.shape[1]
+    shared = min(columns, SHARING_COLUMNS)
+    units = -(-rows // PLANES_BLOCK) * -(-columns // shared)
+    per_tile = units_per_tile(units, PLANES_BLOCK * (12 * taps + 4 * (taps + 1) * shared))
+    emit.step(
+        KernelSpec("gather_reduce_planes", (operation.primitive.kind, shared)),
+        (table, positions, weights, output),
+        (3,),
+        (
+            units,
+            per_tile,
+            rows,
+            PLANES_BLOCK,
+            columns,
+            taps,
+            table.shape[0],
+            4 * table.strides[1],
+            8 * positions.strides[1],
+            4 * weights.strides[1],
+            4 * output.strides[1],
+        ),
+        tiles=-(-units // per_tile),
+        flops=2 * output.size * taps,
+        bytes_moved=output.size * (taps + 1) * 4,
     )

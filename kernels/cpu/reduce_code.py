@@ -22,6 +22,7 @@ from onnxplan.kernels.cpu.emitter_core import Core, Variable
 from onnxplan.kernels.cpu.llvm_types import compute_type
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.operand_code import Access, Operand, Place, read_operands, vector_head
+from onnxplan.kernels.cpu.streaming import fetching_pass
 from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count, unroll_factor
 from onnxplan.kernels.cpu.walk_code import Odometer, OuterAxis, Reader, read_axes, vector_loop, walk_rows
 from onnxplan.kernels.phases import Phase, Schedule, accumulator, reduction_identity, schedule
@@ -40,7 +41,7 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
     Parameters: those of the expression, as doubles; those of the walk over kept axes; for each axis of the
     region its extent and the operands' strides in bytes; the points of the region; the extent of the axis of
     the vectors; the columns of a chunk; the bytes between cached values in the scratch; the inner strides;
-    if there are operands ``ahead``, of which the last pass fetches what later rows read, how far that lies.
+    if there are operands ``ahead``, of which one pass fetches what later rows read, how far that lies.
     """
     mode, expression, labels, kinds, numbers, outer_rank, region_rank, cache, streamed, ahead = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
@@ -149,11 +150,12 @@ class _Kernel:
         cached_from: ir.Value,
     ) -> Callable[[list[ir.Value], Mask | None], None]:
         emitter = self._emitter
+        fetching = fetching_pass(self._plan)
 
         def body(indices: list[ir.Value], mask: Mask | None) -> None:
             results = []
             for index in indices:
-                if phase is self._plan.phases[-1]:
+                if phase is fetching:
                     for number in self._ahead.operands:
                         places[number].prefetch(emitter, index, self._ahead.distance)
                 slot = emitter.add(cached_from, index)

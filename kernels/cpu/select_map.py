@@ -10,7 +10,7 @@ from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.lifted_constants import lift_constants
-from onnxplan.kernels.cpu.select_transpose import select_transpose
+from onnxplan.kernels.cpu.select_transpose import select_copy
 from onnxplan.kernels.cpu.streaming import streamed_output
 from onnxplan.kernels.cpu.vector_shape import lane_count
 from onnxplan.kernels.cpu.walk import TILE_BYTES, access_class, inner_parameters, walk_parameters
@@ -36,7 +36,7 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     total = len(strides)
     priority = [*range(total - len(found.outputs), total), *range(count)]
     axes = collapse(axes_of(found.shape, strides), priority)
-    if found.copies and select_transpose(axes, found.views, found.dtypes[0], emit, target):
+    if found.copies and select_copy(axes, found.views, found.dtypes[0], emit, target):
         return
     inner = axes[-1] if axes else Axis(1, (1,) * total)
     outer = pad_axes(axes[:-1], total)

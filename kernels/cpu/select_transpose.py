@@ -9,6 +9,7 @@ from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.staged_copy import select_staged
 from onnxplan.kernels.cpu.streaming import streams
 from onnxplan.kernels.cpu.walk import TILE_BYTES, walk_parameters
 from onnxplan.kernels.geometry import Axis, ceil_div, pad_axes, unique_bytes
@@ -21,18 +22,29 @@ LARGEST_BLOCK = 16
 MOST_PLANES = 8
 
 
-def select_transpose(
+def select_copy(
     axes: Sequence[Axis], views: Sequence[View], dtype: DType, emit: StepEmitter, target: Target
 ) -> bool:
-    """Emits a transposition if ``axes`` (strides of source and result) ask for one."""
+    """Emits the step of a copy along ``axes`` (strides of source and result) for which there is a kernel."""
     if not axes or axes[-1].strides[1] != 1:
         return False
+    if axes[-1].strides[0] == 1:
+        return select_staged(axes, views, dtype, emit, target)
+    return _select_transpose(axes, views, dtype, emit, target)
+
+
+def _select_transpose(
+    axes: Sequence[Axis], views: Sequence[View], dtype: DType, emit: StepEmitter, target: Target
+) -> bool:
+    """Emits a transposition if ``axes`` ask for one."""
     result_axis = axes[-1]
     source_axis = next((axis for axis in axes[:-1] if axis.strides[0] == 1), None)
-    if source_axis is None or result_axis.strides[0] == 1:
+    if source_axis is None:
         return False
     outer = pad_axes([axis for axis in axes[:-1] if axis is not source_axis], 2)
     if _interleave(source_axis, result_axis, outer, views, dtype, emit):
+        return True
+    if select_staged(axes, views, dtype, emit, target):
         return True
     if result_axis.strides[0] == 0:
         return False

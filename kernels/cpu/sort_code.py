@@ -16,6 +16,7 @@ from onnxplan.kernels.cpu.emitter_core import Number
 from onnxplan.kernels.cpu.llvm_types import I1, I32, I64, POINTER
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.pack_code import axis_offsets
+from onnxplan.kernels.cpu.radix_sort_code import radix_sort
 from onnxplan.kernels.cpu.sort import entry_bytes
 
 _NAMES = (
@@ -24,6 +25,8 @@ _NAMES = (
 
 # Runs of this length are sorted by insertion before any are merged.
 RUN = 8
+# Fewer entries are merged.
+LEAST_RADIX = 96
 
 
 class _Entries:
@@ -100,6 +103,20 @@ class _Entries:
                     self.store(self.load(array, before), array, place.value)
                     place.value = before
                 self.store(moved, array, place.value)
+
+    def sort(self, array: ir.Value, other: ir.Value, count: ir.Value, *, in_order: bool) -> ir.Value:
+        """Sorts ``count`` entries of ``array``, behind which stand ``other`` and tables; where they are then.
+
+        Are they ``in_order`` of their positions?
+        """
+        emitter = self.emitter
+        result = emitter.variable(array)
+        with emitter.branch(emitter.less(count, LEAST_RADIX)) as (few, many):
+            with few:
+                result.value = self.merge_sort(array, other, count)
+            with many:
+                result.value = radix_sort(self, array, other, self.at(other, count), count, in_order=in_order)
+        return result.value
 
     def merge_sort(self, array: ir.Value, other: ir.Value, count: ir.Value) -> ir.Value:
         """Sorts ``count`` entries of ``array``, with ``other`` as a second place; returns where they are."""
@@ -237,7 +254,7 @@ def build_sort(variant: Variant, target: Target) -> ObjectCode:
         else:
             with emitter.loop(0, word["entries"]) as number:
                 entries.store(entries.read(x, word["x_step"], number), array, number)
-        result = entries.merge_sort(array, other, word["entries"])
+        result = entries.sort(array, other, word["entries"], in_order=not heap)
         with emitter.loop(0, word["kept"]) as number:
             position = entries.position(entries.load(result, number))
             source = emitter.offset(x, emitter.mul(position, word["x_step"]))

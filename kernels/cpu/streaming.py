@@ -1,5 +1,7 @@
-"""Tensors beyond the caches: results are written past them, so that nobody reads their lines before, and
-operands of rows that take several passes are fetched a row ahead, while memory would be idle."""
+"""Tensors beyond the caches: results are written past them, so that nobody reads their lines before.
+
+Operands of rows are fetched a row ahead, while memory would be idle.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from collections.abc import Sequence
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.geometry import unique_bytes
+from onnxplan.kernels.phases import Phase, Schedule
 
 STREAMED_BYTES = 32 << 20
 """A result from this size on leaves the caches before anybody reads it, an operand before it comes again."""
@@ -16,6 +19,8 @@ STREAMED_BYTES = 32 << 20
 LEAST_ROW_BYTES = 1024
 LEAST_AHEAD, MOST_AHEAD = 4096, 16384
 """Bytes ahead of a row: the processor's own prefetchers see less far; more would leave the first cache."""
+# A pass with an exponential in it costs more.
+COSTLY = 10
 
 
 def streams(target: Target, output: View, kind: str, row_elements: int, lanes: int) -> bool:
@@ -29,8 +34,13 @@ def streams(target: Target, output: View, kind: str, row_elements: int, lanes: i
         and kind == "c"
         and lanes * size == target.vector_bytes
         and row_elements * size >= LEAST_ROW_BYTES
-        and unique_bytes(output) >= STREAMED_BYTES
+        and beyond_caches(output)
     )
+
+
+def beyond_caches(view: View) -> bool:
+    """Is a tensor so large that caches do not help?"""
+    return unique_bytes(view) >= STREAMED_BYTES
 
 
 def has_streams(target: Target) -> bool:
@@ -45,14 +55,25 @@ def streamed_output(
     return len(outputs) == 1 and streams(target, outputs[0], kinds[-1], row_elements, lanes)
 
 
-def fetched_ahead(inputs: Sequence[View], kinds: str, row_elements: int) -> tuple[tuple[int, ...], int]:
-    """Which operands of a kernel of rows to fetch ahead, and how many bytes; ``kinds`` as above."""
+def fetching_pass(plan: Schedule) -> Phase:
+    """The pass that fetches what later rows read: a costly one, as memory is idle meanwhile, or the last."""
+    return next((costly for costly in plan.phases if costly.cost > COSTLY), plan.phases[-1])
+
+
+def fetched_ahead(
+    inputs: Sequence[View], kinds: str, row_elements: int, plan: Schedule
+) -> tuple[tuple[int, ...], int]:
+    """Which operands of a kernel of rows to fetch ahead, and how many bytes; ``kinds`` as above.
+
+    That hangs on no number of rows, so that one kernel serves any.
+    """
+    least = 0 if fetching_pass(plan).cost > COSTLY else LEAST_ROW_BYTES
     found = tuple(
         number
         for number, view in enumerate(inputs)
         if kinds[number] == "c"
-        and unique_bytes(view) >= STREAMED_BYTES
-        and LEAST_ROW_BYTES <= row_elements * view.dtype.itemsize <= MOST_AHEAD
+        and not view.is_constant
+        and least <= row_elements * view.dtype.itemsize <= MOST_AHEAD
     )
     row = max((row_elements * inputs[number].dtype.itemsize for number in found), default=0)
     return found, max(row, LEAST_AHEAD)

@@ -38,7 +38,7 @@ def build_transpose(variant: Any, target: Target) -> ObjectCode:
         extent_a, extent_b, source_stride, result_stride = (reader.next() for _ in range(4))
         source = emitter.offset(emitter.operand(0), offsets[0])
         result = emitter.offset(emitter.operand(1), offsets[1])
-        copy = _Copy(emitter, dtype, source, result, source_stride, result_stride, streamed=streamed)
+        copy = BlockCopy(emitter, dtype, source, result, source_stride, result_stride, streamed=streamed)
         across = emitter.divide(emitter.add(extent_a, REGION - 1), REGION)
         start_a = emitter.mul(emitter.modulo(region, across), REGION)
         start_b = emitter.mul(emitter.divide(region, across), REGION)
@@ -60,7 +60,9 @@ def build_transpose(variant: Any, target: Target) -> ObjectCode:
     return emitter.finish(light=True)
 
 
-class _Copy:
+class BlockCopy:
+    """Transposes regions of a matrix: ``a`` runs along the source's rows, ``b`` along the result's."""
+
     def __init__(
         self,
         emitter: Emitter,
@@ -70,9 +72,14 @@ class _Copy:
         source_stride: ir.Value,
         result_stride: ir.Value,
         *,
-        streamed: bool,
+        streamed: bool = False,
+        ahead: ir.Value | None = None,
     ) -> None:
-        self._streamed = streamed
+        """If they are ``streamed``, rows of the result are written past the caches, line by line.
+
+        What lies ``ahead`` elements further along ``a`` is fetched.
+        """
+        self._streamed, self._ahead = streamed, ahead
         self._emitter, self._dtype = emitter, dtype
         self._source, self._result = source, result
         self._source_stride, self._result_stride = source_stride, result_stride
@@ -102,9 +109,9 @@ class _Copy:
                     lines = emitter.builder.icmp_signed("==", at_b, b)
                 self._block(emitter.minimum(a, last_a), at_b, block, lines)
             with smaller:
-                rest = _Copy(
+                rest = BlockCopy(
                     emitter, self._dtype, self._source, self._result, self._source_stride,
-                    self._result_stride, streamed=False,
+                    self._result_stride, ahead=self._ahead,
                 )  # fmt: skip
                 rest.region(start_a, stop_a, first_b, stop_b, block // 2)
 
@@ -147,6 +154,10 @@ class _Copy:
         """
         emitter = self._emitter.with_lanes(block)
         element = storage_type(self._dtype)
+        if self._ahead is not None:
+            following = emitter.add(a, self._ahead)
+            for i in range(block):
+                emitter.prefetch(self._source_at(following, emitter.add(b, i)))
         rows = [emitter.load_stored(self._source_at(a, emitter.add(b, i)), element) for i in range(block)]
         low = ir.Constant(ir.VectorType(I32, block), [I32(i // 2 + block * (i % 2)) for i in range(block)])
         high = ir.Constant(

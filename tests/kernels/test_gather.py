@@ -5,6 +5,7 @@ from layouts import LAYOUTS, laid_out, run, select
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Gather
+from onnxplan.compiler.view import Storage, View
 
 CASES = [
     ((5, 7, 3), 1, (2, 4)),
@@ -51,10 +52,26 @@ def test_element_types(isa, dtype, index_dtype):
 def test_elements_side_by_side(isa, index_dtype):
     """Copied several at a time, with every rest, in several tiles, and from strided data."""
     rng = np.random.default_rng(5)
-    for count in (*range(1, 10), 30_011):
-        for dtype in (DType.FLOAT32, DType.UINT8):
+    for count in (*range(1, 10), 16, 17, 33, 30_011):
+        for dtype in (DType.FLOAT32, DType.FLOAT64, DType.UINT8):
             check(isa, rng, dtype, index_dtype, (11,), 0, (count,), ("dense", "dense"), "dense")
         check(isa, rng, DType.FLOAT32, index_dtype, (3, 11), 1, (count,), ("holes", "dense"), "dense")
+
+
+def test_vectors_are_gathered_where_offsets_fit_an_instruction(isa):
+    if isa != "avx512":
+        pytest.skip("no instruction for it")
+
+    def vectors(dtype, extent):
+        views = [View.dense(Storage(dtype, extent), (extent,)), laid_out(DType.INT64, (40,))]
+        (step,) = select(Gather(0), views, [laid_out(dtype, (40,))], isa)
+        return step.kernel.variant[-1]
+
+    assert vectors(DType.FLOAT32, (1 << 29) - 1)
+    assert not vectors(DType.FLOAT32, 1 << 29)
+    assert vectors(DType.INT64, (1 << 28) - 1)
+    assert not vectors(DType.FLOAT16, 40)
+    assert not vectors(DType.FLOAT32, 0)
 
 
 def test_nothing_to_gather_from_gives_zeros(isa):

@@ -51,6 +51,22 @@ def test_shapes_and_strides(isa, kind, layout):
 
 
 @pytest.mark.parametrize("kind", ["sum", "max"])
+def test_planes(isa, kind):
+    """Adjoining rows of all operands: vectors of them and what is left, groups of columns and single ones."""
+    rng = np.random.default_rng(5)
+    for columns in (1, 3, 4, 5, 9):
+        for count in (1, 16, 37, 600):
+            case = (29, count, 4, columns)
+            check(isa, rng, kind, DType.FLOAT32, case, ("permuted", "permuted"), "permuted")
+    for case in CASES:
+        check(isa, rng, kind, DType.FLOAT32, case, ("permuted", "permuted"), "permuted", low=-9)
+    planes = [laid_out(DType.FLOAT32, (29, 5), "permuted"), laid_out(DType.INT64, (40, 4), "permuted")]
+    planes += [laid_out(DType.FLOAT32, shape, "permuted") for shape in ((40, 4), (40, 5))]
+    (step,) = select(GatherReduce(kind), planes[:-1], planes[-1:], isa)
+    assert (step.kernel.family == "gather_reduce_planes") == (isa in ("avx512", "avx2"))
+
+
+@pytest.mark.parametrize("kind", ["sum", "max"])
 @pytest.mark.parametrize("dtype", [DType.FLOAT64, DType.FLOAT16, DType.BFLOAT16])
 def test_element_types(isa, kind, dtype):
     rng = np.random.default_rng(2)

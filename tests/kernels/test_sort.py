@@ -100,6 +100,21 @@ def test_every_length_and_count(isa):
             check(isa, rng, DType.INT32, ((length,), 0, kept), bool(length % 2), "dense", "dense")
 
 
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.FLOAT64, DType.INT64, DType.UINT8])
+def test_keys_of_any_bytes(isa, dtype):
+    """Around the length from which entries are sorted by bytes, of which some are the same in all keys."""
+    rng = np.random.default_rng(7)
+    size = dtype.itemsize
+    for length in (95, 96, 97, 700):
+        for mask in (-1, 0xFF00, 0xFF, 0):
+            bits = rng.integers(-(1 << 63), 1 << 63, length, np.int64)
+            data = (bits & mask).view(np.uint8).reshape(length, 8)[:, :size]
+            data = np.ascontiguousarray(data).view(dtype.numpy).reshape(length)
+            for kept in (length // 5, length - 1, length):
+                case = ((length,), 0, kept)
+                check(isa, rng, dtype, case, bool(kept % 2), "dense", "dense", data)
+
+
 def test_sorted_and_equal_elements(isa):
     rng = np.random.default_rng(4)
     for data in (np.arange(200), np.arange(200)[::-1], np.zeros(200), np.arange(200) // 50):

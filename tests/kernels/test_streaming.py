@@ -161,17 +161,28 @@ def test_what_later_rows_read_is_fetched(isa, dtype, always):
             assert_close(got, want, dtype, 4 + extent, 4.0)
 
 
-def test_small_operands_and_long_rows_are_not_fetched_ahead(isa, monkeypatch):
-    def ahead(extent):
-        views = [rows(F32, 3, extent, 0, 0) for _ in range(2)]
-        (step,) = select(MapReduce(softmax(F32), (3, extent), (1,)), views[:1], views[1:], isa)
+def test_who_fetches_ahead(isa):
+    """Rows of some length, however many; short ones too where a pass is costly; never constants."""
+    t = Tracer(F32)
+    total = t.build(t("reduce_sum", t("mul", t.input(0), t.constant(2))))
+
+    exponentials = softmax(F32)
+
+    def ahead(extent, expression=exponentials, count=3):
+        source, result = rows(F32, count, extent, 0, 0), rows(F32, count, extent, 0, 0)
+        if expression is total:
+            result = rows(F32, count, 1, 0, 0)
+        (step,) = select(MapReduce(expression, (count, extent), (1,)), [source], [result], isa)
         return step.kernel.variant[-1]
 
-    assert ahead(300) == ()
-    monkeypatch.setattr(streaming, "STREAMED_BYTES", 3 * 4 * 300)
-    assert ahead(300) == (0,)
-    assert ahead(299) == ()
-    monkeypatch.setattr(streaming, "STREAMED_BYTES", 0)
-    assert ahead(streaming.LEAST_ROW_BYTES // 4 - 1) == ()
-    assert ahead(streaming.MOST_AHEAD // 4) == (0,)
-    assert ahead(streaming.MOST_AHEAD // 4 + 1) == ()
+    assert ahead(40) == ahead(40, count=1) == ahead(300) == (0,)
+    assert ahead(streaming.LEAST_ROW_BYTES // 4 - 1, total) == ()
+    assert ahead(streaming.LEAST_ROW_BYTES // 4, total) == (0,)
+    for expression in (exponentials, total):
+        assert ahead(streaming.MOST_AHEAD // 4, expression) == (0,)
+        assert ahead(streaming.MOST_AHEAD // 4 + 1, expression) == ()
+    weights = View.dense(Storage(F32, 300, "w", constant=np.ones(300, np.float32)), (1, 300)).expand((3, 300))
+    views = [rows(F32, 3, 300, 0, 0), weights, rows(F32, 3, 1, 0, 0)]
+    product = t.build(t("reduce_sum", t("mul", t.input(0), t.input(1))))
+    (step,) = select(MapReduce(product, (3, 300), (1,)), views[:2], views[2:], isa)
+    assert step.kernel.variant[-1] == (0,)

@@ -80,6 +80,7 @@ def grid_sample_cases() -> list[Case]:
             ("one axis", (1, 2, 6), (1, 9, 1)),
             ("volumes", (2, 2, 3, 4, 2), (2, 2, 1, 3, 3)),
             ("size one", (1, 3, 1, 1), (1, 2, 2, 2)),
+            ("many images", (17, 2, 3, 2), (17, 2, 1, 2)),
         ]:
             inputs = {"x": uniform(FLOAT32, *x), "grid": uniform(FLOAT32, *grid, low=-1.7, high=1.7)}
             name = f"{label} {mode} {padding} {align}"

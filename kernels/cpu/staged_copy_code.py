@@ -1,0 +1,96 @@
+"""Code of the staged copies; see :mod:`onnxplan.kernels.cpu.staged_copy`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.llvm_types import I1, I8, storage_type
+from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
+from onnxplan.kernels.cpu.select_transpose import LARGEST_BLOCK
+from onnxplan.kernels.cpu.transpose_code import BlockCopy
+from onnxplan.kernels.cpu.walk_code import Reader, vector_loop, walk_rows
+
+UNROLL = 4
+
+
+def build_staged_copy(variant: Any, target: Target) -> ObjectCode:
+    """``variant`` is ``(form, label of an unsigned integer type, rank of the outer axes)``.
+
+    Forms: ``rows`` copies rows that are such in the source too, ``blocks`` transposes, where what follows in
+    the source are the elements at the same place of the next rows. Operands: source, result. Parameters:
+    those of the walk, whose third operand counts rows; the number of rows that adjoin in the result, how many
+    of them are put together at once, the elements of a row, and the bytes in the source from one row to the
+    next (``rows``), or from one element of a row to the next.
+    """
+    form, label, rank = variant
+    dtype = DType.from_label(label)
+    lanes = min(LARGEST_BLOCK, target.vector_bytes // dtype.itemsize)
+    emitter = Emitter.kernel(kernel_symbol("staged_copy", variant), target, lanes)
+    reader = Reader(emitter)
+    with walk_rows(emitter, reader, rank, 3) as (offsets, _):
+        rows, most, width, step = (reader.next() for _ in range(4))
+        source = emitter.offset(emitter.operand(0), offsets[0])
+        count = emitter.minimum(emitter.sub(rows, offsets[2]), most)
+        row_bytes = emitter.mul(width, dtype.itemsize)
+        if form == "rows":
+            _copy_rows(emitter, dtype, source, count, width, step)
+        else:
+            copy = BlockCopy(emitter, dtype, source, emitter.scratch, step, row_bytes, ahead=most)
+            copy.region(emitter.integer(0), count, emitter.integer(0), width, lanes)
+        result = emitter.offset(emitter.operand(1), offsets[1])
+        _stream(emitter, result, emitter.scratch, emitter.mul(count, row_bytes))
+    emitter.end_streams()
+    return emitter.finish(light=True)
+
+
+def _copy_rows(
+    emitter: Emitter, dtype: DType, source: ir.Value, count: ir.Value, width: ir.Value, step: ir.Value
+) -> None:
+    """``count`` rows of ``width`` elements, ``step`` bytes apart, side by side into the scratch."""
+    element = storage_type(dtype)
+    with emitter.loop(0, count) as number:
+        read = emitter.offset(source, emitter.mul(number, step))
+        written = emitter.element(emitter.scratch, emitter.mul(number, width), dtype)
+
+        def copy(indices: list[ir.Value], mask: Mask | None) -> None:
+            values = [emitter.load_stored(emitter.element(read, i, dtype), element, mask) for i in indices]
+            for index, value in zip(indices, values, strict=True):
+                emitter.store_stored(value, emitter.element(written, index, dtype), mask)
+
+        vector_loop(emitter, emitter.integer(0), width, UNROLL, copy)
+
+
+def _stream(emitter: Emitter, to: ir.Value, source: ir.Value, count: ir.Value) -> None:
+    """Writes ``count`` bytes past the caches, but for those beside whole vectors of the result."""
+    nbytes = emitter.target.vector_bytes
+    wide = emitter.with_lanes(nbytes)
+    head = emitter.minimum(wide.elements_to_line(to, 1), count)
+    stop = emitter.add(head, emitter.mul(emitter.divide(emitter.sub(count, head), nbytes), nbytes))
+    _move(emitter, to, source, emitter.integer(0), head)
+
+    def stream(indices: list[ir.Value], _: Mask | None) -> None:
+        values = [wide.load_stored(emitter.offset(source, index), I8) for index in indices]
+        for index, value in zip(indices, values, strict=True):
+            wide.stream_stored(value, emitter.offset(to, index))
+
+    position = head
+    for vectors in (UNROLL, 1):
+        length = vectors * nbytes
+        whole = emitter.mul(emitter.divide(emitter.sub(stop, position), length), length)
+        end = emitter.add(position, whole)
+        with emitter.loop(position, end, length) as index:
+            stream([emitter.add(index, number * nbytes) for number in range(vectors)], None)
+        position = end
+    _move(emitter, to, source, stop, count)
+
+
+def _move(emitter: Emitter, to: ir.Value, source: ir.Value, start: ir.Value, stop: ir.Value) -> None:
+    """The few bytes from ``start`` up to ``stop``."""
+    with emitter.when(emitter.less(start, stop)):
+        arguments = [emitter.offset(to, start), emitter.offset(source, start), emitter.sub(stop, start)]
+        emitter.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), [*arguments, I1(0)])
