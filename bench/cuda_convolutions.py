@@ -25,7 +25,7 @@ from bench.cuda_products import cold_seconds
 from bench.cuda_rates import cuda_runtime, torch_on_cuda
 from bench.record import Row
 from bench.supervised import Settings
-from onnxplan.runtime.cuda.bound_plan import ConvolutionLaunch
+from onnxplan.runtime.cuda.bound_plan import CudnnLaunch
 
 Array = npt.NDArray[Any]
 Launch = Callable[[int], None]
@@ -137,7 +137,7 @@ def _row(
 
 def _calls_cudnn(session: onnxplan.InferenceSession, feeds: dict[str, Array]) -> bool:
     executor = executor_of(session, {name: array.shape for name, array in feeds.items()})
-    return any(isinstance(launch, ConvolutionLaunch) for launch in executor._shared.bound.launches)
+    return any(isinstance(launch, CudnnLaunch) for launch in executor._shared.bound.launches)
 
 
 def model(layer: Layer, batch: int, weights: Array, bias: Array) -> onnx.ModelProto:
