@@ -192,12 +192,11 @@ class BoundAttention(CudnnGraph):
         def then(
             mode: int,
             *operands: Descriptor,
-            tensor: Tensor = a.scores,
             dtype: int = CUDNN_DATA_FLOAT,
             precision: int = CUDNN_DATA_FLOAT,
             axis: int | None = None,
         ) -> Descriptor:
-            _, result = self._virtual(tensor, dtype)
+            _, result = self._virtual(a.scores, dtype)
             operations.append(self._pointwise(mode, operands, result, precision=precision, axis=axis))
             return result
 
