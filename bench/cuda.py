@@ -31,7 +31,7 @@ TASKS = Part("tasks", "bench.cuda_tasks", 40, stall=30)
 PRODUCTS = Part("products", "bench.cuda_products", 60, stall=40)
 CONVOLUTIONS = Part("convolutions", "bench.cuda_convolutions", 50, stall=40)
 BANDWIDTH = Part("bandwidth", "bench.cuda_bandwidth", 30, stall=25)
-ATTENTION = Part("attention", "bench.cuda_attention", 30, stall=25)
+ATTENTION = Part("attention", "bench.cuda_attention", 40, stall=30)
 STEPS = Part("steps", "bench.cuda_steps", 90, stall=60)
 GROUP = 6
 """Models that are prepared at the same time."""

@@ -82,6 +82,7 @@ BARS: tuple[tuple[str, str, float, bool, Figure], ...] = (
     ("norm beside a copy", "", 0.9, False, _worst("norm:")),
     ("softmax beside a copy", "", 0.9, False, _worst("softmax:")),
     ("attention beside PyTorch's", "", 0.8, False, _worst("attention:")),
+    ("attention through cuDNN beside PyTorch's", "", 1.0, False, _worst("attention through cuDNN:")),
     ("own convolution beside cuDNN", "", 0.6, False, _worst("own convolution:")),
     ("convolution through cuDNN beside cuDNN", "", 0.95, False, _worst("convolution through cuDNN:")),
     ("run after run", "us", 10.0, True, _value("run after run")),

@@ -20,12 +20,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 import onnxplan
-from bench.cuda_plans import Shapes, borrowed_slot, executor_of, steps_launch
+from bench.cuda_plans import Shapes, borrowed_slot, calls_cudnn, executor_of, steps_launch
 from bench.cuda_products import cold_seconds
 from bench.cuda_rates import cuda_runtime, torch_on_cuda
 from bench.record import Row
 from bench.supervised import Settings
-from onnxplan.runtime.cuda.bound_plan import ConvolutionLaunch
 
 Array = npt.NDArray[Any]
 Launch = Callable[[int], None]
@@ -122,22 +121,17 @@ def _row(
         model(layer, batch, weights, bias), device=settings.device, math=math
     ) as session:
         found = session.run_sync(feeds)["y"].numpy()
-        if library and not _calls_cudnn(session, feeds):
+        shapes = {name: array.shape for name, array in feeds.items()}
+        if library and not calls_cudnn(executor_of(session, shapes)):
             return None
         peer = make_peer(layer, feeds, weights, bias) if make_peer else None
         if peer is not None:
             compare(found, peer.expected())
-        shapes = {name: array.shape for name, array in feeds.items()}
         ours, *others = _seconds(runtime, session, shapes, [peer.launch] if peer else [])
     label = f"{LIBRARY_ROW if library else ROW}: {layer}"
     if not others:
         return Row(label, 1e6 * ours, "us")
     return Row(label, 1e6 * ours, "us", PEER, 1e6 * others[0], others[0] / ours)
-
-
-def _calls_cudnn(session: onnxplan.InferenceSession, feeds: dict[str, Array]) -> bool:
-    executor = executor_of(session, {name: array.shape for name, array in feeds.items()})
-    return any(isinstance(launch, ConvolutionLaunch) for launch in executor._shared.bound.launches)
 
 
 def model(layer: Layer, batch: int, weights: Array, bias: Array) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnxplan
 from bench import models
+from onnxplan.runtime.cuda.bound_plan import CudnnLaunch
 from onnxplan.runtime.planner import Request
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,6 +28,11 @@ def executor_of(session: onnxplan.InferenceSession, shapes: Shapes) -> Any:
     """The CUDA executor of the first plan for inputs of ``shapes``."""
     request = Request(session.input_names, tuple(shapes[name] for name in session.input_names))
     return session._engine.first_stage(request).executor
+
+
+def calls_cudnn(executor: Any) -> bool:
+    """Does cuDNN compute a step of its plan?"""
+    return any(isinstance(launch, CudnnLaunch) for launch in executor._shared.bound.launches)
 
 
 def steps_launch(slot: Any) -> Callable[[int], None]:

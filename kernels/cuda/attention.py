@@ -10,9 +10,10 @@ import numpy as np
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
-from onnxplan.compiler.plan import KernelSpec
+from onnxplan.compiler.plan import KernelSpec, Variant
 from onnxplan.compiler.primitives import Attention
 from onnxplan.compiler.program import Operation
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
@@ -84,8 +85,23 @@ def prefers_attention(operation: Operation, target: Target) -> bool:
     )
 
 
-def select_attention(operation: Operation, emit: StepEmitter, target: Target) -> None:
-    """Emits the step of an operation that :func:`prefers_attention` accepts."""
+@dataclass(frozen=True, slots=True)
+class LibraryStep:
+    """A library's name for a step of ours.
+
+    ``variant`` ends with that of our own kernel, which takes the same operands; ``views`` are how the library
+    sees those of the operation.
+    """
+
+    family: str
+    variant: Variant
+    views: tuple[View, ...]
+
+
+def emit_attention(
+    operation: Operation, emit: StepEmitter, target: Target, library: LibraryStep | None = None
+) -> None:
+    """Emits the step of an operation that :func:`prefers_attention` accepts; for a ``library`` one alone."""
     primitive = operation.primitive
     assert isinstance(primitive, Attention)
     queries = Queries.of(operation)
@@ -100,7 +116,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
     if table is not None:
         blocks = table.numpy()
         share = float((blocks[:, 3] - blocks[:, 0]).sum()) / (row_tiles * ceil_div(shape.keys, tile.keys))
-    count = fitting_parts(target, shape, tile, share)
+    count = 1 if library is not None else fitting_parts(target, shape, tile, share)
     parts = Parts.make(emit, queries, count) if count > 1 else None
     keys = k.transpose((*range(k.rank - 2), k.rank - 1, k.rank - 2))
     inputs = (q, keys, v, *extras)
@@ -125,8 +141,8 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         *(stride for view in extras for stride in view.strides[-2:]),
         *axis_words(batch),
     ]
-    results = (output,) if parts is None else parts.views
-    variant = (
+    results: tuple[View, ...] = (output,) if parts is None else parts.views
+    variant: Variant = (
         tile.threads,
         astuple(tile),
         tuple(copies_wide(view) for view in (q, keys, v)),
@@ -138,12 +154,16 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         index,
         astuple(Rows(queries.heads > 1, parts is not None, operation.outputs[0].shape[-2] < WARP_ROWS)),
     )
+    spec = KernelSpec(FAMILY, variant)
+    if library is not None:
+        spec = KernelSpec(library.family, (*library.variant, variant))
+        inputs, results = library.views[: len(inputs)], library.views[-1:]
     written = tuple(range(len(inputs), len(inputs) + len(results)))
     operands = (*inputs, *results)
     check_words(len(operands) + 1, len(parameters))
     cost = scores.expression.cost if scores.expression is not None else 0
     emit.step(
-        KernelSpec(FAMILY, variant),
+        spec,
         operands if table is None else (*operands, table),
         written,
         tuple(parameters),

@@ -39,7 +39,7 @@ FAMILIES: dict[str, str] = {
     "non_maximum": "non_maximum:build_non_maximum",
 }
 
-LIBRARY_FAMILIES = frozenset(["cublaslt", "cudnn"])
+LIBRARY_FAMILIES = frozenset(["cublaslt", "cudnn", "cudnn_attention"])
 """Families whose steps are calls of libraries."""
 
 
@@ -55,5 +55,5 @@ class CudaKernels(DeviceKernels):
     device = "CUDA"
     package = PACKAGE
     fused: ClassVar[Mapping[type[Primitive], tuple[str, str]]] = {
-        Attention: ("attention:prefers_attention", "attention:select_attention"),
+        Attention: ("attention:prefers_attention", "attention_library:select_attention"),
     }

@@ -54,7 +54,7 @@ def score_blocks(
     """
     if rows * keys > MOST_SCORES:
         return None
-    known = [_constant(view) for view in extras]
+    known = [constant_of(view) for view in extras]
     if all(array is None for array in known):
         return None
     builder = ExpressionBuilder()
@@ -79,7 +79,7 @@ def score_blocks(
     return ScoreBlocks(inner, table)
 
 
-def _constant(view: View) -> npt.NDArray[Any] | None:
+def constant_of(view: View) -> npt.NDArray[Any] | None:
     """The elements of a constant that all of the batch shares; of extent 1 where they do not vary."""
     outer = zip(view.shape[:-2], view.strides[:-2], strict=True)
     if not view.is_constant or any(stride and extent > 1 for extent, stride in outer):

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from onnxplan.compiler.plan import ExecutionPlan, KernelSpec, Step
 from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cuda.branches import Work, schedule
-from onnxplan.runtime.cuda.convolution import BoundConvolution, close_all, operand_order, own_kernel
 from onnxplan.runtime.cuda.cublaslt import CublasLt
+from onnxplan.runtime.cuda.cudnn_library import close_all, own_kernel
 from onnxplan.runtime.cuda.matmul import FAMILY, BoundProduct, Product, workspace_limit
 from onnxplan.runtime.cuda.memory import Layout
+from onnxplan.runtime.cuda.operation_graph import CudnnGraph
 from onnxplan.runtime.cuda.tuning import ProductTuner
 
 WORD_MASK = (1 << 64) - 1
@@ -44,16 +45,16 @@ class ProductLaunch:
 
 
 @dataclass(frozen=True, slots=True)
-class ConvolutionLaunch:
+class CudnnLaunch:
     """A call of cuDNN: the addresses of its operands, as the step has them, begin at ``first_word``."""
 
-    convolution: BoundConvolution
+    graph: CudnnGraph
     first_word: int
     order: tuple[int, ...]
     """Which operand each address of the call is."""
 
 
-Launch = KernelLaunch | ProductLaunch | ConvolutionLaunch
+Launch = KernelLaunch | ProductLaunch | CudnnLaunch
 
 
 class BoundPlan:
@@ -61,7 +62,7 @@ class BoundPlan:
 
     ``functions`` gives the handle of each generated kernel, ``constants`` the device addresses of the plan's
     constants; ``library`` and ``handle`` serve matrix products, whose algorithms ``tuner`` chooses, if it is
-    given; ``convolutions`` are, by number, the steps that cuDNN computes. Raises ``ValueError`` where a plan
+    given; ``cudnn_graphs`` are, by number, the steps that cuDNN computes. Raises ``ValueError`` where a plan
     does not fit together, ``UnsupportedOperatorError`` where a library has no algorithm for a step.
     """
 
@@ -73,10 +74,10 @@ class BoundPlan:
         library: CublasLt | None,
         handle: int,
         tuner: ProductTuner | None = None,
-        convolutions: Mapping[int, BoundConvolution] = MappingProxyType({}),
+        cudnn_graphs: Mapping[int, CudnnGraph] = MappingProxyType({}),
     ) -> None:
         self.plan = plan
-        self._convolutions = convolutions
+        self._cudnn_graphs = cudnn_graphs
         self._tuner = tuner
         self._library = library
         self._handle = handle
@@ -108,9 +109,9 @@ class BoundPlan:
                     launches.append(ProductLaunch(product, first, len(step.operands)))
                     work.append(Work(number, step.seconds, self._fills(product.product.blocks)))
                     workspace = max(workspace, product.workspace_bytes)
-            elif number in self._convolutions:
-                bound = self._convolutions[number]
-                launches.append(ConvolutionLaunch(bound, first, operand_order(step.kernel)))
+            elif number in self._cudnn_graphs:
+                bound = self._cudnn_graphs[number]
+                launches.append(CudnnLaunch(bound, first, bound.operand_order(step)))
                 work.append(Work(number, step.seconds, self._fills(step.tiles)))
                 workspace = max(workspace, bound.workspace_bytes)
             elif step.tiles:
@@ -164,7 +165,7 @@ class BoundPlan:
         for product in self._products.values():
             product.close()
         self._products.clear()
-        close_all(self._convolutions)
+        close_all(self._cudnn_graphs)
 
 
 def step_text(number: int, step: Step) -> str:

@@ -23,8 +23,8 @@ from onnxplan.runtime.cuda.api import CudaApi, load_api
 from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.compiler import Generate, KernelCompiler
 from onnxplan.runtime.cuda.context import CudaContext, check_process, open_context
-from onnxplan.runtime.cuda.convolution import own_kernel
 from onnxplan.runtime.cuda.cublaslt import CublasLt
+from onnxplan.runtime.cuda.cudnn_library import own_kernel
 from onnxplan.runtime.cuda.executor import CudaExecutor
 from onnxplan.runtime.cuda.importing import Importer
 from onnxplan.runtime.cuda.modules import Modules

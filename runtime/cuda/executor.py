@@ -16,13 +16,14 @@ from onnxplan.runtime.cuda.array import DeviceArray
 from onnxplan.runtime.cuda.bound_plan import BoundPlan
 from onnxplan.runtime.cuda.completion import RUNNING, Completion
 from onnxplan.runtime.cuda.context import CudaContext
-from onnxplan.runtime.cuda.convolution import BoundConvolution, bind_convolutions, close_all, own_kernel
 from onnxplan.runtime.cuda.cublaslt import CublasLt
+from onnxplan.runtime.cuda.cudnn_library import bind_cudnn_graphs, close_all, own_kernel
 from onnxplan.runtime.cuda.graph_cache import GraphCache
 from onnxplan.runtime.cuda.lane import Lane, lane_count
 from onnxplan.runtime.cuda.matmul import FAMILY
 from onnxplan.runtime.cuda.memory import Upload, Uploads, peak_bytes
 from onnxplan.runtime.cuda.modules import Modules
+from onnxplan.runtime.cuda.operation_graph import CudnnGraph
 from onnxplan.runtime.cuda.slot import Slot
 from onnxplan.runtime.cuda.transfers import Array
 from onnxplan.runtime.cuda.tuning import ProductTuner
@@ -68,11 +69,11 @@ class Plan:
         self._graphs: GraphCache = context.part("graphs", GraphCache)
         plan = compiled.plan
         with context.active("binding a plan"):
-            convolutions = bind_convolutions(context, plan)
+            cudnn_graphs = bind_cudnn_graphs(context, plan)
             try:
-                self._bind(compiled, functions, tuner, convolutions)
+                self._bind(compiled, functions, tuner, cudnn_graphs)
             except BaseException:
-                close_all(convolutions)
+                close_all(cudnn_graphs)
                 raise
         nbytes = self.bound.layout.total_bytes
         self._abandoned = False
@@ -87,13 +88,13 @@ class Plan:
         compiled: CompiledPlan,
         functions: Functions,
         tuner: ProductTuner | None,
-        convolutions: Mapping[int, BoundConvolution],
+        cudnn_graphs: Mapping[int, CudnnGraph],
     ) -> None:
         context, plan = self.context, compiled.plan
         ours = [
             (own_kernel(step.kernel), step.scratch)
             for number, step in enumerate(plan.steps)
-            if step.kernel.family != FAMILY and number not in convolutions
+            if step.kernel.family != FAMILY and number not in cudnn_graphs
         ]
         specs = list(dict.fromkeys(spec for spec, _ in ours))
         handles = dict(zip(specs, functions(specs), strict=True))
@@ -104,7 +105,7 @@ class Plan:
         products = any(spec.family == FAMILY for spec in plan.kernels)
         library, handle = _cublaslt(context) if products else (None, 0)
         addresses = [upload.address for upload in self.constants]
-        self.bound = BoundPlan(plan, handles, addresses, library, handle, tuner, convolutions)
+        self.bound = BoundPlan(plan, handles, addresses, library, handle, tuner, cudnn_graphs)
 
     def _make(self) -> Slot:
         with self.context.active("making room for a run"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxplan.runtime.cuda.array import DeviceArray
-from onnxplan.runtime.cuda.bound_plan import BoundPlan, ConvolutionLaunch, KernelLaunch, ProductLaunch
+from onnxplan.runtime.cuda.bound_plan import BoundPlan, CudnnLaunch, KernelLaunch, ProductLaunch
 from onnxplan.runtime.cuda.context import CudaContext
 from onnxplan.runtime.cuda.cublaslt import Descriptor
 from onnxplan.runtime.cuda.errors import CAPTURE, MEMORY_ALLOCATION
@@ -102,7 +102,7 @@ class Slot:
             elif isinstance(launch, ProductLaunch):
                 steps.append(self._product_step(launch, self._workspace(bound, number)))
             else:
-                steps.append(self._convolution_step(launch, self._workspace(bound, number)))
+                steps.append(self._cudnn_step(launch, self._workspace(bound, number)))
         return tuple(steps)
 
     def _workspace(self, bound: BoundPlan, number: int) -> int:
@@ -111,11 +111,11 @@ class Slot:
             self.block + self.layout.workspace + bound.branches.streams[number] * self.layout.workspace_bytes
         )
 
-    def _convolution_step(self, launch: ConvolutionLaunch, workspace: int) -> Queue:
+    def _cudnn_step(self, launch: CudnnLaunch, workspace: int) -> Queue:
         words = self._words[launch.first_word :]
-        pack = launch.convolution.pack([int(words[place]) for place in launch.order], workspace)
+        pack = launch.graph.pack([int(words[place]) for place in launch.order], workspace)
         self._free.append(pack.close)
-        return launch.convolution.launcher(pack)
+        return launch.graph.launcher(pack)
 
     def _product_step(self, launch: ProductLaunch, workspace: int) -> Queue:
         operands = [int(word) for word in self._words[launch.first_word :][: launch.operands]]

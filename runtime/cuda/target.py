@@ -7,7 +7,7 @@ from typing import Any
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.cuda.compiler import choose_architecture
 from onnxplan.runtime.cuda.context import CudaContext
-from onnxplan.runtime.cuda.convolution import ConvolutionLibrary
+from onnxplan.runtime.cuda.cudnn_library import CudnnLibrary
 from onnxplan.runtime.cuda.memory import BLOCK_ALIGNMENT
 
 CAPABILITY_MAJOR = 75
@@ -64,7 +64,7 @@ def detect_target(context: CudaContext, math: str) -> Target:
         flops=2.0 * lanes * multiprocessors * clock,
         bandwidth=bandwidth,
         launch=GRAPH_NODE_SECONDS,
-        cudnn=ConvolutionLibrary.version(context),
+        cudnn=CudnnLibrary.version(context),
     )
 
 

@@ -1,55 +1,18 @@
-"""What an operation graph of cuDNN's means, where the stand-in takes it, and its result with NumPy."""
+"""What a graph of a convolution means, where the stand-in's cuDNN takes it, and its result by NumPy."""
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import ml_dtypes
 import numpy as np
-from standin_errors import StrictError
-from standin_memory import POISON, MemoryMap
-from standin_order import READ, WRITE, Access
+from standin_cudnn_launch import DTYPES, Tensor
+from standin_cudnn_rules import APPLY, CONVOLVE
 from standin_products import COMPUTE_32F, COMPUTE_FAST_TF32, _operand
-from standin_streams import Busy, Run
 
-DTYPES: dict[int, Any] = {0: np.float32, 2: np.float16, 9: ml_dtypes.bfloat16}
 FLOAT, CROSS_CORRELATION, ADD, RELU = 0, 1, 0, 100
-CONVOLVE, APPLY = 10, 13
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor descriptor."""
-
-    number: int
-    type: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    alignment: int
-    virtual: bool
-
-    @staticmethod
-    def of(node: Any) -> Tensor:
-        values = node.values
-        virtual = bool(values.get(907, [False])[0])
-        return Tensor(
-            node.one(906), node.one(901), tuple(values[902]), tuple(values[903]), node.one(900), virtual
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes from the first to the last element, both included."""
-        last = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
-        return (last + 1) * np.dtype(DTYPES[self.type]).itemsize
-
-    def view(self, address: int) -> np.ndarray:
-        dtype = np.dtype(DTYPES[self.type])
-        flat = np.frombuffer((ctypes.c_char * self.nbytes).from_address(address), dtype)
-        return np.lib.stride_tricks.as_strided(flat, self.shape, [s * dtype.itemsize for s in self.strides])
 
 
 @dataclass(frozen=True)
@@ -65,9 +28,21 @@ class Problem:
     before: tuple[int, ...]
     after: tuple[int, ...]
 
+    counter: ClassVar[str] = "convolutions"
+    label: ClassVar[str] = "a cuDNN convolution"
+    form: ClassVar[str] = "convolution"
+    scalars: ClassVar[tuple[Tensor, ...]] = ()
+
+    @property
+    def output(self) -> Tensor:
+        return self.y
+
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         return (self.x, self.w, *(tensor for _, tensor in self.chain if tensor is not None))
+
+    def result(self, tensors: Mapping[int, np.ndarray], scalars: Mapping[int, float]) -> np.ndarray:
+        return convolve(self, tensors)
 
 
 def problem_of(operations: Sequence[Any]) -> Problem:
@@ -151,34 +126,6 @@ def _packed_last(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(strides)
 
 
-@dataclass(frozen=True)
-class ConvolutionLaunch:
-    """A convolution with addresses, as work for a stream."""
-
-    problem: Problem
-    addresses: Mapping[int, int]
-    workspace: int
-    workspace_bytes: int
-    accesses: tuple[Access, ...]
-
-    label = "a cuDNN convolution"
-
-    def widened(self, accesses: tuple[Access, ...]) -> ConvolutionLaunch:
-        return replace(self, accesses=accesses)
-
-    def issue(self, busy: Busy) -> Run:
-        return self._run
-
-    def _run(self) -> None:
-        if self.workspace_bytes:
-            ctypes.memset(self.workspace, POISON, self.workspace_bytes)
-        tensors = {
-            tensor.number: tensor.view(self.addresses[tensor.number]) for tensor in self.problem.inputs
-        }
-        y = self.problem.y
-        y.view(self.addresses[y.number])[...] = convolve(self.problem, tensors)
-
-
 def convolve(problem: Problem, tensors: Mapping[int, np.ndarray]) -> np.ndarray:
     """The result; factors of float32 are rounded to TF32, sums are float32."""
     compute = COMPUTE_FAST_TF32 if problem.x.type == FLOAT else COMPUTE_32F
@@ -206,32 +153,3 @@ def convolve(problem: Problem, tensors: Mapping[int, np.ndarray]) -> np.ndarray:
                 # Nothing is promised for NaN.
                 value = np.where(value > 0, value, np.float32(0))
         return value.astype(DTYPES[problem.y.type])
-
-
-def launch(
-    memory: MemoryMap, problem: Problem, addresses: Mapping[int, int], workspace: int, workspace_bytes: int
-) -> ConvolutionLaunch:
-    """A checked launch; raises :class:`StrictError`."""
-    tensors = (*problem.inputs, problem.y)
-    if {tensor.number for tensor in tensors} != set(addresses):
-        raise StrictError("a variant pack of cuDNN does not have the tensors of the graph")
-    label = ConvolutionLaunch.label
-    accesses = []
-    for tensor in tensors:
-        address = addresses[tensor.number] or 0
-        if address % tensor.alignment:
-            raise StrictError(f"a tensor of {label} at {address:#x} is no multiple of {tensor.alignment}")
-        mode = WRITE if tensor is problem.y else READ
-        accesses.append(Access(address, address + tensor.nbytes, mode))
-    if workspace_bytes:
-        if not workspace or workspace % 16:
-            raise StrictError(f"the workspace of {label} at {workspace:#x} is no multiple of 16")
-        accesses.append(Access(workspace, workspace + workspace_bytes, WRITE))
-    for access in accesses:
-        if memory.at(access.start, access.end - access.start, label).kind != "device":
-            raise StrictError(f"{label} uses memory that is not the device's")
-    y = problem.y.view(addresses[problem.y.number])
-    for tensor in problem.inputs:
-        if np.shares_memory(tensor.view(addresses[tensor.number]), y):
-            raise StrictError(f"an input and the result of {label} share elements")
-    return ConvolutionLaunch(problem, dict(addresses), workspace, workspace_bytes, tuple(accesses))

@@ -1,4 +1,4 @@
-"""The stand-in's cuDNN: backend descriptors, checked as NVIDIA documents them, and convolutions by NumPy.
+"""The stand-in's cuDNN: backend descriptors, checked as NVIDIA documents them, and NumPy's results.
 
 Source: https://docs.nvidia.com/deeplearning/cudnn/backend/latest/api/cudnn-graph-library.html, and the
 comments of ``cudnn_graph.h``. The real library does not finalise descriptors without a driver.
@@ -14,12 +14,41 @@ from ctypes import c_int, c_int64, c_void_p
 from dataclasses import dataclass, field
 from typing import Any
 
-from standin_convolutions import Problem, launch, problem_of
+import numpy as np
+import standin_attention
+import standin_convolutions
 from standin_cublaslt import LibraryFunction
+from standin_cudnn_launch import DTYPES, Problem, launch
+from standin_cudnn_rules import (
+    ATTRIBUTE_TYPE,
+    ATTRIBUTES_SINCE,
+    BAD_PARAM,
+    CONVOLUTION,
+    CONVOLVE,
+    DESCRIPTOR,
+    DESCRIPTOR_TYPE,
+    ELEMENTS,
+    ENGINE,
+    ENGINECFG,
+    ENGINEHEUR,
+    EXECUTION_FAILED,
+    GRAPH,
+    HANDLE,
+    INT64,
+    NOT_FINALIZED,
+    NOT_INITIALIZED,
+    NOT_SUPPORTED,
+    NULL_POINTER,
+    NUMERICAL_NOTE,
+    PACK,
+    PLAN,
+    SETTABLE,
+    SINCE,
+    SUCCESS,
+    TENSOR,
+)
 from standin_errors import CAPTURE_STATUSES, CudaStatus, StrictError
 
-SUCCESS, NOT_INITIALIZED, BAD_PARAM, NULL_POINTER, NOT_FINALIZED = 0, 1001, 2000, 2002, 2004
-ATTRIBUTE_TYPE, DESCRIPTOR_TYPE, NOT_SUPPORTED, EXECUTION_FAILED = 2010, 2012, 3000, 5000
 PROTOTYPES = {
     "cudnnCreate": (c_void_p,),
     "cudnnSetStream": (c_void_p, c_void_p),
@@ -29,65 +58,6 @@ PROTOTYPES = {
     "cudnnBackendSetAttribute": (c_void_p, c_int, c_int, c_int64, c_void_p),
     "cudnnBackendGetAttribute": (c_void_p, c_int, c_int, c_int64, c_void_p, c_void_p),
     "cudnnBackendExecute": (c_void_p, c_void_p, c_void_p),
-}
-POINTWISE, CONVOLUTION, ENGINE, ENGINECFG, ENGINEHEUR, PLAN = range(6)
-CONVOLVE, APPLY, GRAPH, PACK, TENSOR = 10, 13, 15, 16, 17
-HANDLE, DATA_TYPE, BOOLEAN, INT64, FLOAT, POINTER, CONVOLUTION_MODE, HEUR_MODE = 0, 1, 2, 3, 4, 6, 7, 8
-NUMERICAL_NOTE, POINTWISE_MODE, DESCRIPTOR = 11, 14, 15
-ELEMENTS: dict[int, Any] = {
-    HANDLE: c_void_p,
-    DATA_TYPE: c_int,
-    BOOLEAN: ctypes.c_bool,
-    INT64: c_int64,
-    FLOAT: ctypes.c_float,
-    POINTER: c_void_p,
-    CONVOLUTION_MODE: c_int,
-    HEUR_MODE: c_int,
-    NUMERICAL_NOTE: c_int,
-    POINTWISE_MODE: c_int,
-    DESCRIPTOR: c_void_p,
-}
-MOST_AXES = 8
-MANY = 1 << 20
-# For each kind: attribute -> (type, most elements, required, kinds of descriptors that it takes).
-SETTABLE: dict[int, dict[int, tuple[int, int, bool, tuple[int, ...]]]] = {
-    POINTWISE: {0: (POINTWISE_MODE, 1, True, ()), 1: (DATA_TYPE, 1, True, ())},
-    CONVOLUTION: {
-        100: (DATA_TYPE, 1, True, ()),
-        101: (CONVOLUTION_MODE, 1, True, ()),
-        **dict.fromkeys((102, 103, 104, 105), (INT64, MOST_AXES, True, ())),
-        106: (INT64, 1, True, ()),
-    },
-    ENGINEHEUR: {200: (HEUR_MODE, 1, True, ()), 201: (DESCRIPTOR, 1, True, (GRAPH,))},
-    PLAN: {400: (HANDLE, 1, True, ()), 401: (DESCRIPTOR, 1, True, (ENGINECFG,))},
-    CONVOLVE: {
-        700: (FLOAT, 1, True, ()),
-        701: (FLOAT, 1, True, ()),
-        702: (DESCRIPTOR, 1, True, (CONVOLUTION,)),
-        **dict.fromkeys((703, 704, 705), (DESCRIPTOR, 1, True, (TENSOR,))),
-    },
-    APPLY: {
-        750: (DESCRIPTOR, 1, True, (POINTWISE,)),
-        751: (DESCRIPTOR, 1, True, (TENSOR,)),
-        752: (DESCRIPTOR, 1, False, (TENSOR,)),
-        753: (DESCRIPTOR, 1, True, (TENSOR,)),
-    },
-    GRAPH: {800: (HANDLE, 1, True, ()), 801: (DESCRIPTOR, MANY, True, (CONVOLVE, APPLY))},
-    TENSOR: {
-        900: (INT64, 1, True, ()),
-        901: (DATA_TYPE, 1, True, ()),
-        902: (INT64, MOST_AXES, True, ()),
-        903: (INT64, MOST_AXES, True, ()),
-        906: (INT64, 1, True, ()),
-        907: (BOOLEAN, 1, False, ()),
-    },
-    PACK: {
-        1000: (INT64, MANY, True, ()),
-        1001: (POINTER, MANY, True, ()),
-        1003: (POINTER, 1, True, ()),
-    },
-    ENGINE: {},
-    ENGINECFG: {},
 }
 
 
@@ -100,6 +70,8 @@ class Engine:
     mode: int = 3
     refuses: bool = False
     """Whether no execution plan of it can be made."""
+    forms: tuple[str, ...] = ("convolution", "one operation", "chain")
+    """The graphs that it is offered for."""
 
 
 @dataclass(eq=False)
@@ -204,8 +176,8 @@ class Cudnn:
         return self._handles[handle][0]
 
     def _createdescriptor(self, kind: int, out: int) -> None:
-        if kind not in SETTABLE:
-            raise Refused(NOT_SUPPORTED, f"the stand-in has no descriptor of kind {kind}")
+        if kind not in SETTABLE or self.version < SINCE.get(kind, 0):
+            raise Refused(NOT_SUPPORTED, f"version {self.version} has no descriptor of kind {kind}")
         address = self._standin.new_handle()
         self._nodes[address] = Node(kind)
         c_void_p.from_address(out).value = address
@@ -224,7 +196,7 @@ class Cudnn:
         node = self._node(address)
         if node.final:
             raise Refused(NOT_INITIALIZED, f"attribute {name} is set after the descriptor was finalised")
-        if name not in SETTABLE[node.kind]:
+        if name not in SETTABLE[node.kind] or self.version < ATTRIBUTES_SINCE.get(name, 0):
             raise Refused(BAD_PARAM, f"descriptors of kind {node.kind} have no attribute {name} to set")
         wanted, most, _, kinds = SETTABLE[node.kind][name]
         if kind != wanted:
@@ -267,13 +239,20 @@ class Cudnn:
         node.final = True
 
     def _check_graph(self, node: Node) -> None:
+        if 800 not in node.values:
+            # Part of an operation, which says what it means.
+            return
+        operations = node.values[801]
+        kind = standin_convolutions if operations[0].kind == CONVOLVE else standin_attention
         try:
-            node.problem = problem_of(node.values[801])
+            node.problem = kind.problem_of(operations)
         except ValueError as error:
             raise Refused(NOT_SUPPORTED, str(error)) from None
 
     def _check_heuristic(self, node: Node) -> None:
         self._standin.check_unsafe("a heuristic of cuDNN")
+        if node.one(201).problem is None:
+            raise Refused(BAD_PARAM, "a heuristic of a graph without a handle")
         if node.one(200) not in (0, 1, 2, 3):
             raise Refused(BAD_PARAM, f"there is no heuristic mode {node.one(200)}")
 
@@ -310,7 +289,7 @@ class Cudnn:
         result = ENGINECFG if node.kind == ENGINEHEUR else ENGINE
         if node.kind == ENGINEHEUR:
             problem = node.one(201).problem
-            engines = [engine for engine in self.engines if engine.mode == node.one(200)]
+            engines = [e for e in self.engines if e.mode == node.one(200) and problem.form in e.forms]
         else:
             problem, engines = node.problem, [node.engine]
         c_int64.from_address(found).value = len(engines) if not wanted else min(wanted, len(engines))
@@ -335,7 +314,8 @@ class Cudnn:
         addresses = dict(zip(pack.values[1000], pack.values[1001], strict=True))
         workspace = pack.one(1003) or 0
         work = launch(standin.memory, plan.problem, addresses, workspace, plan.engine.workspace_bytes)
-        standin.counters.convolutions += 1
+        counters, name = standin.counters, plan.problem.counter
+        setattr(counters, name, getattr(counters, name) + 1)
         accesses = standin.in_arenas(stream, work.label, work.accesses)
         standin.submit(stream, work.widened(accesses), work.accesses)
 
@@ -349,14 +329,13 @@ def _check_convolution(node: Node) -> None:
 
 
 def _check_tensor(node: Node) -> None:
-    sizes = {0: 4, 2: 2, 9: 2}
-    if node.one(901) not in sizes:
+    if node.one(901) not in DTYPES:
         raise Refused(NOT_SUPPORTED, f"data type {node.one(901)}")
     if len(node.values[902]) != len(node.values[903]):
         raise Refused(BAD_PARAM, "a tensor has as many strides as dimensions")
     if min(*node.values[902], *node.values[903]) < 1:
         raise Refused(BAD_PARAM, "a dimension or a stride of a tensor is not positive")
-    if node.one(900) < 1 or node.one(900) % sizes[node.one(901)]:
+    if node.one(900) < 1 or node.one(900) % np.dtype(DTYPES[node.one(901)]).itemsize:
         raise Refused(BAD_PARAM, "the alignment of a tensor is no multiple of its element")
 
 

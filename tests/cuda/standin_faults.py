@@ -23,7 +23,9 @@ class Counters:
     products: int = 0
     """Calls of ``cublasLtMatmul``, those that were captured included."""
     convolutions: int = 0
-    """Calls of ``cudnnBackendExecute``, those that were captured included."""
+    """Calls of ``cudnnBackendExecute`` for convolutions, those that were captured included."""
+    attentions: int = 0
+    """The same for attention."""
     heuristics: int = 0
     graph_launches: int = 0
     captures: int = 0

@@ -11,12 +11,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 from standin import StrictError
-from standin_cudnn import ATTRIBUTE_TYPE, BAD_PARAM, NOT_FINALIZED, NOT_INITIALIZED, Engine
+from standin_cudnn import Engine
+from standin_cudnn_rules import ATTRIBUTE_TYPE, BAD_PARAM, NOT_FINALIZED, NOT_INITIALIZED
 from standin_samples import TO_DEVICE, TO_HOST, Machine
 
 from onnxplan.compiler.errors import UnsupportedOperatorError
-from onnxplan.runtime.cuda.convolution import BoundConvolution, Convolution, Tensor
+from onnxplan.runtime.cuda.convolution import BoundConvolution, Convolution, channels_last
 from onnxplan.runtime.cuda.cudnn import Attribute, Cudnn, CudnnError, Descriptor, Kind, NumericalNote
+from onnxplan.runtime.cuda.operation_graph import Tensor
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 TOLERANCES = {"float32": 3e-3, "float16": 4e-3, "bfloat16": 3e-2}
@@ -61,7 +63,7 @@ def bench():
 def tensor(array: np.ndarray) -> Tensor:
     """Of an array whose last axis are channels."""
     size = array.itemsize
-    return Tensor.channels_last(array.shape, [stride // size for stride in array.strides])
+    return channels_last(array.shape, [stride // size for stride in array.strides])
 
 
 def draw(rng, dtype: str, added: tuple[str, ...], relu: bool, *, axes: int = 2, groups: int = 1):

@@ -251,7 +251,7 @@ def test_attention_is_timed_beside_a_peer_that_agrees(settings, standin, causal)
 
     class PeerOnCpu(cuda_attention.TorchAttention):
         def __init__(self, *operands):
-            super().__init__(torch, "cpu", *operands)
+            super().__init__(torch, "cpu", None, *operands)
 
         def launch(self, stream):
             """The stand-in says a microsecond for events with nothing between them."""
@@ -271,6 +271,44 @@ def test_attention_is_timed_beside_a_peer_that_agrees(settings, standin, causal)
 
     with pytest.raises(ValueError, match="differs from PyTorch's"):
         cuda_attention.attention_row(case, settings, Wrong)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_through_cudnn_is_a_row_where_it_computes_it(settings, causal):
+    torch = pytest.importorskip("torch")
+    asked = []
+
+    class PeerOnCpu(cuda_attention.TorchAttention):
+        def __init__(self, *operands):
+            super().__init__(torch, "cpu", cuda_attention.CUDNN, *operands)
+
+        def _ordered(self):
+            asked.append(self._order[0])
+            return super()._ordered()
+
+        def launch(self, stream):
+            pass
+
+    case = cuda_attention.Case(1, 2, 64, 16, causal)
+    assert cuda_attention.library_row(case, settings, None) is None
+    installed = StandIn()
+    installed.has_cudnn = True
+    with use_api(installed.api()):
+        row = cuda_attention.library_row(case, settings, PeerOnCpu)
+        assert row.name == f"attention through cuDNN: {case}"
+        # The stand-in says a microsecond for both.
+        assert row.value == pytest.approx(1e-12 * case.flops / 1e-6)
+        assert row.ratio == pytest.approx(1)
+        judged = {bar.name: bar for bar in cuda_bars.judge([row])}
+        assert judged["attention through cuDNN beside PyTorch's"].met
+        assert judged["attention beside PyTorch's"].met is None
+        called = installed.counters.attentions
+        assert called
+        assert set(asked) == {torch.nn.attention.SDPBackend.CUDNN_ATTENTION}
+        installed.cudnn.engines = []
+        assert cuda_attention.library_row(case, settings, None) is None
+        assert installed.counters.attentions == called
+    assert not installed.violations
 
 
 SMALL_LAYERS = [

@@ -1,0 +1,275 @@
+"""An operation graph of cuDNN's for a step of a plan: descriptors, an engine that takes it, launches."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from onnxplan.compiler.errors import UnsupportedOperatorError
+from onnxplan.compiler.plan import ExecutionPlan, Step
+from onnxplan.compiler.records import dataclass
+from onnxplan.runtime.cuda.cudnn import (
+    CUDNN_DATA_BFLOAT16,
+    CUDNN_DATA_FLOAT,
+    CUDNN_DATA_HALF,
+    CUDNN_HEUR_MODE_A,
+    CUDNN_HEUR_MODE_FALLBACK,
+    Attribute,
+    Cudnn,
+    CudnnError,
+    Descriptor,
+    Kind,
+    NumericalNote,
+)
+
+TYPES = {"float32": CUDNN_DATA_FLOAT, "float16": CUDNN_DATA_HALF, "bfloat16": CUDNN_DATA_BFLOAT16}
+ALIGNMENT = 16
+"""Bytes that all addresses are multiples of."""
+
+MATRIX_INSTRUCTIONS = frozenset({NumericalNote.TENSOR_CORE})
+"""The notes that an engine may have: results must be those of sums in float32, the same in each run."""
+
+Attributes = tuple[Attribute, tuple[object, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Extents and strides in elements, in the order of cuDNN."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @staticmethod
+    def of(shape: Sequence[int], strides: Sequence[int]) -> Tensor:
+        """The tensor of a view.
+
+        Axes of one element get the distance that they have in a packed tensor, and so does one whose elements
+        are all the same: it has one element.
+        """
+        extents = [1 if stride == 0 else extent for extent, stride in zip(shape, strides, strict=True)]
+        packed, distances = 1, list(strides)
+        for axis in reversed(range(len(extents))):
+            if extents[axis] == 1:
+                distances[axis] = packed
+            packed = max(packed, distances[axis] * extents[axis])
+        return Tensor(tuple(extents), tuple(distances))
+
+    @staticmethod
+    def packed(shape: Sequence[int]) -> Tensor:
+        strides, step = [0] * len(shape), 1
+        for axis in reversed(range(len(shape))):
+            strides[axis] = step
+            step *= shape[axis]
+        return Tensor(tuple(shape), tuple(strides))
+
+    def permuted(self, order: Sequence[int]) -> Tensor:
+        """The same elements with their axes in another order."""
+        return Tensor(tuple(self.shape[axis] for axis in order), tuple(self.strides[axis] for axis in order))
+
+
+def check_alignment(step: Step, plan: ExecutionPlan) -> None:
+    """Raises ``ValueError`` where an operand's address is no multiple of :data:`ALIGNMENT`."""
+    for operand in step.operands:
+        if (plan.buffers[operand.buffer].offset + operand.offset) % ALIGNMENT:
+            raise ValueError(f"cudnn: an operand is not at a multiple of {ALIGNMENT} bytes")
+
+
+class CudnnGraph(ABC):
+    """A problem with the engine for it; shared by all slots of an executor.
+
+    ``problem`` is what a step asks of cuDNN, equal for steps that are alike; its text is for messages.
+    ``workspace`` is the most bytes that it may use. Raises :class:`UnsupportedOperatorError` where cuDNN does
+    not take the problem, saying why.
+    """
+
+    needed_notes: ClassVar[frozenset[NumericalNote]]
+    """The notes that an engine must have of those in :data:`MATRIX_INSTRUCTIONS`."""
+
+    def __init__(
+        self, library: Cudnn, handle: int, lock: threading.Lock, problem: Any, *, workspace: int
+    ) -> None:
+        self.problem = problem
+        self._library = library
+        self._handle = handle
+        self._lock = lock
+        self._owned: list[Descriptor] = []
+        self._scalars: list[Any] = []
+        try:
+            self._plan, self.workspace_bytes = self._choose(workspace)
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    @abstractmethod
+    def describe(step: Step, plan: ExecutionPlan) -> Any:
+        """The problem of a step; raises ``ValueError`` where an operand does not lie as its family says."""
+
+    @staticmethod
+    @abstractmethod
+    def operand_order(step: Step) -> tuple[int, ...]:
+        """The operands of a step in the order of :meth:`pack`'s addresses."""
+
+    @abstractmethod
+    def _graphs(self) -> Sequence[Callable[[], Descriptor]]:
+        """What makes the operation graphs that say the problem, rather the first of them.
+
+        Tensors in memory are numbered from 1 in the order of :meth:`pack`'s addresses, then come scalars.
+        """
+
+    def _make(self, kind: Kind, *attributes: Attributes) -> Descriptor:
+        """A finalised descriptor, which lives as long as this object."""
+        descriptor = Descriptor(self._library, kind)
+        self._owned.append(descriptor)
+        for attribute, values in attributes:
+            descriptor.set(attribute, *values)
+        descriptor.finalize()
+        return descriptor
+
+    def _tensor(
+        self, number: int, tensor: Tensor, dtype: int, *, virtual: bool = False, by_value: bool = False
+    ) -> Descriptor:
+        return self._make(
+            Kind.TENSOR,
+            (Attribute.TENSOR_DATA_TYPE, (dtype,)),
+            (Attribute.TENSOR_DIMENSIONS, tensor.shape),
+            (Attribute.TENSOR_STRIDES, tensor.strides),
+            (Attribute.TENSOR_UNIQUE_ID, (number,)),
+            (Attribute.TENSOR_BYTE_ALIGNMENT, (ALIGNMENT,)),
+            (Attribute.TENSOR_IS_VIRTUAL, (virtual,)),
+            *([(Attribute.TENSOR_IS_BY_VALUE, (True,))] if by_value else []),
+        )
+
+    def _scalar(self, number: int, value: float, rank: int) -> Descriptor:
+        """A number of the host's, which a launch reads."""
+        self._scalars.append(ctypes.c_float(value))
+        return self._tensor(number, Tensor.packed((1,) * rank), CUDNN_DATA_FLOAT, by_value=True)
+
+    def _operation_graph(self, operations: Sequence[Descriptor], *, inner: bool = False) -> Descriptor:
+        """A graph of operations; an ``inner`` one is part of an operation and knows no handle."""
+        handle = [] if inner else [(Attribute.OPERATIONGRAPH_HANDLE, (self._handle,))]
+        return self._make(Kind.OPERATIONGRAPH, *handle, (Attribute.OPERATIONGRAPH_OPS, tuple(operations)))
+
+    def _pointwise(
+        self,
+        mode: int,
+        operands: Sequence[Descriptor],
+        result: Descriptor,
+        *,
+        precision: int = CUDNN_DATA_FLOAT,
+        axis: int | None = None,
+    ) -> Descriptor:
+        """An operation on each element of one to three tensors; ``axis`` is that of indices."""
+        names = (
+            Attribute.OPERATION_POINTWISE_XDESC,
+            Attribute.OPERATION_POINTWISE_BDESC,
+            Attribute.OPERATION_POINTWISE_TDESC,
+        )
+        pointwise = self._make(
+            Kind.POINTWISE,
+            (Attribute.POINTWISE_MODE, (mode,)),
+            (Attribute.POINTWISE_MATH_PREC, (precision,)),
+            *([] if axis is None else [(Attribute.POINTWISE_AXIS, (axis,))]),
+        )
+        return self._make(
+            Kind.OPERATION_POINTWISE,
+            (Attribute.OPERATION_POINTWISE_PW_DESCRIPTOR, (pointwise,)),
+            *((name, (operand,)) for name, operand in zip(names, operands, strict=False)),
+            (Attribute.OPERATION_POINTWISE_YDESC, (result,)),
+        )
+
+    def _choose(self, workspace: int) -> tuple[Descriptor, int]:
+        """The plan of the first engine that may be used, in the heuristic's order, and the bytes it needs."""
+        reasons: list[str] = []
+        for make in self._graphs():
+            self._scalars.clear()
+            try:
+                graph = make()
+            except CudnnError as error:
+                reasons.append(str(error))
+                continue
+            for mode in (CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK):
+                for configuration in self._configurations(graph, mode, reasons):
+                    try:
+                        found = self._planned(configuration, workspace)
+                    except (CudnnError, _UnfitError) as error:
+                        reasons.append(str(error))
+                        continue
+                    return found
+        said = "; ".join(dict.fromkeys(reasons)) or "it offers no engine"
+        raise UnsupportedOperatorError(f"cuDNN does not take the {self.problem}: {said}")
+
+    def _planned(self, configuration: Descriptor, workspace: int) -> tuple[Descriptor, int]:
+        """The plan for an engine, and the bytes it needs; :class:`_UnfitError` for one not to be used."""
+        notes = self._notes(configuration)
+        if not self.needed_notes <= notes <= MATRIX_INSTRUCTIONS:
+            said = ", ".join(sorted(note.name for note in notes)) or "none"
+            raise _UnfitError(f"the notes of an engine are {said}")
+        plan = self._make(
+            Kind.EXECUTION_PLAN,
+            (Attribute.EXECUTION_PLAN_HANDLE, (self._handle,)),
+            (Attribute.EXECUTION_PLAN_ENGINE_CONFIG, (configuration,)),
+        )
+        (nbytes,) = plan.get(Attribute.EXECUTION_PLAN_WORKSPACE_SIZE)
+        if nbytes > workspace:
+            raise _UnfitError(f"an engine needs {nbytes} bytes of workspace")
+        return plan, nbytes
+
+    def _configurations(self, graph: Descriptor, mode: int, reasons: list[str]) -> list[Descriptor]:
+        """Engine configurations, best first."""
+        try:
+            heuristic = self._make(
+                Kind.ENGINEHEUR,
+                (Attribute.ENGINEHEUR_OPERATION_GRAPH, (graph,)),
+                (Attribute.ENGINEHEUR_MODE, (mode,)),
+            )
+            count = heuristic.count(Attribute.ENGINEHEUR_RESULTS)
+            found = [Descriptor(self._library, Kind.ENGINECFG) for _ in range(count)]
+            self._owned += found
+            return found[: heuristic.fill(Attribute.ENGINEHEUR_RESULTS, found)] if found else []
+        except CudnnError as error:
+            reasons.append(str(error))
+            return []
+
+    def _notes(self, configuration: Descriptor) -> set[NumericalNote]:
+        with Descriptor(self._library, Kind.ENGINE) as engine:
+            configuration.fill(Attribute.ENGINECFG_ENGINE, [engine])
+            found = engine.get(Attribute.ENGINE_NUMERICAL_NOTE)
+        return {NumericalNote(note) for note in found if note in set(NumericalNote)}
+
+    def pack(self, addresses: Sequence[int], workspace: int) -> Descriptor:
+        """What a launch is given: the addresses of tensors in their order; the caller closes it."""
+        values = (*addresses, *(ctypes.addressof(scalar) for scalar in self._scalars))
+        pack = Descriptor(self._library, Kind.VARIANT_PACK)
+        try:
+            pack.set(Attribute.VARIANT_PACK_UNIQUE_IDS, *range(1, len(values) + 1))
+            pack.set(Attribute.VARIANT_PACK_DATA_POINTERS, *values)
+            pack.set(Attribute.VARIANT_PACK_WORKSPACE, workspace if self.workspace_bytes else 0)
+            pack.finalize()
+        except BaseException:
+            pack.close()
+            raise
+        return pack
+
+    def launcher(self, pack: Descriptor) -> Callable[[int], None]:
+        """``launch(stream)`` for what ``pack`` holds."""
+        library, handle, plan, lock = self._library, self._handle, self._plan.handle, self._lock
+
+        def launch(stream: int) -> None:
+            # The stream belongs to the handle, which other slots use too.
+            with lock:
+                library.call("cudnnSetStream", handle, stream)
+                library.call("cudnnBackendExecute", handle, plan, pack.handle)
+
+        return launch
+
+    def close(self) -> None:
+        while self._owned:
+            self._owned.pop().close()
+
+
+class _UnfitError(Exception):
+    """An engine is not to be used; the text says why."""
