@@ -11,7 +11,7 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.convolution import Convolution
-from onnxplan.kernels.cpu.axes import lane_count, units_per_tile
+from onnxplan.kernels.cpu.axes import TILE_BYTES, lane_count, units_per_tile
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy
 from onnxplan.kernels.cpu.tiling import ceil_div, round_up, sum_dtype
@@ -22,16 +22,20 @@ FAMILY = "depthwise_rows"
 # Taps along an axis that are unrolled.
 MOST_TAPS = 7
 MOST_STRIDE = 2
-# Copies of input lines should stay in the first cache beside what they are copied from.
-COPY_BYTES = 24 << 10
-MOST_SCRATCH = 1 << 18
+# Instruction sets that read and write parts of vectors.
+MASKING = ("avx512", "avx2")
+FEWEST_COLUMNS = 4
+# Output lines that share a vector.
+MOST_LINES = 4
+MOST_ROWS = 7
+# Register tiles of a plane that is compiled for.
+MOST_TILES = 2
 
-# The parameter words before the steps of the output and the extras along N, C, y and x; see Layout.
+# The parameter words before the steps of the output and the extras along N, C, y and x. A unit of work is a
+# band of rows of one plane.
 WORDS = (
     "units",
     "per_tile",
-    "planes",
-    "group",
     "channels",
     "bands",
     "band",
@@ -41,48 +45,33 @@ WORDS = (
     "in_x",
     "pad_y",
     "pad_x",
-    "lead",
-    "pitch",
-    "phase_x",
-    "phase_y",
-    "slot",
-    "sums",
     "step_n",
     "step_c",
     "step_y",
+    "in_bytes",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A register tile: ``rows`` output rows by ``vectors`` vectors of ``lanes``."""
+    """A register tile: ``rows`` rows by ``vectors`` vectors of ``lanes``; a row is ``lines`` output lines.
+
+    With several lines there is one vector, and they follow each other in it as they do in memory.
+    """
 
     rows: int
     vectors: int
     lanes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How lines of the input stand in scratch memory, in bytes.
-
-    The first one begins at ``lead``, such that what is copied is aligned. Lines are ``pitch`` apart. With a
-    stride of 2 even and odd positions stand ``phase_x`` apart, and so do even and odd lines by ``phase_y``. A
-    plane's band takes ``slot``.
-    """
-
-    lead: int
-    pitch: int
-    phase_x: int
-    phase_y: int
-    slot: int
+    lines: int
 
 
 def has_depthwise_rows(conv: Convolution, primitive: Conv, target: Target) -> bool:
-    """Is there a kernel for this depthwise convolution if rows adjoin, which fill more than half a vector?"""
+    """Is there a kernel for this depthwise convolution if rows adjoin?"""
     sums = sum_dtype(primitive.accumulator)
-    if not (
-        conv.channels == conv.features == 1
+    return (
+        target.isa in MASKING
+        and sums.itemsize in (4, 8)
+        and conv.channels == conv.features == 1
         and conv.x.dtype is sums
         and conv.w.dtype is sums
         and conv.kernel[0] == conv.output.shape[1] == conv.x.shape[1] == 1
@@ -91,44 +80,55 @@ def has_depthwise_rows(conv: Convolution, primitive: Conv, target: Target) -> bo
         and max(conv.strides) <= MOST_STRIDE
         and max(conv.dilations) == 1
         and min(conv.pads) >= 0
-        and 2 * conv.output.shape[-2] * sums.itemsize > target.vector_bytes
-    ):
-        return False
-    tile = _register_tile(target, conv)
-    return _layout(conv, tile, tile.rows).slot <= MOST_SCRATCH
+        and conv.output.shape[-2] >= FEWEST_COLUMNS
+    )
 
 
 def _register_tile(target: Target, conv: Convolution) -> Tile:
     """Seven rows divide the extents of nets for images; four waste less on some others."""
     out_y, out_x = conv.output.shape[2:4]
+    full = target.vector_bytes // conv.x.dtype.itemsize
+    if _lines_follow(conv) and 2 * out_x <= full:
+        lines = min(MOST_LINES, full // out_x)
+        if ceil_div(out_y, lines) <= MOST_ROWS:
+            return Tile(ceil_div(out_y, lines), 1, full, lines)
     lanes = lane_count(target, conv.x.dtype.itemsize, out_x, 16)
     vectors = 2 if out_x > lanes else 1
     # Beside the sums there are the taps of a column, and values.
     free = target.vector_registers - conv.kernel[1] - vectors
-    heights = [rows for rows in (7, 4) if rows * vectors <= free] or [4]
+    heights = [rows for rows in (MOST_ROWS, 4) if rows * vectors <= free] or [4]
     rows = min(heights, key=lambda rows: round_up(out_y, rows)) if out_y > 1 else 1
-    return Tile(rows, vectors, lanes)
+    return Tile(rows, vectors, lanes, 1)
 
 
-def _layout(conv: Convolution, tile: Tile, rows: int) -> Layout:
-    """The layout for ``rows`` output rows."""
-    size, (stride_y, stride_x) = conv.x.dtype.itemsize, conv.strides[1:]
-    read = conv.output.shape[-2] + (conv.kernel[2] - 1) // stride_x
-    written = ceil_div(conv.pads[2] + conv.x.shape[-2], stride_x)
-    pitch = round_up(max(read, written) * size, 64)
-    lines = ceil_div((rows - 1) * stride_y + conv.kernel[1], stride_y)
-    # Whole vectors are written and read, whatever of them lies behind the last line.
-    phase_x = round_up(lines * pitch + (2 * tile.vectors * tile.lanes + MOST_TAPS) * size, 64)
-    phase_y = stride_x * phase_x
-    padding = conv.pads[2] // stride_x * size
-    return Layout(round_up(padding, 64) - padding, pitch, phase_x, phase_y, stride_y * phase_y)
+def _lines_follow(conv: Convolution) -> bool:
+    """Are lines as long in the output as in ``x``, and is there nothing between them?"""
+    width = conv.output.shape[3]
+    views = (conv.x, conv.output, *conv.extras)
+    return (
+        max(conv.strides) == 1
+        and conv.x.shape[3] == width
+        and all(view.strides[2] == width * view.strides[3] for view in views)
+    )
 
 
-def _band_rows(conv: Convolution, tile: Tile) -> int:
-    """Output rows of a band: all if their lines fit, or as many whole register tiles."""
-    tiles = ceil_div(conv.output.shape[2], tile.rows)
-    fits = (n for n in range(tiles, 1, -1) if _layout(conv, tile, n * tile.rows).slot <= COPY_BYTES)
-    return ceil_div(tiles, ceil_div(tiles, next(fits, 1))) * tile.rows
+def _small_plane(conv: Convolution, tile: Tile) -> tuple[int, ...]:
+    """The extents and the padding, if planes are so small that kernels are compiled for them.
+
+    With them known, nothing is left to be decided while a plane is computed.
+    """
+    (in_y, in_x), (out_y, out_x) = conv.x.shape[2:4], conv.output.shape[2:4]
+    few_tiles = out_y <= MOST_TILES * tile.rows * tile.lines and out_x <= tile.vectors * tile.lanes
+    if tile.lines > 1 or (few_tiles and conv.x.strides[2] == in_x):
+        return in_y, in_x, out_y, out_x, *conv.pads[1:]
+    return ()
+
+
+def _band_rows(conv: Convolution, tile: Tile, plane_bytes: int) -> int:
+    """Output rows of a band: whole register tiles, all of them unless planes are large."""
+    height = tile.rows * tile.lines
+    tiles = ceil_div(conv.output.shape[2], height)
+    return ceil_div(tiles, min(tiles, ceil_div(plane_bytes, TILE_BYTES))) * height
 
 
 def emit_depthwise_rows(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
@@ -137,39 +137,32 @@ def emit_depthwise_rows(emit: StepEmitter, target: Target, conv: Convolution, pr
     size = x.dtype.itemsize
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, output.rank - 2)
     tile = _register_tile(target, conv)
-    band = _band_rows(conv, tile)
-    layout = _layout(conv, tile, band)
-    bands = ceil_div(output.shape[2], band)
     planes = output.shape[0] * output.shape[-1]
     plane_bytes = (x.shape[2] * x.shape[-2] + output.shape[2] * output.shape[-2]) * size
-    group = 1 if bands > 1 else max(1, COPY_BYTES // layout.slot)
-    units = ceil_div(planes, group) * bands
-    per_tile = units_per_tile(units, plane_bytes * group // bands)
-    sums = round_up(layout.lead, 64) + group * layout.slot
+    band = _band_rows(conv, tile, plane_bytes)
+    bands = ceil_div(output.shape[2], band)
+    units = planes * bands
+    per_tile = units_per_tile(units, plane_bytes // bands)
     w = _weights(emit, target, conv)
     parameters = [
         units,
         per_tile,
-        planes,
-        group,
         output.shape[-1],
         bands,
         band,
         *output.shape[2:4],
         *x.shape[2:4],
         *conv.pads[1:],
-        layout.lead,
-        layout.pitch,
-        layout.phase_x,
-        layout.phase_y,
-        layout.slot,
-        sums,
         *(x.strides[axis] * size for axis in (0, 4, 2)),
+        # How far whole vectors may read.
+        size
+        * (1 + sum((extent - 1) * max(0, stride) for extent, stride in zip(x.shape, x.strides, strict=True))),
     ]
     for view in (output, *extras):
         parameters += [view.strides[axis] * view.dtype.itemsize for axis in (0, 4, 2, 3)]
-    shape = (tile.rows, tile.vectors, tile.lanes)
-    variant = (x.dtype.label, shape, conv.kernel[1:], conv.strides[1:], epilogue.variant)
+    shape = (tile.rows, tile.vectors, tile.lanes, tile.lines)
+    plane = _small_plane(conv, tile)
+    variant = (x.dtype.label, shape, conv.kernel[1:], conv.strides[1:], plane, epilogue.variant)
     emit.step(
         KernelSpec(FAMILY, variant),
         (x, w, output, *extras),
@@ -178,7 +171,7 @@ def emit_depthwise_rows(emit: StepEmitter, target: Target, conv: Convolution, pr
         tiles=ceil_div(units, per_tile),
         flops=(2 * conv.taps + epilogue.expression.cost) * output.size,
         bytes_moved=sum(distinct_bytes(view) for view in (x, w, output, *extras)),
-        scratch=sums + tile.rows * tile.vectors * tile.lanes * size,
+        scratch=tile.rows * tile.vectors * tile.lanes * size,
         in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
     )
 

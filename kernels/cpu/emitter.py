@@ -31,7 +31,10 @@ from onnxplan.kernels.scalar import cpu_function
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """The first ``count`` (1 to lane count) lanes."""
+    """The first ``count`` (1 to lane count) lanes.
+
+    Where instructions mask what they load, ``bits`` alone count, and may be any lanes.
+    """
 
     count: ir.Value
     bits: ir.Value

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from harness import cpu_isas, dense
 from layouts import select
-from products import place
-from test_conv import F32, F64, GEOMETRIES, check, output_extents
+from products import arrays, place
+from test_conv import F32, F64, GEOMETRIES, check, output_extents, reference
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expression import ExpressionBuilder, Instruction
 from onnxplan.compiler.primitives import Conv
+from onnxplan.compiler.program import Operation
 from onnxplan.kernels.cpu.registry import CpuKernels
 
 pytestmark = pytest.mark.parametrize("isa", cpu_isas())
@@ -50,6 +52,60 @@ def test_depthwise_extents(isa, kernel, stride):
     rng = np.random.default_rng(1)
     for extents in ((9, 18), (4, 31), (7, 33), (5, 70), (3, 129)):
         check_depthwise(isa, rng, extents, (kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2, extras=1)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (2, 4), (7, 1)])
+def test_depthwise_of_planes_whose_lines_share_a_vector(isa, kernel):
+    """Lines of 4 to 8 elements; last vectors of fewer lines; planes at the ends of memory, and others."""
+    rng = np.random.default_rng(17)
+    for extents in ((7, 7), (8, 8), (5, 5), (4, 4), (3, 6), (1, 7), (9, 4), (13, 7)):
+        outputs = output_extents(extents, kernel, (1, 1), (1, 1), *[[tap // 2 for tap in kernel]] * 2)
+        pads = tuple(tap // 2 for tap in kernel)
+        x, output, residual = (
+            planes(rng, 2, 5, shape, layout="dense") for shape in (extents, outputs, outputs)
+        )
+        bias = place(rng, (1, 1, 1, 5), F32, "dense").expand(output.shape)
+        w = place(rng, (*kernel, 1, 5), F32)
+        assert families(x, w, output, isa, 5, (1, 1), pads)[-1] == "depthwise_rows"
+        check(isa, x, w, output, (bias, residual), pads=pads, groups=5)
+
+
+def sigmoid(dtype=F32):
+    """An epilogue that takes so many registers that sums go through memory."""
+    builder = ExpressionBuilder()
+    value = builder.add(Instruction("input", (0,), dtype))
+    return builder.build((builder.add(Instruction("sigmoid", (value,), dtype)),))
+
+
+@pytest.mark.parametrize("extents", [(7, 7), (5, 8), (14, 14), (11, 40)])
+def test_depthwise_with_an_epilogue_in_memory(isa, extents):
+    rng = np.random.default_rng(18)
+    x, output = (planes(rng, 2, 5, extents, layout="dense") for _ in range(2))
+    w = dense(F32, (3, 3, 1, 5))
+    values = {view.storage: rng.standard_normal(view.storage.size).astype(np.float32) for view in (x, w)}
+    primitive = Conv((1, 1), (1, 1), (1, 1), 5, F32, sigmoid())
+    (got,) = harness.run_operation(Operation(primitive, (x, w), (output,)), values, isa, rng)
+    sums = reference(*arrays((x, w), values), output.shape, primitive)
+    np.testing.assert_allclose(got, 1 / (1 + np.exp(-sums.astype(np.float64))), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("extents", [(7, 7), (14, 14), (9, 40)])
+def test_depthwise_keeps_nan_in_its_plane_and_its_window(isa, extents):
+    """What is read beside a line does not count."""
+    rng = np.random.default_rng(19)
+    x, output = (planes(rng, 1, 4, extents, layout="dense") for _ in range(2))
+    w = dense(F32, (3, 3, 1, 4))
+    values = {view.storage: rng.standard_normal(view.storage.size).astype(np.float32) for view in (x, w)}
+    array = harness.array_of(x, values[x.storage])
+    array[0, 3, :, 2] = np.nan
+    array[0, :, 0, 1] = np.inf
+    primitive = Conv((1, 1), (1, 1), (1, 1), 4, F32)
+    (got,) = harness.run_operation(Operation(primitive, (x, w), (output,)), values, isa, rng)
+    assert np.isfinite(got[..., [0, 3]]).all()
+    assert np.isnan(got[0, 2:5, :, 2]).all()
+    assert np.isfinite(got[0, [0, 1, 5, 6], :, 2]).all()
+    assert np.isfinite(got[0, :, 2:, 1]).all()
+    assert not np.isfinite(got[0, :, :2, 1]).any()
 
 
 def test_depthwise_of_other_kernels(isa):
@@ -194,8 +250,6 @@ def test_planes_by_weights_that_are_computed_or_permuted(isa, always_planes):
 
 def test_what_the_selector_prefers(isa):
     """Only what has a kernel along rows, and only if both sides are channels first."""
-    from onnxplan.compiler.program import Operation
-
     rng = np.random.default_rng(9)
     kernels = CpuKernels(harness.make_target(isa))
 
@@ -210,7 +264,7 @@ def test_what_the_selector_prefers(isa):
     assert not prefers(last, first)
     assert not prefers(first, first, groups=1)
     assert not prefers(first, first, pads=(2, 2), dilations=(2, 2))
-    assert not prefers(*[planes(rng, 1, 8, (9, 4))] * 2)
+    assert not prefers(*[planes(rng, 1, 8, (9, 3))] * 2)
     wide = planes(rng, 1, 32, (15, 15), layout="dense")
     strided = Operation(
         Conv((2, 2), (1, 1), (1, 1), 1, F32),
