@@ -25,7 +25,7 @@ from onnxplan.kernels.cpu.pack import access_kind
 from onnxplan.kernels.cpu.product import place_words
 from onnxplan.kernels.cpu.tiling import (
     LEAST_SECONDS,
-    LEAST_TILES,
+    TILES_A_THREAD,
     RegisterTile,
     ceil_div,
     register_tile,
@@ -59,17 +59,17 @@ WORDS = (
     "v_column",
     "v_panel",
     "out_row",
-    "queries",
+    "panels",
+    "result_step",
     "query_pitch",
-    "scores",
     "score_pitch",
+    "queries",
+    "scores",
     "tops",
     "sums",
     "results",
     "k_panels",
     "v_panels",
-    "query_table",
-    "score_table",
     "axes",
 )
 
@@ -104,13 +104,22 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
     row_tiles = ceil_div(shape.rows, tile_rows)
     key_block = _key_block(shape, score_tile)
     panel_row = score_tile.width * k.dtype.itemsize
-    keys, key_axes, layout = k, k, f"scratch_{access_kind(k.strides[-2], k.strides[-1], shape.keys)}"
+    keys, key_axes, k_layout = k, k, f"scratch_{access_kind(k.strides[-2], k.strides[-1], shape.keys)}"
     if k.is_constant or row_tiles > 1:
         keys, key_axes = packed_batch(emit, k, score_tile)
-        layout = "packed"
-    k_bytes = 0 if layout == "packed" else k.dtype.itemsize
+        k_layout = "packed"
+    q_layout = access_kind(q.strides[-2], q.strides[-1], shape.depth)
+    if q_layout == "rows" and q.dtype is sums:
+        q_layout = "in_place"
     scratch = _Scratch.of(
-        shape, score_tile, value_tile, tile_rows, key_block, sums.itemsize, k_bytes, v.dtype.itemsize
+        shape,
+        score_tile,
+        value_tile,
+        (tile_rows, key_block),
+        sums.itemsize,
+        queries=q_layout != "in_place",
+        k_size=0 if k_layout == "packed" else k.dtype.itemsize,
+        v_size=v.dtype.itemsize,
     )
     scores = View.dense(Storage(sums, shape.batch * shape.rows * shape.keys), (*q.shape[:-1], shape.keys))
     epilogue = describe_epilogue(primitive.score, sums, scores, extras, scores.rank - 1)
@@ -121,6 +130,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         )
         for axis, extent in enumerate(output.shape[:-2])
     )
+    panels = ceil_div(shape.width, value_tile.width)
     parameters = (
         shape.rows,
         shape.keys,
@@ -138,18 +148,23 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
         v.strides[-1] * v.dtype.itemsize,
         key_block * value_tile.width * v.dtype.itemsize,
         output.strides[-2] * output.dtype.itemsize,
-        *scratch.words,
+        panels,
+        panels * value_tile.rows * value_tile.width * sums.itemsize,
+        q.strides[-2] * q.dtype.itemsize if q_layout == "in_place" else scratch.query_pitch,
+        scratch.score_pitch,
+        *scratch.starts,
         len(axes),
         *place_words(extras, scores.rank - 2, scores.rank - 1),
         *words(axes),
     )
     variant = (
         q.dtype.label,
-        access_kind(q.strides[-2], q.strides[-1], shape.depth),
-        layout,
+        q_layout,
+        k_layout,
         k.dtype.label,
         v.dtype.label,
         access_kind(v.strides[-2], v.strides[-1], shape.width),
+        shape.width % value_tile.width == 0,
         output.dtype.label,
         primitive.softmax,
         (score_tile.rows, score_tile.vectors, score_tile.lanes),
@@ -171,13 +186,10 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
 
 
 def _register_tiles(target: Target, sums: DType, width: int) -> tuple[RegisterTile, RegisterTile]:
-    """The tiles of the scores and of the result, whose rows are a multiple of the other's."""
+    """The tiles of the scores and of the result, which have as many rows."""
     score = register_tile(target, sums)
-    vectors = min(score.vectors, ceil_div(width, score.lanes))
-    rows = score.rows
-    if 2 * rows * vectors + vectors + 1 <= target.vector_registers:
-        rows *= 2
-    return score, RegisterTile(rows, vectors, score.lanes)
+    vectors = max(1, ceil_div(width, score.lanes))
+    return score, RegisterTile(score.rows, ceil_div(vectors, ceil_div(vectors, score.vectors)), score.lanes)
 
 
 def _key_block(shape: AttentionExtents, tile: RegisterTile) -> int:
@@ -188,24 +200,28 @@ def _key_block(shape: AttentionExtents, tile: RegisterTile) -> int:
 
 
 def _tile_rows(target: Target, shape: AttentionExtents, tile: RegisterTile, itemsize: int) -> int:
-    """Queries of a tile: what fits a quarter of the second cache, fewer to have enough tiles."""
+    """Queries of a tile: what fits a quarter of the second cache, fewer to have enough tiles.
+
+    Each tile packs the values, and one of all queries the keys: as few as threads need.
+    """
     second = target.cache_bytes[1] if len(target.cache_bytes) > 1 else 1 << 18
     groups = ceil_div(shape.rows, tile.rows)
     most = max(1, second // 4 // (tile.rows * (shape.depth + shape.width) * itemsize))
     size = ceil_div(groups, ceil_div(groups, most))
     seconds = shape.flops(EXPONENTIAL_FLOPS) / shape.batch / groups / target.flops
-    while (
-        shape.batch * ceil_div(groups, size) < LEAST_TILES and size > 1 and size * seconds > 2 * LEAST_SECONDS
-    ):
+    wanted = TILES_A_THREAD * target.threads if target.threads > 1 else 1
+    while shape.batch * ceil_div(groups, size) < wanted and size > 1 and size * seconds > 2 * LEAST_SECONDS:
         size = ceil_div(groups, ceil_div(groups, ceil_div(size, 2)))
     return size * tile.rows
 
 
 @dataclass(frozen=True, slots=True)
 class _Scratch:
-    """Positions of a thread's memory behind a tile of accumulators, as :data:`WORDS` has them; its size."""
+    """Positions in a thread's memory, as the last of :data:`WORDS` have them; pitches of rows; its size."""
 
-    words: tuple[int, ...]
+    query_pitch: int
+    score_pitch: int
+    starts: tuple[int, ...]
     size: int
 
     @staticmethod
@@ -213,29 +229,27 @@ class _Scratch:
         shape: AttentionExtents,
         score: RegisterTile,
         value: RegisterTile,
-        rows: int,
-        keys: int,
+        block: tuple[int, int],
         size: int,
+        *,
+        queries: bool,
         k_size: int,
         v_size: int,
     ) -> _Scratch:
-        """For tiles of ``rows`` queries and blocks of ``keys`` keys; ``k_size`` is 0 if none are packed."""
+        """For blocks of rows and keys; ``k_size`` is 0 if none are packed."""
+        rows, keys = block
         # Rows that are a power of two apart would fall into the same lines of the cache.
         query_pitch = round_up(shape.depth * size, 64) + 64
         score_pitch = keys * size + 64
         width = round_up(shape.width, value.width)
         sizes = (
-            score.rows * score.width * size,
-            rows * query_pitch,
+            rows * query_pitch if queries else 0,
             value.rows * score_pitch,
             rows * size,
             rows * value.lanes * size,
             rows * width * size,
-            keys * shape.depth * k_size,
+            round_up(keys, score.width) * shape.depth * k_size,
             keys * width * v_size,
-            rows * 8,
-            value.rows * 8,
         )
         starts = list(itertools.accumulate((round_up(part, 64) for part in sizes), initial=0))
-        queries, scores, *others = starts[1:-1]
-        return _Scratch((queries, query_pitch, scores, score_pitch, *others), starts[-1])
+        return _Scratch(query_pitch, score_pitch, tuple(starts[:-1]), starts[-1])

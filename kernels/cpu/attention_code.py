@@ -1,8 +1,9 @@
 """Code of attention: for each block of keys scores, their exponentials, and the product with the values.
 
-A tile is some queries of one attention. A group of queries, as many as a register tile of the result has
-rows, passes through all three phases while its scores are in the first cache. The result so far and the sum
-of the exponentials are scaled down whenever a row's maximum grows.
+A tile is some queries of one attention. A group of queries, as many as a register tile has rows, passes
+through all three phases while its scores are in the first cache. The result so far and the sum of the
+exponentials are scaled down whenever a row's maximum grows. Groups are always full: the last one of a tile
+begins early enough, and computes some rows once more.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ from __future__ import annotations
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.expression import identity
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.attention import WORDS
-from onnxplan.kernels.cpu.attention_rows import Softmax, row_finisher, row_weigher
+from onnxplan.kernels.cpu.attention_rows import Softmax, row_clearer, row_weigher
+from onnxplan.kernels.cpu.attention_tiles import scorer, valuer
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
-from onnxplan.kernels.cpu.llvm_types import I1, I32, I64
-from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source
+from onnxplan.kernels.cpu.llvm_types import I32, I64
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module, kernel_symbol
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.tiling import RegisterTile
@@ -33,11 +33,12 @@ class _Code:
 
     target: Target
     q_dtype: DType
-    q_kind: str
+    q_layout: str
     k_layout: str
     k_dtype: DType
     v_dtype: DType
     v_kind: str
+    whole: bool
     out_dtype: DType
     softmax: str
     score_tile: RegisterTile
@@ -51,7 +52,9 @@ class _Code:
 
 def build_attention(variant: Variant, target: Target) -> ObjectCode:
     """The kernel of a step of :func:`onnxplan.kernels.cpu.attention.select_attention`."""
-    q_label, q_kind, k_layout, k_label, v_label, v_kind, out_label, softmax, *tiles, epilogue = variant
+    q_label, q_layout, k_layout, k_label, v_label, v_kind, whole, out_label, softmax, *tiles, epilogue = (
+        variant
+    )
     assert isinstance(epilogue, tuple)
     score_tile, value_tile = (
         RegisterTile(*(int(str(size)) for size in tile)) for tile in tiles if isinstance(tile, tuple)
@@ -62,11 +65,12 @@ def build_attention(variant: Variant, target: Target) -> ObjectCode:
     code = _Code(
         target,
         q_dtype,
-        str(q_kind),
+        str(q_layout),
         str(k_layout),
         k_dtype,
         v_dtype,
         str(v_kind),
+        bool(whole),
         out_dtype,
         str(softmax),
         score_tile,
@@ -84,16 +88,13 @@ class _Kernel:
     def __init__(self, emitter: Emitter, code: _Code) -> None:
         self._emitter, self._code = emitter, code
         self._word = {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
-        plain = Epilogue(identity(code.sums), code.sums, (code.sums,), ("unit",))
-        self._scoring = MicroKernels(
-            emitter, MicroKernel(code.target, code.k_dtype, code.score_tile, False, False, code.score)
-        )
-        self._valuing = MicroKernels(
-            emitter, MicroKernel(code.target, code.v_dtype, code.value_tile, False, False, plain), fuses=False
-        )
         softmax = Softmax(code.sums, code.value_tile, code.softmax)
-        self._weigh = row_weigher(emitter, softmax)
-        self._finish = row_finisher(emitter, softmax, code.v_dtype, code.out_dtype)
+        self._score = scorer(emitter, code.score_tile, code.k_dtype, code.sums)
+        self._weigh = row_weigher(emitter, softmax, code.score)
+        self._value = valuer(emitter, softmax, code.v_dtype, code.out_dtype, whole=code.whole)
+        self._clear = None
+        if code.softmax == "guarded":
+            self._clear = row_clearer(emitter, softmax, code.v_dtype, code.out_dtype)
         self._pack_k = None
         tile = code.score_tile
         if code.k_layout != "packed":
@@ -113,10 +114,10 @@ class _Kernel:
 
     def emit(self) -> None:
         emitter, word = self._emitter, self._word
-        self._fill_table("query_table", "queries", "query_pitch", word["tile_rows"])
-        self._fill_table("score_table", "scores", "score_pitch", I64(self._code.value_tile.rows))
+        least = self._code.value_tile.rows
         with emitter.loop(emitter.first, emitter.last) as number:
             first_row = emitter.mul(emitter.modulo(number, word["row_tiles"]), word["tile_rows"])
+            first_row = emitter.minimum(first_row, emitter.sub(word["rows"], least))
             rows = emitter.minimum(word["tile_rows"], emitter.sub(word["rows"], first_row))
             batch = emitter.divide(number, word["row_tiles"])
             moved = axis_offsets(emitter, self._axes, word["axes"], batch, 4 + len(self._extra_steps))
@@ -126,24 +127,16 @@ class _Kernel:
                 Place(base, *steps).row(emitter, first_row)
                 for base, steps in zip(bases[4:], self._extra_steps, strict=True)
             ]
-            self._copy_queries(emitter.offset(q, emitter.mul(first_row, word["q_row"])), rows)
-            self._start_rows(rows)
-            with emitter.loop(0, word["keys"], word["key_block"]) as key:
-                self._emit_block(k, v, extras, rows, key)
+            q = emitter.offset(q, emitter.mul(first_row, word["q_row"]))
+            if self._code.q_layout != "in_place":
+                self._copy_queries(q, rows)
+                q = self._scratch("queries")
             out = emitter.offset(out, emitter.mul(first_row, word["out_row"]))
-            arguments = [self._scratch("results"), self._scratch("sums"), out, word["out_row"], rows]
-            emitter.builder.call(
-                self._finish, [*arguments, word["width"], v, word["v_row"], word["v_column"], word["keys"]]
-            )
+            groups = emitter.divide(emitter.add(rows, least - 1), least)
+            self._start_rows(groups)
+            with emitter.loop(0, word["keys"], word["key_block"]) as key:
+                self._emit_block((q, k, v, out), extras, rows, groups, key)
         emitter.builder.ret_void()
-
-    def _fill_table(self, table: str, rows: str, pitch: str, count: ir.Value) -> None:
-        emitter = self._emitter
-        with emitter.loop(0, count) as entry:
-            address = emitter.offset(self._scratch(rows), emitter.mul(entry, self._word[pitch]))
-            emitter.builder.store(
-                address, emitter.offset(self._scratch(table), emitter.mul(entry, 8)), align=8
-            )
 
     def _copy_queries(self, source: ir.Value, rows: ir.Value) -> None:
         """Copies queries, converted to the type of the sums."""
@@ -158,7 +151,7 @@ class _Kernel:
 
             def copy(k: ir.Value, *, partly: bool, at: ir.Value = at, to: ir.Value = to) -> None:
                 limit = mask if partly else None
-                if code.q_kind == "rows":
+                if code.q_layout == "rows":
                     value = emitter.load(emitter.element(at, k, dtype), dtype, limit)
                 else:
                     place = emitter.offset(at, emitter.mul(k, word["q_depth"]))
@@ -170,49 +163,58 @@ class _Kernel:
             with emitter.when(emitter.less(0, rest)):
                 copy(full, partly=True)
 
-    def _start_rows(self, rows: ir.Value) -> None:
+    def _start_rows(self, groups: ir.Value) -> None:
         """No key seen yet; or with ``smooth`` one of score 0, whose exponential is 1."""
         emitter, sums = self._emitter, self._code.sums
         smooth = self._code.softmax == "smooth"
         top = emitter.constant(0.0 if smooth else float("-inf"), sums)
-        total = emitter.constant(0.0, sums)
+        nothing = total = emitter.constant(0.0, sums)
         if smooth:
             total = emitter.builder.insert_element(total, total.type.element(1.0), I32(0))
-        with emitter.loop(0, rows) as row:
+        with emitter.loop(0, emitter.mul(groups, self._code.value_tile.rows)) as row:
             emitter.store_first(top, emitter.element(self._scratch("tops"), row, sums), sums)
             place = emitter.element(self._scratch("sums"), emitter.mul(row, emitter.lanes), sums)
             emitter.store(total, place, sums)
+        nbytes = emitter.mul(groups, self._word["result_step"])
+        with emitter.loop(0, nbytes, emitter.lanes * sums.itemsize) as start:
+            emitter.store(nothing, emitter.offset(self._scratch("results"), start), sums)
 
     def _emit_block(
-        self, k: ir.Value, v: ir.Value, extras: list[Place], rows: ir.Value, key: ir.Value
+        self,
+        bases: tuple[ir.Value, ...],
+        extras: list[Place],
+        rows: ir.Value,
+        groups: ir.Value,
+        key: ir.Value,
     ) -> None:
-        """All queries and the block of keys from ``key`` on."""
+        """All queries and the block of keys from ``key`` on; ``bases`` are of q, k, v, output."""
         emitter, code, word = self._emitter, self._code, self._word
-        tile = code.value_tile
+        q, k, v, out = bases
+        least, parameters = code.value_tile.rows, emitter.function.args[1]
         count = emitter.minimum(word["key_block"], emitter.sub(word["keys"], key))
+        last = emitter.builder.icmp_signed("==", emitter.add(key, count), word["keys"])
         keys = self._key_panels(k, key, count)
-        self._pack_values(emitter.offset(v, emitter.mul(key, word["v_row"])), count)
+        values = self._value_panels(v, key, count)
         extras = [extra.column(emitter, key) for extra in extras]
-        group_bytes = emitter.mul(self._result_panels(), tile.rows * tile.width * code.sums.itemsize)
-        with emitter.loop(0, rows, tile.rows) as row:
-            group = emitter.minimum(tile.rows, emitter.sub(rows, row))
-            places = [extra.row(emitter, row) for extra in extras]
-            self._emit_scores(keys, places, row, group, count)
-            results = emitter.offset(
-                self._scratch("results"), emitter.mul(emitter.divide(row, tile.rows), group_bytes)
+        scores = self._scratch("scores")
+        with emitter.loop(0, groups) as group:
+            # The last group may begin within the one before it.
+            slot = emitter.mul(group, least)
+            row = emitter.minimum(slot, emitter.sub(rows, least))
+            queries = emitter.offset(q, emitter.mul(row, word["query_pitch"]))
+            emitter.builder.call(self._score, [queries, parameters, keys, scores, count])
+            tops = emitter.element(self._scratch("tops"), slot, code.sums)
+            sums = emitter.element(self._scratch("sums"), emitter.mul(slot, emitter.lanes), code.sums)
+            results = emitter.offset(self._scratch("results"), emitter.mul(group, word["result_step"]))
+            pointers = [extra.row(emitter, row).pointer for extra in extras]
+            emitter.builder.call(
+                self._weigh, [scores, parameters, tops, sums, results, count, key, *pointers]
             )
-            state = [
-                emitter.element(self._scratch("tops"), row, code.sums),
-                emitter.element(self._scratch("sums"), emitter.mul(row, emitter.lanes), code.sums),
-                results,
-            ]
-            scores = [self._scratch("scores"), word["score_pitch"]]
-            emitter.builder.call(self._weigh, [*scores, *state, group, count, self._result_panels(), key])
-            self._emit_values(results, group, count, key)
-
-    def _result_panels(self) -> ir.Value:
-        emitter, width = self._emitter, self._code.value_tile.width
-        return emitter.divide(emitter.add(self._word["width"], width - 1), width)
+            own = emitter.offset(out, emitter.mul(row, word["out_row"]))
+            emitter.builder.call(self._value, [scores, parameters, values, results, sums, own, count, last])
+            if self._clear is not None:
+                with emitter.when(last):
+                    emitter.builder.call(self._clear, [sums, parameters, v, own])
 
     def _key_panels(self, k: ir.Value, key: ir.Value, count: ir.Value) -> ir.Value:
         """The first panel of the block of keys, packed now if they are not yet."""
@@ -225,11 +227,14 @@ class _Kernel:
         self._pack(self._pack_k, width, packed, source, word["depth"], count, steps)
         return packed
 
-    def _pack_values(self, source: ir.Value, count: ir.Value) -> None:
-        """Packs a block of values, whose rows may be so far apart that they share lines of the cache."""
-        word, width = self._word, self._code.value_tile.width
+    def _value_panels(self, v: ir.Value, key: ir.Value, count: ir.Value) -> ir.Value:
+        """The first panel of the block of values, packed now."""
+        emitter, word, width = self._emitter, self._word, self._code.value_tile.width
+        source = emitter.offset(v, emitter.mul(key, word["v_row"]))
+        packed = self._scratch("v_panels")
         steps = word["v_panel"], word["v_row"], word["v_column"]
-        self._pack(self._pack_v, width, self._scratch("v_panels"), source, count, word["width"], steps)
+        self._pack(self._pack_v, width, packed, source, count, word["width"], steps)
+        return packed
 
     def _pack(
         self,
@@ -254,52 +259,3 @@ class _Kernel:
                 column_step=column_step,
             )
             emitter.builder.call(packer, panel.values)
-
-    def _emit_scores(
-        self, panels: ir.Value, extras: list[Place], row: ir.Value, group: ir.Value, count: ir.Value
-    ) -> None:
-        """The scores of a group of queries, from ``row`` of the tile on, and a block of keys."""
-        emitter, code, word = self._emitter, self._code, self._word
-        tile, size = code.score_tile, code.sums.itemsize
-        scores = Place(self._scratch("scores"), word["score_pitch"], I64(size))
-        with emitter.loop(0, count, tile.width) as column:
-            panel = emitter.offset(panels, emitter.mul(emitter.divide(column, tile.width), word["k_panel"]))
-            at = [place.column(emitter, column) for place in (scores, *extras)]
-            with emitter.loop(0, group, tile.rows) as own:
-                source = Source(
-                    table=emitter.offset(self._scratch("query_table"), emitter.mul(emitter.add(row, own), 8)),
-                    tap_step=I64(0),
-                    taps=I64(1),
-                    a_offset=I64(0),
-                    a_step=I64(size),
-                    b=panel,
-                    b_step=I64(tile.width * code.k_dtype.itemsize),
-                    length=word["depth"],
-                    tile=emitter.scratch,
-                    accumulate=I64(0),
-                    columns=emitter.minimum(emitter.sub(count, column), tile.width),
-                )
-                rows = emitter.minimum(tile.rows, emitter.sub(group, own))
-                places = [place.row(emitter, own) for place in at]
-                self._scoring.call(emitter, source, rows, places, I1(1))
-
-    def _emit_values(self, results: ir.Value, group: ir.Value, count: ir.Value, key: ir.Value) -> None:
-        """Adds the product of a group's weights with the block of values to its results."""
-        emitter, code, word = self._emitter, self._code, self._word
-        tile, size = code.value_tile, code.sums.itemsize
-        with emitter.loop(0, word["width"], tile.width) as column:
-            panel = emitter.divide(column, tile.width)
-            source = Source(
-                table=self._scratch("score_table"),
-                tap_step=I64(0),
-                taps=I64(1),
-                a_offset=I64(0),
-                a_step=I64(size),
-                b=emitter.offset(self._scratch("v_panels"), emitter.mul(panel, word["v_panel"])),
-                b_step=I64(tile.width * code.v_dtype.itemsize),
-                length=count,
-                tile=emitter.offset(results, emitter.mul(panel, tile.rows * tile.width * size)),
-                accumulate=key,
-                columns=emitter.minimum(emitter.sub(word["width"], column), tile.width),
-            )
-            self._valuing.sum(emitter, source, group)

@@ -34,6 +34,33 @@ class Place:
         return Place(pointer, self.row_step, self.column_step)
 
 
+def finished_sums(
+    emitter: Emitter,
+    epilogue: Epilogue,
+    value: ir.Value,
+    extras: list[Place],
+    column: ir.Value,
+    mask: Mask | None,
+) -> ir.Value:
+    """The result of the sums ``value`` of consecutive columns from ``column`` on, in its compute type.
+
+    ``extras`` are those of the extras in the row at hand.
+    """
+    sums = sum_dtype(epilogue.accumulator)
+    inputs = [convert.cast(emitter, sums, epilogue.accumulator, value)]
+    for dtype, access, place in zip(epilogue.dtypes[1:], epilogue.accesses[1:], extras, strict=True):
+        if access == "unit":
+            pointer = emitter.element(place.pointer, column, dtype)
+            inputs.append(emitter.load(pointer, dtype, mask))
+        elif access == "same":
+            inputs.append(emitter.load_broadcast(place.pointer, dtype))
+        else:
+            pointer = emitter.offset(place.pointer, emitter.mul(column, place.column_step))
+            inputs.append(emitter.load_strided(pointer, place.column_step, dtype, mask))
+    (result,) = emit_expression(emitter, epilogue.expression, inputs)
+    return result
+
+
 def emit_epilogue(
     emitter: Emitter,
     epilogue: Epilogue,
@@ -46,18 +73,7 @@ def emit_epilogue(
 
     ``places`` are those of the output and the extras in the row at hand.
     """
-    sums = sum_dtype(epilogue.accumulator)
-    inputs = [convert.cast(emitter, sums, epilogue.accumulator, value)]
-    for dtype, access, place in zip(epilogue.dtypes[1:], epilogue.accesses[1:], places[1:], strict=True):
-        if access == "unit":
-            pointer = emitter.element(place.pointer, column, dtype)
-            inputs.append(emitter.load(pointer, dtype, mask))
-        elif access == "same":
-            inputs.append(emitter.load_broadcast(place.pointer, dtype))
-        else:
-            pointer = emitter.offset(place.pointer, emitter.mul(column, place.column_step))
-            inputs.append(emitter.load_strided(pointer, place.column_step, dtype, mask))
-    (result,) = emit_expression(emitter, epilogue.expression, inputs)
+    result = finished_sums(emitter, epilogue, value, places[1:], column, mask)
     dtype, place = epilogue.dtypes[0], places[0]
     if epilogue.accesses[0] == "unit":
         emitter.store(result, emitter.element(place.pointer, column, dtype), dtype, mask)

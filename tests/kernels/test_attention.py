@@ -210,3 +210,33 @@ def test_results_do_not_depend_on_the_ranges_of_tiles(isa):
     for seed in range(3):
         (again,) = run_operation(operation, values, isa, np.random.default_rng(seed))
         np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("rows", [67, 70, 77, 132, 199])
+def test_last_tiles_of_few_rows(isa, rows):
+    """A tile has whole groups of queries: its last group begins within the one before, or the tile before."""
+    rng = np.random.default_rng(rows)
+    q, k, v = operands(rng, (2,), rows, 300, 64, 64)
+    output = result(rng, (2,), rows, 64)
+    recorder = Recorder()
+    selector(isa, threads=16).select(Operation(Attention(F32), (q, k, v), (output,)), recorder)
+    assert recorder.steps[-1].tiles > 2
+    operation = Operation(Attention(F32), (q, k, v), (output,))
+    values = fill(rng, [q, k, v])
+    (cut,) = run_operation(operation, values, isa, rng, threads=16)
+    (uncut,) = run_operation(operation, values, isa, rng, threads=1)
+    np.testing.assert_array_equal(cut, uncut)
+    check(isa, rng, Attention(F32), (q, k, v), output, values)
+
+
+def test_the_code_is_small(isa):
+    """Each product is one loop of one micro-kernel: generating code is what a first start waits for."""
+    rng = np.random.default_rng(0)
+    q, k, v = operands(rng, (2,), 200, 300, 64, 64, layout="dense")
+    mask = broadcast(rng, (2, 200, 300), F32)
+    recorder = Recorder()
+    inputs = (q, *(as_constant(view, fill(rng, [view])) for view in (k, v)), mask)
+    operation = Operation(Attention(F32, ADDED, "guarded"), inputs, (dense(F32, (2, 200, 64)),))
+    selector(isa).select(operation, recorder)
+    (step,) = recorder.steps
+    assert len(harness.registry.build(step.kernel, harness.make_target(isa)).code) < 10_000
