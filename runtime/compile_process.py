@@ -1,9 +1,9 @@
 """A second process that compiles kernels into the store while this one does.
 
 LLVM lets one thread of a process in at a time, but processes on one store share the work
-(:mod:`onnxplan.runtime.shared_build`). The second begins with the last kernel. It takes as long to start as a
-few kernels to compile, so that it is started before anybody knows whether kernels are missing where that is
-likely: when a process plans its first model.
+(:mod:`onnxplan.runtime.shared_build`). The second begins with kernels as soon as they are chosen
+(:mod:`onnxplan.runtime.compile_requests`): it is started before anybody knows whether kernels are missing
+where that is likely, when a process plans its first model.
 """
 
 from __future__ import annotations
@@ -18,77 +18,65 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import IO, TYPE_CHECKING, Any
 
-from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.cpu.target import default_threads
-from onnxplan.runtime.store import KernelStore
 
 if TYPE_CHECKING:
-    pass
+    import subprocess
+
+    from onnxplan.runtime.compile_requests import Request
+    from onnxplan.runtime.forked_process import ForkedProcess
 
 logger = logging.getLogger("onnxplan.store")
 
 LEAST_KERNELS = 3
 """Fewer are compiled by the time that a process has started."""
 IDLE_SECONDS = 10
-"""So long a process that was started early waits for kernels to compile."""
+"""So long a process waits for kernels to compile."""
 
 PROGRAM = """
-import json, os, sys, threading
-start = json.loads(sys.stdin.readline())
+import json, os, sys
+start = json.loads(sys.stdin.buffer.readline())
 sys.path[:] = start["path"]
-from onnxplan.runtime.devices import compile_into_store, prepare_to_compile
-prepare_to_compile(start["target"])
-idle = threading.Timer(start["idle"], os._exit, (0,))
-idle.daemon = True
-idle.start()
-line = sys.stdin.readline()
-idle.cancel()
-if line:
-    compile_into_store(json.loads(line))
+from onnxplan.runtime.devices import compile_requests
+try:
+    compile_requests(start["target"], sys.stdin.buffer, start["idle"])
+except BaseException:
+    os._exit(1)
+# A thread may still be reading.
+os._exit(0)
 """
 
 
 class CompileProcess:
-    """A process that compiles once it is told what, and ends then, or with this one."""
+    """A process that compiles what it is asked for, until it is ended, or this one ends."""
 
     def __init__(self, target: Target) -> None:
         """Raises ``OSError`` where none can be started."""
-        # Not needed by a warm start.
-        import subprocess
-
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self._process = _fork(target) or _spawn(target)
+        self._requests: SimpleQueue[Request | None] = SimpleQueue()
         self._sender: threading.Thread | None = None
-        self._send({"path": sys.path, "target": target.to_json(), "idle": IDLE_SECONDS})
 
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def compile(self, store: KernelStore, target: Target, specs: Sequence[KernelSpec]) -> None:
-        """Tells it what to compile, the last of ``specs`` first; does not wait until it listens."""
-        assert store.directory is not None
-        job = {
-            "store": str(store.directory.absolute()),
-            "target": target.to_json(),
-            "kernels": [spec.to_json() for spec in reversed(specs)],
-        }
-        self._sender = threading.Thread(target=self._send, args=(job,), name="onnxplan-job", daemon=True)
-        self._sender.start()
+    def ask(self, request: Request) -> None:
+        """Asks for a kernel; does not wait until the process listens."""
+        self._requests.put(request)
+        if self._sender is None:
+            self._sender = threading.Thread(target=self._send, name="onnxplan-requests", daemon=True)
+            self._sender.start()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self) -> None:
         assert self._process.stdin is not None
         # Where it has ended, that is found out later.
         with contextlib.suppress(OSError):
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
+            while (request := self._requests.get()) is not None:
+                _write_line(self._process.stdin, request.to_json())
 
     def end(self) -> None:
         """Ends it. What it holds is given back by the system, as for any builder that died."""
@@ -98,10 +86,43 @@ class CompileProcess:
         self._process.kill()
         self._process.wait()
         if self._sender is not None:
+            self._requests.put(None)
             self._sender.join()
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
+
+
+def _fork(target: Target) -> ForkedProcess | None:
+    # Neither is needed by a warm start.
+    from onnxplan.runtime.forked_process import ForkedProcess, can_fork
+
+    def work(stream: IO[bytes]) -> None:
+        from onnxplan.runtime.devices import compile_requests
+
+        compile_requests(target.to_json(), stream, IDLE_SECONDS)
+
+    return ForkedProcess(work) if can_fork() else None
+
+
+def _spawn(target: Target) -> subprocess.Popen[bytes]:
+    import subprocess
+
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        _write_line(process.stdin, {"path": sys.path, "target": target.to_json(), "idle": IDLE_SECONDS})
+    return process
+
+
+def _write_line(stream: IO[bytes], message: dict[str, Any]) -> None:
+    stream.write(json.dumps(message).encode() + b"\n")
+    stream.flush()
 
 
 class _Early:
@@ -110,20 +131,25 @@ class _Early:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._begun = False
-        self._process: CompileProcess | None = None
+        self.process: CompileProcess | None = None
 
     def start(self, target: Target) -> None:
         """Starts it, if that can be; only the first call in a process does."""
         with self._lock:
             if not self._begun:
                 self._begun = True
-                self._process = _started(target)
+                self.process = _started(target)
 
     def take(self) -> CompileProcess | None:
         """The process, which is the caller's then."""
         with self._lock:
-            process, self._process = self._process, None
+            process, self.process = self.process, None
         return process
+
+    def ask(self, request: Request) -> None:
+        with self._lock:
+            if self.process is not None:
+                self.process.ask(request)
 
     def end(self) -> None:
         process = self.take()
@@ -133,7 +159,7 @@ class _Early:
     def after_fork(self) -> None:
         """In the child of a fork, whose parent's it is."""
         self._lock = threading.Lock()
-        self._process = None
+        self.process = None
 
 
 _early = _Early()
@@ -142,10 +168,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_early.after_fork)
 
 
-def expect_kernels(store: KernelStore, target: Target) -> None:
+def expect_kernels(target: Target) -> None:
     """Kernels may be missing soon: a process gets ready to compile them, see :func:`compiling_beside`."""
-    if store.directory is not None:
-        _early.start(target)
+    _early.start(target)
+
+
+def expects_kernels() -> bool:
+    """Is there a process that :func:`ask_early` asks?"""
+    return _early.process is not None
+
+
+def ask_early(request: Request) -> None:
+    """A kernel is missing: the process that was started for that begins with it."""
+    _early.ask(request)
 
 
 def expect_no_kernels() -> None:
@@ -154,20 +189,21 @@ def expect_no_kernels() -> None:
 
 
 @contextmanager
-def compiling_beside(store: KernelStore, target: Target, specs: Sequence[KernelSpec]) -> Iterator[None]:
-    """A process compiles ``specs`` into ``store`` while the body does, if that pays and can be.
+def compiling_beside(target: Target, requests: Sequence[Request]) -> Iterator[None]:
+    """A process compiles ``requests`` while the body does, if that pays and can be.
 
-    It ends with the body. There is none where the store keeps nothing, where the interpreter is part of
+    It ends with the body. There is none where there is nothing to ask for, where the interpreter is part of
     another program, and where one processor is all there is: nobody depends on it.
     """
-    process = None if store.directory is None else _early.take()
+    process = _early.take() if requests else None
     if process is not None and not process.is_alive:
         process.end()
         process = None
-    if process is None and store.directory is not None and len(specs) >= LEAST_KERNELS:
+    if process is None and len(requests) >= LEAST_KERNELS:
         process = _started(target)
     if process is not None:
-        process.compile(store, target, specs)
+        for request in requests:
+            process.ask(request)
     try:
         yield
     finally:
@@ -188,9 +224,3 @@ def _started(target: Target) -> CompileProcess | None:
 def _is_python() -> bool:
     """Is ``sys.executable`` an interpreter, and not a program that has one inside?"""
     return not getattr(sys, "frozen", False) and Path(sys.executable or "").name.startswith("python")
-
-
-def read_job(job: dict[str, Any]) -> tuple[KernelStore, Target, list[KernelSpec]]:
-    """The store, the target and the kernels of what the program read."""
-    specs = [KernelSpec.from_json(kernel) for kernel in job["kernels"]]
-    return KernelStore(Path(job["store"])), Target.from_json(job["target"]), specs

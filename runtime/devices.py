@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,10 +21,11 @@ from onnxplan.runtime.artifact import Artifact, TargetEntry
 from onnxplan.runtime.artifact_planner import ArtifactKernels
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.compile_process import (
+    ask_early,
     compiling_beside,
     expect_kernels,
     expect_no_kernels,
-    read_job,
+    expects_kernels,
 )
 from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.features import missing_features, used_features
@@ -89,8 +90,14 @@ class CpuDevice:
     @cached_property
     def selector(self) -> KernelSelector:
         from onnxplan.kernels.cpu.registry import CpuKernels
+        from onnxplan.runtime.telling_selector import TellingSelector
 
-        return CpuKernels(self.target)
+        return TellingSelector(CpuKernels(self.target), expects_kernels, self._ask_early)
+
+    def _ask_early(self, spec: KernelSpec) -> None:
+        request = self.library.missing(spec)
+        if request is not None:
+            ask_early(request)
 
     @property
     def library(self) -> KernelLibrary:
@@ -117,7 +124,9 @@ class CpuDevice:
         expect_callers(count)
 
     def expect_plans(self) -> None:
-        expect_kernels(self.library.store, self.target)
+        library = self.library
+        if library.store.directory is not None:
+            expect_kernels(library.target)
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, host: bool) -> Array:
         return np.empty(shape, dtype)
@@ -167,19 +176,15 @@ def _cpu_library(target: Target, cache: bool) -> KernelLibrary:
     return KernelLibrary(build, target, _kernel_sources, cache=cache, beside=compiling_beside, effort=effort)
 
 
-def prepare_to_compile(target: dict[str, Any]) -> None:
-    """What a second process that compiles does first, see :mod:`onnxplan.runtime.compile_process`."""
-    from onnxplan.kernels.cpu.registry import prepare
+def compile_requests(target: dict[str, Any], stream: IO[bytes], idle_seconds: float) -> None:
+    """What a second process that compiles does, see :mod:`onnxplan.runtime.compile_process`."""
+    from onnxplan.kernels.cpu.registry import build, effort, prepare
+    from onnxplan.runtime.compile_requests import RequestQueue, serve
 
-    prepare(Target.from_json(target))
-
-
-def compile_into_store(job: dict[str, Any]) -> None:
-    """What it does once it is told what to compile."""
-    from onnxplan.kernels.cpu.registry import build
-
-    store, target, specs = read_job(job)
-    KernelLibrary(build, target, _kernel_sources, store=store).objects(specs)
+    compiled_for = Target.from_json(target)
+    requests = RequestQueue(stream, effort)
+    prepare(compiled_for)
+    serve(requests, compiled_for, build, idle_seconds)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
@@ -18,13 +19,16 @@ from onnxplan.runtime.machine import machine_identity, package_identity
 from onnxplan.runtime.object_loader import ObjectLoader
 from onnxplan.runtime.store import KernelStore, ObjectCode, StoredCode, content_key, store_directory
 
+if TYPE_CHECKING:
+    from onnxplan.runtime.compile_requests import Request
+
 logger = logging.getLogger("onnxplan.store")
 compile_logger = logging.getLogger("onnxplan.compile")
 
 Build = Callable[[KernelSpec, Target], ObjectCode]
 Load = Callable[[bytes, str], int]
 Progress = Callable[[int, int], None]
-Beside = Callable[[KernelStore, Target, Sequence[KernelSpec]], AbstractContextManager[None]]
+Beside = Callable[[Target, "Sequence[Request]"], AbstractContextManager[None]]
 Effort = Callable[[KernelSpec], int]
 
 TOOLS = ("llvmlite", "numba", "numpy")
@@ -38,7 +42,7 @@ def load_object(code: bytes, symbol: str) -> int:
     return LOADER.load(code, (symbol,))[0]
 
 
-def _nobody(store: KernelStore, target: Target, specs: Sequence[KernelSpec]) -> AbstractContextManager[None]:
+def _nobody(target: Target, requests: Sequence[Request]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
@@ -56,8 +60,8 @@ class KernelLibrary:
     what calls it there, and raises ``RuntimeError`` where it cannot; ``platform`` is a digest of what the
     code depends on beside its source. Both default to those of this machine's processor. Up to ``parallel``
     kernels are compiled at once, and shared with other processes that compile into the same store;
-    ``beside(store, target, specs)`` may have one for as long as kernels are compiled, which takes the last
-    ones first: those of most ``effort``.
+    ``beside(target, requests)`` may have one for as long as kernels are compiled. Those of most ``effort`` go
+    first.
     """
 
     def __init__(
@@ -173,24 +177,43 @@ class KernelLibrary:
         # Not needed by a warm start.
         from onnxplan.runtime.shared_build import Job, build_shared
 
-        specs = sorted(specs, key=self._effort)
+        # Who builds a long one last is waited for.
+        specs = sorted(specs, key=self._effort, reverse=True)
         jobs = [
             Job(
                 self._key(spec),
                 partial(self._build_logged, spec),
                 partial(take, spec),
                 partial(finish, spec),
-                f"{self._target.device} {self._target.isa}",
+                self._label,
             )
             for spec in specs
         ]
         if progress is not None:
             progress(0, total)
-        beside = self._beside(self._store, self._target, specs)
+        beside = self._beside(self._target, [*filter(None, map(self._request, specs))])
         with beside, closing(build_shared(self._store, jobs, self._parallel)) as built:
             for done, _ in enumerate(built, 1):
                 if progress is not None:
                     progress(done, total)
+
+    def missing(self, spec: KernelSpec) -> Request | None:
+        """What asks another process for a kernel that is neither here nor in the store on disk."""
+        if spec in self._addresses or self._store.has(self._key(spec)):
+            return None
+        return self._request(spec)
+
+    def _request(self, spec: KernelSpec) -> Request | None:
+        if self._store.directory is None:
+            return None
+        # Not needed by a warm start.
+        from onnxplan.runtime.compile_requests import Request
+
+        return Request(str(self._store.directory.absolute()), self._key(spec), self._label, spec)
+
+    @property
+    def _label(self) -> str:
+        return f"{self._target.device} {self._target.isa}"
 
     def _key(self, spec: KernelSpec) -> str:
         if self._environment is None:

@@ -101,6 +101,17 @@ def get_or_build(store: KernelStore, key: str, build: Callable[[], StoredCode], 
     return found[0]
 
 
+def build_if_free(store: KernelStore, key: str, build: Callable[[], ObjectCode], target: str) -> None:
+    """Builds the entry of ``key`` unless it is there, or somebody else builds it."""
+    claim = store.claim(key)
+    if claim is not None:
+        try:
+            if store.get(key) is None:
+                store.put(key, build(), target)
+        finally:
+            claim()
+
+
 def _release(claims: dict[str, Release], job: Job) -> bool:
     """Gives back the claim on a job; was there one?"""
     claim = claims.pop(job.key, None)

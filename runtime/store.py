@@ -134,6 +134,10 @@ class KernelStore:
                 path.unlink()
         return entry
 
+    def has(self, key: str) -> bool:
+        """Is there an entry of ``key``, whole or not?"""
+        return self.directory is not None and os.path.exists(self._path(key))
+
     def put(self, key: str, code: ObjectCode, target: str = "") -> None:
         """Keeps ``code`` for later processes, if the disk allows; ``target`` is what it is shown as."""
         if self.directory is None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import onnx
 from google.protobuf.message import DecodeError, EncodeError
+from onnx.onnx_ml_pb2 import ModelProto, NodeProto
 
 from onnxplan.compiler.errors import InvalidModelError
 
 _Key = tuple[str, str, str]
 
 
-def inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+def inline_functions(proto: ModelProto) -> ModelProto:
     """``proto`` without functions of its own. Raises :class:`InvalidModelError`."""
+    # With all of the package, which few models need.
     from onnx import inliner
 
     functions = {(_domain(f.domain), f.name, f.overload): list(_calls(f.node)) for f in proto.functions}
@@ -35,7 +36,7 @@ def _label(key: _Key) -> str:
     return "::".join(map(str, key[:2]))
 
 
-def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterator[_Key]:
+def _calls(nodes: Iterable[NodeProto]) -> Iterator[_Key]:
     """What the nodes and those of their subgraphs may call."""
     pending = list(nodes)
     while pending:

@@ -6,12 +6,11 @@ import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import field
 
-import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TypeProto
+from onnx.onnx_ml_pb2 import AttributeProto, GraphProto, NodeProto, TensorShapeProto, TypeProto
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError
-from onnxplan.compiler.importer.schemas import attribute_type, check_node
+from onnxplan.compiler.importer.schemas import attribute_type, check_node, newest_opset
 from onnxplan.compiler.importer.tensors import TensorReader
 from onnxplan.compiler.ir import (
     Attribute,
@@ -70,7 +69,7 @@ class GraphImporter:
     def __init__(self, reader: TensorReader, opsets: Mapping[str, int]) -> None:
         self._reader = reader
         self._opsets = opsets
-        newest = onnx.defs.onnx_opset_version()
+        newest = newest_opset()
         # The schemas at hand say nothing about the operators of a newer opset.
         self._checked = {domain for domain, version in opsets.items() if domain or version <= newest}
 
@@ -218,7 +217,7 @@ def _tensor_type(tensor: TypeProto.Tensor | TypeProto.SparseTensor) -> TensorTyp
     return TensorType(dtype, tuple([_dim(dim) for dim in tensor.shape.dim]))
 
 
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+def _dim(dim: TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
         return dim.dim_value if dim.dim_value >= 0 else None
     return text(dim.dim_param, "the name of a dimension") or None

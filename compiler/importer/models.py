@@ -1,16 +1,17 @@
-"""From a file, bytes or a ``ModelProto`` to a checked :class:`~onnxplan.compiler.ir.Model`."""
+"""From a file, bytes or a ``onnx.ModelProto`` to a checked :class:`~onnxplan.compiler.ir.Model`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import onnx
 from google.protobuf.message import DecodeError
+from onnx.onnx_ml_pb2 import ModelProto
 
 from onnxplan.compiler import ops
 from onnxplan.compiler.errors import InvalidModelError, UnsupportedOperatorError
 from onnxplan.compiler.importer.functions import inline_functions
 from onnxplan.compiler.importer.graphs import GraphImporter, text
+from onnxplan.compiler.importer.schemas import newest_opset
 from onnxplan.compiler.importer.sources import ModelSource, Source, open_source
 from onnxplan.compiler.importer.tensors import TensorReader
 from onnxplan.compiler.importer.wire import WireError, detach_tensors
@@ -88,9 +89,9 @@ def _import(source: Source, external: Mapping[str, memoryview] | None) -> Model:
     )
 
 
-def _parse(source: Source) -> onnx.ModelProto:
+def _parse(source: Source) -> ModelProto:
     assert source.data is not None
-    proto = onnx.ModelProto()
+    proto = ModelProto()
     try:
         proto.ParseFromString(detach_tensors(source.data))
     except (DecodeError, WireError) as error:
@@ -100,7 +101,7 @@ def _parse(source: Source) -> onnx.ModelProto:
     return proto
 
 
-def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
+def _opsets(proto: ModelProto) -> dict[str, int]:
     """Version by domain; models older than IR version 3 name none and mean the first."""
     if not proto.opset_import and proto.ir_version < 3:
         return {"": 1}
@@ -125,8 +126,10 @@ def _check_operators(model: Model, label: str) -> None:
         f"  {domain or 'ai.onnx'}::{op_type} (opset {version}), nodes: {_enumerate(nodes)}"
         for domain, op_type, version, nodes in missing
     ]
-    version, newest = model.opsets.get("", 0), onnx.defs.onnx_opset_version()
+    version, newest = model.opsets.get("", 0), newest_opset()
     if version > newest:
+        import onnx
+
         missing = (("", "*", version, ()), *missing)
         lines.insert(
             0,

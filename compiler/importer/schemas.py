@@ -6,8 +6,8 @@ import difflib
 import functools
 from typing import Any
 
-import onnx
-from onnx import AttributeProto, NodeProto
+from onnx.onnx_cpp2py_export import defs
+from onnx.onnx_ml_pb2 import AttributeProto, NodeProto
 
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.records import dataclass
@@ -32,10 +32,10 @@ class _Schema:
 @functools.lru_cache(maxsize=1024)
 def _schema(op_type: str, version: int, domain: str) -> _Schema | None:
     try:
-        found: Any = onnx.defs.get_schema(op_type, version, domain)
-    except onnx.defs.SchemaError:
+        found: Any = defs.get_schema(op_type, version, domain)
+    except defs.SchemaError:
         return None
-    options = onnx.defs.OpSchema.FormalParameterOption
+    options = defs.OpSchema.FormalParameterOption
     required = {
         option: [
             (number, formal.name) for number, formal in enumerate(found.inputs) if formal.option == option
@@ -50,6 +50,12 @@ def _schema(op_type: str, version: int, domain: str) -> _Schema | None:
         {name: _TYPES[attribute.type.name] for name, attribute in found.attributes.items()},
         tuple(name for name, attribute in found.attributes.items() if attribute.required),
     )
+
+
+def newest_opset() -> int:
+    """The newest version of the standard's operators that the schemas describe."""
+    newest: int = defs.schema_version_map()[""][1]
+    return newest
 
 
 def check_node(proto: NodeProto, domain: str, version: int, label: str) -> None:

@@ -7,12 +7,12 @@ import mmap
 import os
 import stat
 
-import onnx
+from onnx.onnx_ml_pb2 import ModelProto
 
 from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.records import dataclass
 
-ModelSource = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto
+ModelSource = str | os.PathLike[str] | bytes | bytearray | memoryview | ModelProto
 
 MAPPED_BYTES = 1 << 20
 """Smaller files are read, so that nothing happens to a session when somebody overwrites them."""
@@ -49,10 +49,10 @@ class Source:
     label: str
     path: str | None = None
     data: memoryview | None = None
-    proto: onnx.ModelProto | None = None
+    proto: ModelProto | None = None
 
     @property
-    def portable(self) -> str | bytes | onnx.ModelProto | None:
+    def portable(self) -> str | bytes | ModelProto | None:
         """From what the model can be loaded again: its absolute path, its bytes, or else the message.
 
         ``None`` for a part of a mapped file.
@@ -88,7 +88,7 @@ def open_source(source: ModelSource) -> Source:
     cannot be and is used itself. Raises :class:`InvalidModelError`, ``OSError``, and ``TypeError`` for what
     is no source of a model.
     """
-    if isinstance(source, onnx.ModelProto):
+    if isinstance(source, ModelProto):
         if source.ByteSize() > MESSAGE_LIMIT:
             return Source("the ModelProto", proto=source)
         return Source("the ModelProto", data=memoryview(source.SerializeToString()))

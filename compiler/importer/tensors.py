@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto
+from onnx.onnx_ml_pb2 import SparseTensorProto, TensorProto
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import InvalidModelError, OutOfMemoryError
@@ -71,7 +70,7 @@ class TensorReader:
             return _decode(np.frombuffer(tensor.raw_data, np.uint8), dtype, shape, what)
         return _typed(tensor, dtype, shape, what)
 
-    def read_sparse(self, sparse: onnx.SparseTensorProto, what: str) -> Array:
+    def read_sparse(self, sparse: SparseTensorProto, what: str) -> Array:
         """The dense array that a sparse tensor stands for."""
         values = self.read(sparse.values, f"the values of {what}")
         indices = self.read(sparse.indices, f"the indices of {what}")

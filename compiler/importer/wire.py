@@ -9,7 +9,7 @@ Encoding: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from onnx import (
+from onnx.onnx_ml_pb2 import (
     AttributeProto,
     FunctionProto,
     GraphProto,

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expressions import scalar_expression
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.kernels.cpu.registry import build
-from onnxplan.runtime import compile_process, devices
+from onnxplan.runtime import compile_process, devices, forked_process
 from onnxplan.runtime.compile_process import (
     LEAST_KERNELS,
+    ask_early,
     compiling_beside,
     expect_kernels,
     expect_no_kernels,
+    expects_kernels,
 )
 from onnxplan.runtime.cpu.target import detect_target
 from onnxplan.runtime.library import KernelLibrary
@@ -37,53 +40,72 @@ def spec(op):
 
 
 SPECS = tuple(map(spec, ("add", "sub", "mul", "div")))
+EFFORT = {spec: number for number, spec in enumerate(SPECS)}
 
 
 class Started:
     """Notes the processes that are started."""
 
     def __init__(self, monkeypatch) -> None:
-        self.processes: list[subprocess.Popen[bytes]] = []
-        start = subprocess.Popen
+        self.processes: list[Any] = []
+        for module, name in ((subprocess, "Popen"), (forked_process, "ForkedProcess")):
+            monkeypatch.setattr(module, name, self._noting(getattr(module, name)))
 
-        def popen(*arguments, **options):
+    def _noting(self, start):
+        def noted(*arguments, **options):
             process = start(*arguments, **options)
             self.processes.append(process)
             return process
 
-        monkeypatch.setattr(subprocess, "Popen", popen)
+        return noted
 
 
-@pytest.fixture
-def started(monkeypatch):
+@pytest.fixture(params=["forked", "spawned"])
+def started(monkeypatch, request):
+    if request.param == "forked" and sys.platform != "linux":
+        pytest.skip("no process is forked there")
     early = compile_process._Early()
     monkeypatch.setattr(compile_process, "_early", early)
     monkeypatch.setattr(compile_process, "default_threads", lambda: 2)
+    monkeypatch.setattr(forked_process, "can_fork", lambda: request.param == "forked")
     yield Started(monkeypatch)
     early.end()
 
 
-def library(store, build=build):
+@pytest.fixture
+def spawned(started, monkeypatch):
+    monkeypatch.setattr(forked_process, "can_fork", lambda: False)
+    return started
+
+
+def library(store, build=build, effort=EFFORT.__getitem__):
     target = detect_target(1)
-    return KernelLibrary(build, target, devices._kernel_sources, store=store, beside=compiling_beside)
+    return KernelLibrary(
+        build, target, devices._kernel_sources, store=store, beside=compiling_beside, effort=effort
+    )
 
 
-def compiled_elsewhere(store, kernels, spec):
-    """A build for ``kernels`` that waits until the store has another one."""
+def compiled_elsewhere(store, kernels, *specs):
+    """A build for ``kernels`` that waits until the store has one of ``specs``."""
 
     def wait(other, target):
         until = time.monotonic() + SECONDS
-        while store.get(kernels._key(spec)) is None and time.monotonic() < until:
+        while not any(store.has(kernels._key(spec)) for spec in specs) and time.monotonic() < until:
             time.sleep(0.01)
         return build(other, target)
 
     return wait
 
 
-def test_the_other_process_begins_with_the_last_kernel(tmp_path, started):
+def requests(kernels, specs):
+    return [request for spec in specs if (request := kernels.missing(spec)) is not None]
+
+
+def test_both_processes_compile(tmp_path, started):
     store = KernelStore(tmp_path / "kernels")
     kernels = library(store)
-    kernels._build = compiled_elsewhere(store, kernels, SPECS[-1])
+    # This one begins with the kernel of most effort.
+    kernels._build = compiled_elsewhere(store, kernels, *SPECS[:-1])
     addresses = kernels.addresses(SPECS)
     assert len(set(addresses)) == len(SPECS)
     assert kernels.loaded_count >= 1
@@ -94,15 +116,14 @@ def test_the_other_process_begins_with_the_last_kernel(tmp_path, started):
 
 
 def test_no_process_is_started_where_it_does_not_pay(tmp_path, started, monkeypatch):
-    store = KernelStore(tmp_path)
-
-    def start(store=store, count=LEAST_KERNELS):
-        with compiling_beside(store, detect_target(1), SPECS[:count]):
+    def start(folder=tmp_path, count=LEAST_KERNELS):
+        kernels = library(KernelStore(folder))
+        with compiling_beside(detect_target(1), requests(kernels, SPECS[:count])):
             pass
         return len(started.processes)
 
     assert start(count=LEAST_KERNELS - 1) == 0
-    assert start(store=KernelStore(None)) == 0
+    assert start(folder=None) == 0
     with monkeypatch.context() as patch:
         patch.setattr(compile_process, "default_threads", lambda: 1)
         assert start() == 0
@@ -121,17 +142,18 @@ def test_a_process_that_cannot_start_is_not_missed(tmp_path, started, monkeypatc
         raise BlockingIOError("no more processes")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(forked_process, "ForkedProcess", refuse)
     kernels = library(KernelStore(tmp_path))
     kernels.addresses(SPECS)
     assert (kernels.compiled_count, kernels.loaded_count) == (len(SPECS), 0)
 
 
-def test_a_process_that_fails_is_not_missed_and_is_reported(tmp_path, started, monkeypatch, caplog):
+def test_a_process_that_fails_is_not_missed_and_is_reported(tmp_path, spawned, monkeypatch, caplog):
     monkeypatch.setattr(compile_process, "PROGRAM", "raise SystemExit(3)")
     caplog.set_level(logging.WARNING, "onnxplan.store")
 
     def wait_for_its_end(spec, target):
-        started.processes[0].wait(SECONDS)
+        spawned.processes[0].wait(SECONDS)
         return build(spec, target)
 
     kernels = library(KernelStore(tmp_path), wait_for_its_end)
@@ -154,21 +176,38 @@ def test_the_process_ends_where_a_kernel_cannot_be_compiled(tmp_path, started):
 
 def test_a_process_that_was_started_early_is_used_for_few_kernels_too(tmp_path, started):
     store = KernelStore(tmp_path)
-    expect_kernels(store, detect_target(1))
-    expect_kernels(store, detect_target(1))
+    expect_kernels(detect_target(1))
+    expect_kernels(detect_target(1))
     assert len(started.processes) == 1
     kernels = library(store)
-    kernels._build = compiled_elsewhere(store, kernels, SPECS[1])
+    kernels._build = compiled_elsewhere(store, kernels, SPECS[0])
     kernels.addresses(SPECS[:2])
     assert (kernels.compiled_count, kernels.loaded_count) == (1, 1)
     assert started.processes[0].poll() is not None
     # There is no second one for what a process plans later.
-    expect_kernels(store, detect_target(1))
+    expect_kernels(detect_target(1))
     assert len(started.processes) == 1
 
 
-def test_a_process_that_was_started_early_ends_where_nothing_is_missing(tmp_path, started):
-    expect_kernels(KernelStore(tmp_path), detect_target(1))
+def test_it_compiles_what_it_is_asked_for_before_anybody_waits(tmp_path, started):
+    kernels = library(KernelStore(tmp_path))
+    ask_early(requests(kernels, SPECS)[0])
+    assert not expects_kernels()
+    expect_kernels(detect_target(1))
+    assert expects_kernels()
+    for request in requests(kernels, SPECS) * 2:
+        ask_early(request)
+    until = time.monotonic() + SECONDS
+    while requests(kernels, SPECS) and time.monotonic() < until:
+        time.sleep(0.01)
+    kernels.addresses(SPECS)
+    assert (kernels.loaded_count, kernels.missing_count) == (len(SPECS), 0)
+    expect_no_kernels()
+    assert not expects_kernels()
+
+
+def test_a_process_that_was_started_early_ends_where_nothing_is_missing(started):
+    expect_kernels(detect_target(1))
     (process,) = started.processes
     assert process.poll() is None
     expect_no_kernels()
@@ -178,39 +217,38 @@ def test_a_process_that_was_started_early_ends_where_nothing_is_missing(tmp_path
 
 def test_a_process_that_was_started_early_gives_up(tmp_path, started, monkeypatch):
     monkeypatch.setattr(compile_process, "IDLE_SECONDS", 0)
-    store = KernelStore(tmp_path)
-    expect_kernels(store, detect_target(1))
-    assert started.processes[0].wait(SECONDS) == 0
+    expect_kernels(detect_target(1))
+    assert started.processes[0].wait() == 0
     # Another one takes its place.
-    library(store).addresses(SPECS)
+    library(KernelStore(tmp_path)).addresses(SPECS)
     assert len(started.processes) == 2
-
-
-def test_none_is_started_early_without_a_store(tmp_path, started):
-    expect_kernels(KernelStore(None), detect_target(1))
-    assert not started.processes
 
 
 def test_sessions_of_models_that_nobody_planned_before_start_it(tmp_path, started):
     node = helper.make_node("Neg", ["x"], ["y"])
     kind = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "y")]
     model = helper.make_model(helper.make_graph([node], "negated", kind[:1], kind[1:]))
+    with InferenceSession(model, cache=False):
+        assert not started.processes
     with InferenceSession(model) as session:
         (process,) = started.processes
         session.run_sync({"x": np.ones(3, np.float32)})
         assert process.poll() is not None
 
 
-def test_kernels_of_most_effort_are_left_to_the_other_process(tmp_path):
+def test_kernels_of_most_effort_are_built_first(tmp_path):
     built = []
 
     def note(spec, target):
         built.append(spec)
         return build(spec, target)
 
-    effort = {spec: number for number, spec in enumerate(reversed(SPECS))}.__getitem__
     kernels = KernelLibrary(
-        note, detect_target(1), devices._kernel_sources, store=KernelStore(tmp_path), effort=effort
+        note,
+        detect_target(1),
+        devices._kernel_sources,
+        store=KernelStore(tmp_path),
+        effort=EFFORT.__getitem__,
     )
     kernels.addresses(SPECS)
     assert built == list(reversed(SPECS))
