@@ -56,7 +56,7 @@ class _Telling:
         return self._emit.temporary(dtype, size, name)
 
     def constant(
-        self, sources: tuple[View, ...], layout: str, make: Callable[[], npt.NDArray[Any]]
+        self, sources: tuple[View, ...], layout: str, make: Callable[..., npt.NDArray[Any]]
     ) -> Storage:
         return self._emit.constant(sources, layout, make)
 

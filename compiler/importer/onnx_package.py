@@ -31,6 +31,10 @@ class _Package(ModuleType):
         except KeyError:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name) from None
 
+    def __dir__(self) -> list[str]:
+        complete(self)
+        return sorted(self.__dict__)
+
 
 def complete(package: ModuleType) -> None:
     """Runs ``__init__`` where that has not been done; what it imports may ask for the package meanwhile."""

@@ -105,7 +105,7 @@ class Recorder:
         return storage
 
     def constant(self, sources, layout, make):
-        array = np.ascontiguousarray(make())
+        array = np.ascontiguousarray(make(*[view.numpy() for view in sources]))
         from onnxplan.compiler.dtypes import DType
 
         return Storage(DType.from_numpy(array.dtype), array.size, layout, constant=array.reshape(-1))
