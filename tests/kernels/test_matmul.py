@@ -20,6 +20,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import MatMul
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.view import Storage, View
+from onnxplan.kernels.cpu.tiling import register_tile
 
 F16, BF16, F32, F64 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64
 TYPES = [
@@ -115,6 +116,20 @@ def test_every_tail_of_the_register_tile(isa):
     ):
         a, b = dense(F32, (rows, 9)), dense(F32, (9, columns))
         check(isa, rng, a, b, place(rng, (rows, columns), F32, "gaps"), (), F32, constant=True)
+
+
+def test_every_tail_of_the_tile_for_few_columns(isa):
+    """With many registers, results of one to two vectors of columns take twelve rows at once."""
+    if not is_cuda(isa):
+        target = harness.make_target(isa)
+        heights = {columns: register_tile(target, F32, columns).rows for columns in (16, 17, 32, 33)}
+        assert (heights[17] == heights[32] == 12) == (isa == "avx512")
+        assert 12 not in (heights[16], heights[33])
+    rng = np.random.default_rng(3)
+    for rows, columns in itertools.product((1, 6, 7, 12, 13, 23, 25), (17, 24, 31, 32)):
+        a, b = dense(F32, (rows, 9)), dense(F32, (9, columns))
+        bias = place(rng, (1, columns), F32, "dense").expand((rows, columns))
+        check(isa, rng, a, b, place(rng, (rows, columns), F32, "gaps"), (bias,), F32, constant=True)
 
 
 @pytest.mark.parametrize("constant", [True, False])
