@@ -22,6 +22,7 @@ from onnxplan.compiler.primitives import (
     Attention,
     BlockMatMul,
     Gather,
+    GatherElements,
     GatherReduce,
     MapReduce,
     MatMul,
@@ -253,8 +254,21 @@ def _gather(primitive: Gather, inputs: Sequence[Array]) -> tuple[Array, ...]:
     if extent == 0:
         before, after = data.shape[: primitive.axis], data.shape[primitive.axis + 1 :]
         return (np.zeros(before + indices.shape + after, data.dtype),)
-    positions = np.clip(np.where(indices < 0, indices + extent, indices), 0, extent - 1)
-    return (np.take(data, positions, axis=primitive.axis),)
+    return (np.take(data, _inside(indices, extent), axis=primitive.axis),)
+
+
+def _gather_elements(primitive: GatherElements, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    data, indices = inputs
+    axis, extent = primitive.axis, data.shape[primitive.axis]
+    if extent == 0:
+        return (np.zeros(indices.shape, data.dtype),)
+    within = tuple(slice(None if n == axis else size) for n, size in enumerate(indices.shape))
+    return (np.take_along_axis(data[within], _inside(indices, extent), axis),)
+
+
+def _inside(indices: Array, extent: int) -> Array:
+    """Indices counted from the start, moved to the nearest position that exists."""
+    return np.clip(np.where(indices < 0, indices + extent, indices), 0, extent - 1)
 
 
 def _arg_reduce(primitive: ArgReduce, inputs: Sequence[Array]) -> tuple[Array, ...]:
@@ -314,6 +328,7 @@ def _recurrent(primitive: Recurrent, inputs: Sequence[Array]) -> tuple[Array, ..
 
 _RULES: dict[type[Primitive], Callable[[Any, Sequence[Array]], tuple[Array, ...]]] = {
     Gather: _gather,
+    GatherElements: _gather_elements,
     ArgReduce: _arg_reduce,
     Scan: _scan,
     Resample: _resample,

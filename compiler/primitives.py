@@ -180,6 +180,17 @@ class Gather(Primitive):
 
 
 @dataclass(frozen=True, slots=True)
+class GatherElements(Primitive):
+    """``out[a..., i, b...] = data[a..., indices[a..., i, b...], b...]``, of the shape of ``indices``.
+
+    Inputs ``(data, indices)``, of one rank; ``axis`` is that of ``i``. Along others ``indices`` may be
+    shorter than ``data``. Indices as for :class:`Gather`.
+    """
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
 class GatherReduce(Primitive):
     """``out[m, c] = sum over t of weights[m, t] * table[positions[m, t], c]``, or the largest product.
 

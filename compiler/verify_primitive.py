@@ -12,6 +12,7 @@ from onnxplan.compiler.primitives import (
     BlockMatMul,
     Conv,
     Gather,
+    GatherElements,
     GatherReduce,
     MapReduce,
     MatMul,
@@ -196,6 +197,19 @@ def _gather(primitive: Gather, inputs: Sequence[View], outputs: Sequence[View]) 
     _expect(outputs[0], shape, data.dtype, "output 0")
 
 
+def _gather_elements(primitive: GatherElements, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    _count(inputs, 2, 2, "inputs")
+    _count(outputs, 1, 1, "outputs")
+    data, indices = inputs
+    _axis(primitive.axis, data)
+    demand(indices.dtype in (DType.INT32, DType.INT64), f"indices are {indices.dtype}")
+    demand(indices.rank == data.rank, f"indices have rank {indices.rank}, data {data.rank}")
+    pairs = zip(indices.shape, data.shape, strict=True)
+    fits = all(short <= long or number == primitive.axis for number, (short, long) in enumerate(pairs))
+    demand(fits, f"indices of {list(indices.shape)} exceed data of {list(data.shape)}")
+    _expect(outputs[0], indices.shape, data.dtype, "output 0")
+
+
 def _arg_reduce(primitive: ArgReduce, inputs: Sequence[View], outputs: Sequence[View]) -> None:
     demand(primitive.kind in ("max", "min"), f"kind {primitive.kind}")
     _count(inputs, 1, 1, "inputs")
@@ -319,6 +333,7 @@ _CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], N
     Conv: _conv,
     Pool: _pool,
     Gather: _gather,
+    GatherElements: _gather_elements,
     ArgReduce: _arg_reduce,
     Scan: _scan,
     Resample: _resample,

@@ -10,7 +10,7 @@ from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.ir import Node
 from onnxplan.compiler.ops.common import normal_axis, scalar_map
-from onnxplan.compiler.primitives import Gather, Scatter
+from onnxplan.compiler.primitives import GatherElements, Scatter
 from onnxplan.compiler.registry import operator
 from onnxplan.compiler.trace import Scalar, cast, index, select
 from onnxplan.compiler.view import View, dense_strides
@@ -24,11 +24,10 @@ def gather_elements(b: Builder, node: Node, data: View, indices: View) -> View:
 
     Indices out of range, where only a run can see them, read some other element of ``data``.
     """
-    positions = _positions(b, node, data, indices, DType.INT32 if data.size < 1 << 31 else DType.INT64)
+    axis = _checked_axis(node, data, indices)
     if indices.size == 0:
         return b.constant(np.empty(indices.shape, data.dtype.numpy))
-    flat = b.reshape(data, (data.size,))
-    return b.emit(Gather(0), [flat, positions], [b.new(data.dtype, indices.shape)])[0]
+    return b.emit(GatherElements(axis), [data, indices], [b.new(data.dtype, indices.shape)])[0]
 
 
 @operator("Scatter", since=9)
@@ -43,9 +42,10 @@ def scatter_elements(b: Builder, node: Node, data: View, indices: View, updates:
             f"updates are {updates.dtype}{list(updates.shape)} for indices of shape {list(indices.shape)} "
             f"and data of {data.dtype}"
         )
-    positions = _positions(b, node, data, indices, DType.INT64)
+    axis = _checked_axis(node, data, indices)
     if indices.size == 0:
         return data
+    positions = scalar_map(b, _element_position, indices, parameters=(axis, data.shape, indices.shape))
     return scatter(b, data, b.reshape(positions, (indices.size,)), updates, node.string("reduction", "none"))
 
 
@@ -69,8 +69,8 @@ def scatter(b: Builder, data: View, positions: View, updates: View, reduction: s
     return b.reshape(result, data.shape)
 
 
-def _positions(b: Builder, node: Node, data: View, indices: View, dtype: DType) -> View:
-    """Positions in the flattened ``data`` as ``dtype``, of the shape of ``indices``."""
+def _checked_axis(node: Node, data: View, indices: View) -> int:
+    """The axis that indices count along; raises where they do not fit ``data``."""
     axis = normal_axis(node.integer("axis", 0), data.rank)
     if indices.dtype not in (DType.INT32, DType.INT64):
         raise TypeError(f"indices are {indices.dtype}, not int32 or int64")
@@ -79,28 +79,28 @@ def _positions(b: Builder, node: Node, data: View, indices: View, dtype: DType) 
     for other in range(data.rank):
         if other != axis and indices.shape[other] > data.shape[other]:
             raise ValueError(f"indices of shape {list(indices.shape)} do not fit data of {list(data.shape)}")
-    if indices.size == 0:
-        return b.constant(np.empty(indices.shape, dtype.numpy))
     extent = data.shape[axis]
+    if indices.size == 0:
+        return axis
     if extent == 0:
         raise ValueError(f"axis {axis} has no elements")
     if indices.is_constant:
         found = indices.numpy()
         if not -extent <= found.min() <= found.max() < extent:
             raise ValueError(f"an index is out of range for axis {axis} of extent {extent}")
-    return scalar_map(b, _element_position, indices, parameters=(axis, data.shape, indices.shape, dtype))
+    return axis
 
 
 def _element_position(*operands: Any) -> Scalar:
     """The row-major position of an index along ``axis`` and of its own coordinates along the others."""
-    found, axis, shape, space, dtype = operands
+    found, axis, shape, space = operands
     strides = dense_strides(shape)
-    found = cast(found, dtype)
+    found = cast(found, DType.INT64)
     position: Scalar = select(found < 0, found + shape[axis], found)
     if strides[axis] != 1:
         position *= strides[axis]
     for other, extent in enumerate(space):
         if other != axis and extent > 1:
-            along = cast(index(found, other), dtype)
+            along = index(found, other)
             position += along if strides[other] == 1 else along * strides[other]
     return position

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Gather
+from onnxplan.compiler.primitives import Gather, GatherElements
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.axes import TILE_BYTES, Axis, merged, positions, units_per_tile, words
+from onnxplan.kernels.gather_strides import gather_strides
 
 FAMILY = "gather"
 
@@ -18,16 +19,16 @@ ELEMENT_WIDTHS = (1, 2, 4, 8, 16)
 
 
 def select_gather(operation: Operation, emit: StepEmitter, target: Target) -> None:
-    """Emits the step of a Gather of any element type but strings."""
+    """Emits the step of a Gather or GatherElements of any element type but strings."""
     primitive = operation.primitive
-    assert isinstance(primitive, Gather)
+    assert isinstance(primitive, Gather | GatherElements)
     data, indices = operation.inputs
     output = operation.outputs[0]
     if data.dtype is DType.STRING or indices.dtype not in (DType.INT32, DType.INT64):
         raise NotImplementedError(f"no CPU kernel for gather of {data.dtype} by {indices.dtype}")
     if output.size == 0:
         return
-    axes = _axes(primitive.axis, data, indices, output)
+    axes = _axes(primitive, data, indices, output)
     run = data.dtype.itemsize
     if axes and axes[-1].steps == (run, 0, run):
         run *= axes.pop().extent
@@ -45,7 +46,8 @@ def select_gather(operation: Operation, emit: StepEmitter, target: Target) -> No
     parameters += [len(axes), *words(axes)]
     index_size = indices.dtype.itemsize if extent else 0
     # Byte offsets that fit 32 bits, as the instruction that gathers a vector takes them.
-    near = abs(data.strides[primitive.axis]) * data.dtype.itemsize * extent < 1 << 31
+    reach = abs(data.strides[primitive.axis]) * data.dtype.itemsize * extent
+    near = reach + 16 * abs(inner.steps[0]) < 1 << 31
     vectors = target.isa == "avx512" and width in (4, 8) and near and index_size > 0
     emit.step(
         KernelSpec(FAMILY, (width, index_size, vectors)),
@@ -59,13 +61,11 @@ def select_gather(operation: Operation, emit: StepEmitter, target: Target) -> No
     )
 
 
-def _axes(axis: int, data: View, indices: View, output: View) -> list[Axis]:
+def _axes(primitive: Gather | GatherElements, data: View, indices: View, output: View) -> list[Axis]:
     """The output's axes with the steps of data, indices and output."""
     size, index_size = data.dtype.itemsize, indices.dtype.itemsize
-    sources = [(stride * size, 0) for stride in data.strides[:axis]]
-    sources += [(0, stride * index_size) for stride in indices.strides]
-    sources += [(stride * size, 0) for stride in data.strides[axis + 1 :]]
+    strides = zip(*gather_strides(primitive, data, indices), output.strides, strict=True)
     return merged(
-        Axis(extent, (*source, stride * size))
-        for extent, source, stride in zip(output.shape, sources, output.strides, strict=True)
+        Axis(extent, (read * size, found * index_size, written * size))
+        for extent, (read, found, written) in zip(output.shape, strides, strict=True)
     )

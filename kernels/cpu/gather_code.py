@@ -51,7 +51,10 @@ def build_gather(variant: Variant, target: Target) -> ObjectCode:
         output = emitter.offset(emitter.operand(2), emitter.add(outer[2], chunk))
         run = _Run(data, index, output, first, last, length)
         if width and index_size:
-            with emitter.branch(_adjoins(emitter, word, width, index_size)) as (then, otherwise):
+            with emitter.branch(_adjoins(emitter, word, width, index_size, bool(vectors))) as (
+                then,
+                otherwise,
+            ):
                 with then:
                     _copy_elements(emitter, word, run, width, index_size, vectors=bool(vectors))
                 with otherwise:
@@ -96,9 +99,16 @@ def _prefetch_next(
             emitter.prefetch(emitter.offset(source, place))
 
 
-def _adjoins(emitter: Emitter, word: dict[str, ir.Value], width: int, index_size: int) -> ir.Value:
-    """Do indices and what they fetch stand side by side, and is all fetched from one line of the data?"""
-    steps = (("data_step", 0), ("index_step", index_size), ("out_step", width))
+def _adjoins(
+    emitter: Emitter, word: dict[str, ir.Value], width: int, index_size: int, vectors: bool
+) -> ir.Value:
+    """Do indices and what they fetch stand side by side, and is all fetched from one line of the data?
+
+    That need not be for ``vectors``.
+    """
+    steps = [("index_step", index_size), ("out_step", width)]
+    if not vectors:
+        steps.append(("data_step", 0))
     equal = [emitter.builder.icmp_signed("==", word[name], I64(step)) for name, step in steps]
     return reduce(emitter.builder.and_, equal)
 
@@ -111,6 +121,8 @@ def _copy_elements(
     def copy(number: ir.Value) -> None:
         at = emitter.offset(run.index, emitter.mul(number, index_size))
         moved = emitter.mul(_position(emitter, at, index_size, word["extent"]), word["gather_step"])
+        if vectors:
+            moved = emitter.add(moved, emitter.mul(number, word["data_step"]))
         to = emitter.offset(run.output, emitter.mul(number, width))
         _copy(emitter, to, emitter.offset(run.data, moved), I64(width), width)
 
@@ -136,7 +148,9 @@ def _copy_vector(
     index = emitter.load_stored(emitter.offset(run.index, emitter.mul(start, index_size)), element)
     if index_size > 4:
         index = builder.trunc(index, emitter.vector(I32))
-    extent, step = (emitter.splat(builder.trunc(word[name], I32)) for name in ("extent", "gather_step"))
+    extent, step, apart = (
+        emitter.splat(builder.trunc(word[name], I32)) for name in ("extent", "gather_step", "data_step")
+    )
     zero = emitter.fill(0, I32)
     last = builder.sub(extent, emitter.fill(1, I32))
     index = builder.select(builder.icmp_signed("<", index, zero), builder.add(index, extent), index)
@@ -144,7 +158,9 @@ def _copy_vector(
     index = builder.select(builder.icmp_signed("<", last, index), last, index)
     name, real = ("dps", FLOAT) if width == 4 else ("dpd", DOUBLE)
     vector = emitter.vector(real)
-    arguments = [zeros(vector), run.data, builder.mul(index, step), emitter.fill(1, I1), I32(1)]
+    data = emitter.offset(run.data, emitter.mul(start, word["data_step"]))
+    places = builder.add(builder.mul(index, step), builder.mul(emitter.lane_numbers(I32), apart))
+    arguments = [zeros(vector), data, places, emitter.fill(1, I1), I32(1)]
     found = emitter.intrinsic(f"llvm.x86.avx512.mask.gather.{name}.512", vector, arguments)
     emitter.store_stored(found, emitter.offset(run.output, emitter.mul(start, width)))
 

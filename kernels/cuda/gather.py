@@ -6,11 +6,10 @@ from typing import Any
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Gather
+from onnxplan.compiler.primitives import Gather, GatherElements
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
-from onnxplan.compiler.view import View
 from onnxplan.kernels.cuda.indexing import (
     BLOCK_THREADS,
     NARROW_LIMIT,
@@ -22,6 +21,7 @@ from onnxplan.kernels.cuda.indexing import (
 )
 from onnxplan.kernels.cuda.source import KernelSource, KernelText, check_words
 from onnxplan.kernels.cuda.words import WORD_TYPES, word_axes
+from onnxplan.kernels.gather_strides import gather_strides
 from onnxplan.kernels.geometry import Axis, ceil_div, pad_axes
 
 WORDS_PER_THREAD = 4
@@ -29,9 +29,9 @@ _DATA, _INDICES, _OUTPUT = range(3)
 
 
 def select_gather(operation: Operation, emit: StepEmitter, target: Target) -> None:
-    """Emits the step of a Gather of any element type but strings."""
+    """Emits the step of a Gather or GatherElements of any element type but strings."""
     primitive = operation.primitive
-    assert isinstance(primitive, Gather)
+    assert isinstance(primitive, Gather | GatherElements)
     data, indices = operation.inputs
     output = operation.outputs[0]
     if data.dtype is DType.STRING or indices.dtype not in (DType.INT32, DType.INT64):
@@ -39,7 +39,7 @@ def select_gather(operation: Operation, emit: StepEmitter, target: Target) -> No
     if output.size == 0:
         return
     axis = primitive.axis
-    strides = _strides(axis, data, indices, output)
+    strides = [*gather_strides(primitive, data, indices), output.strides]
     distances = (data.strides[axis], data.offset, output.offset)
     axes, width, (gathered, *_) = word_axes(output.shape, strides, (_OUTPUT, _DATA), data.dtype, distances)
     axes = pad_axes(axes, 3)
@@ -59,16 +59,6 @@ def select_gather(operation: Operation, emit: StepEmitter, target: Target) -> No
         flops=0,
         bytes_moved=2 * output.size * output.dtype.itemsize + indices.size * indices.dtype.itemsize,
     )
-
-
-def _strides(axis: int, data: View, indices: View, output: View) -> list[tuple[int, ...]]:
-    """Strides of data, indices and output along the output's axes; data's without the gathered one."""
-    before, after = data.strides[:axis], data.strides[axis + 1 :]
-    return [
-        (*before, *((0,) * indices.rank), *after),
-        (*((0,) * len(before)), *indices.strides, *((0,) * len(after))),
-        output.strides,
-    ]
 
 
 def _reach(axes: list[Axis]) -> int:

@@ -4,7 +4,7 @@ from harness import available_isas
 from layouts import LAYOUTS, laid_out, run, select
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.primitives import Gather
+from onnxplan.compiler.primitives import Gather, GatherElements
 from onnxplan.compiler.view import Storage, View
 
 CASES = [
@@ -72,6 +72,23 @@ def test_vectors_are_gathered_where_offsets_fit_an_instruction(isa):
     assert vectors(DType.INT64, (1 << 28) - 1)
     assert not vectors(DType.FLOAT16, 40)
     assert not vectors(DType.FLOAT32, 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("index_dtype", [DType.INT32, DType.INT64])
+def test_one_index_for_each_element(isa, layout, index_dtype):
+    """Along any axis, of strided operands, with fewer indices than data along others."""
+    rng = np.random.default_rng(6)
+    cases = [((9,), 0, (40,)), ((5, 37), 1, (4, 50)), ((11, 35), 0, (7, 33)), ((3, 11, 20), 1, (3, 5, 17))]
+    for dtype in (DType.FLOAT32, DType.FLOAT64, DType.FLOAT16, DType.COMPLEX128):
+        for shape, axis, count in [*cases, ((2, 0, 20), 1, (2, 3, 17)), ((2, 4), 0, (0, 3))]:
+            data = rng.integers(0, 100, shape).astype(dtype.numpy)
+            places = rng.integers(-12, 12, count).astype(index_dtype.numpy)
+            views = [laid_out(dtype, shape, layout, "x"), laid_out(index_dtype, count, layout, "i")]
+            for written in ("dense", "holes"):
+                output = laid_out(dtype, count, written, "y")
+                (found,), (expected,) = run(GatherElements(axis), views, [output], [data, places], isa, rng)
+                np.testing.assert_array_equal(found, expected)
 
 
 def test_nothing_to_gather_from_gives_zeros(isa):
