@@ -26,6 +26,7 @@ from onnxplan.compiler.passes.merge_common import merge_common
 from onnxplan.compiler.passes.merge_products import merge_products
 from onnxplan.compiler.passes.move_factors import move_factors
 from onnxplan.compiler.passes.order_operands import order_operands
+from onnxplan.compiler.passes.unify_gelu import unify_gelu
 from onnxplan.compiler.plan import CompiledPlan
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.schedule import schedule
@@ -82,8 +83,11 @@ def passes_for(selector: KernelSelector, optimize: int = 1) -> tuple[tuple[str, 
     first: tuple[str, Pass] = ("expand_block_products", block_products)
     if not optimize:
         return (first, *NECESSARY)
-    last: tuple[str, Pass] = ("order_operands", _plain(order_operands))
-    return (first, *PASSES, ("fuse_attention", attention), ("elide_copies", copies), last)
+    last: tuple[tuple[str, Pass], ...] = (
+        ("unify_gelu", _plain(unify_gelu)),
+        ("order_operands", _plain(order_operands)),
+    )
+    return (first, *PASSES, ("fuse_attention", attention), ("elide_copies", copies), *last)
 
 
 def compile_program(

@@ -117,10 +117,10 @@ LINES_AHEAD = 4
 class MicroKernels:
     """The micro-kernels of a module and the code that picks one of them.
 
-    There are full, half and single rows and vectors; what is between them computes some more than it needs,
-    so the row table has valid addresses for a whole tile, and packed B is filled up with zeros. Those of full
-    rows and at least half of the vectors can run a cheap epilogue in registers. Without ``fuses`` none does,
-    for users of :meth:`sum` alone.
+    There are those of :attr:`.tiling.RegisterTile.sizes`; what is between them computes some more than it
+    needs, so the row table has valid addresses for a whole tile, and packed B is filled up with zeros. Those
+    of full rows and at least half of the vectors can run a cheap epilogue in registers. Without ``fuses``
+    none does, for users of :meth:`sum` alone.
     """
 
     def __init__(self, emitter: Emitter, micro: MicroKernel, *, fuses: bool = True) -> None:
@@ -131,8 +131,7 @@ class MicroKernels:
             (rows, vectors): _core(
                 emitter, micro, rows, vectors, finishes=rows == tile.rows and vectors in finishing
             )
-            for rows in tile.heights
-            for vectors in tile.widths
+            for rows, vectors in tile.sizes
         }
         self._finishing = sorted(finishing, reverse=True)
         self._finish = tile_finisher(emitter, micro.epilogue, micro.lanes, micro.row_bytes)

@@ -191,4 +191,4 @@ def build_pool(variant: Variant, target: Target) -> ObjectCode:
         last = emitter.minimum(emitter.add(first, word["block"]), axes[2]["outputs"])
         with emitter.loop(first, last) as inner:
             pool.position(image, [outer, middle, inner])
-    return emitter.finish()
+    return emitter.finish(light=True)

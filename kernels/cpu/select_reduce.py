@@ -100,6 +100,8 @@ def emit_reduce(space: Space, emit: StepEmitter, target: Target) -> None:
         length = min(inner.extent, ceil_div(TILE_BYTES, max(space.region, 1) * space.weight * width) * width)
         chunks = ceil_div(inner.extent, length)
         row_bytes = space.region * space.weight * length
+    # One row is one of several: both parts of a split reduction are one kernel.
+    outer = outer or [Axis(1, (0,) * total)]
     padded = pad_axes(region, total)
     kinds = "".join(map(access_class, inner.strides))
     scratch, cache_stride, cached = _scratch(space, target, width)

@@ -37,13 +37,22 @@ class RegisterTile:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The numbers of vectors that there are micro-kernels for: full, half and single."""
+        """The numbers of vectors that there are micro-kernels of all rows for: full, half and single."""
         return tuple(sorted({1, ceil_div(self.vectors, 2), self.vectors}))
 
     @property
     def heights(self) -> tuple[int, ...]:
-        """The same for rows."""
+        """The same for rows, of all vectors."""
         return tuple(sorted({1, ceil_div(self.rows, 2), self.rows}))
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Rows and vectors of all micro-kernels, the first that fits first.
+
+        Tails of rows that are tails of columns too are few, and kernels for them take long to compile.
+        """
+        tails = tuple((rows, self.vectors) for rows in self.heights[:-1])
+        return tails + tuple((self.rows, vectors) for vectors in self.widths)
 
 
 def register_tile(target: Target, dtype: DType, columns: int | None = None) -> RegisterTile:
