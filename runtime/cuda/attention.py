@@ -73,19 +73,19 @@ class Attention:
     @staticmethod
     def of(step: Step, plan: ExecutionPlan) -> Attention:
         """The attention of a step of the family ``cudnn_attention``; see the contract of its variant."""
-        causal, scale, place, _ = _variant(step)
-        check_alignment(step, plan)
-        q, k, v = (Tensor.of(view.shape, view.strides) for view in step.operands[:3])
-        out = step.operands[step.outputs[0]]
-        bias = step.operands[place] if place else None
+        variant: Any = step.kernel.variant
+        causal, scale, *_ = variant
+        read = [step.operands[number] for number in _operand_order(step)]
+        check_alignment(read, plan)
+        q, k, v, *bias, out = (Tensor.of(operand.shape, operand.strides) for operand in read)
         return Attention(
-            step.operands[0].dtype.label,
+            read[0].dtype.label,
             q,
             k,
             v,
-            Tensor.of(out.shape, out.strides),
-            None if bias is None else Tensor.of(bias.shape, bias.strides),
-            "" if bias is None else bias.dtype.label,
+            out,
+            bias[0] if bias else None,
+            read[3].dtype.label if bias else "",
             scale,
             causal,
         )
@@ -111,8 +111,7 @@ class BoundAttention(CudnnGraph):
 
     @staticmethod
     def operand_order(step: Step) -> tuple[int, ...]:
-        bias = _variant(step)[2]
-        return (0, 1, 2, *((bias,) if bias else ()), step.outputs[0])
+        return _operand_order(step)
 
     def _graphs(self) -> Sequence[Callable[[], Descriptor]]:
         attention: Attention = self.problem
@@ -265,5 +264,8 @@ class _Given:
     hidden: Descriptor | None
 
 
-def _variant(step: Step) -> Any:
-    return step.kernel.variant
+def _operand_order(step: Step) -> tuple[int, ...]:
+    """The numbers of q, k, v, the bias if any, and out; other operands are our own kernel's."""
+    variant: Any = step.kernel.variant
+    bias = variant[2]
+    return (0, 1, 2, *((bias,) if bias else ()), step.outputs[0])

@@ -62,7 +62,7 @@ class Convolution:
         variant: Any = step.kernel.variant
         roles, relu, kernel, strides, dilations, before, after, _ = variant
         x, w, *extras, y = step.operands
-        check_alignment(step, plan)
+        check_alignment(step.operands, plan)
         features = w.shape[0]
         shape = (features, *kernel, w.shape[1] // math.prod(kernel))
         tensors = {

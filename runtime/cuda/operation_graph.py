@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from onnxplan.compiler.errors import UnsupportedOperatorError
-from onnxplan.compiler.plan import ExecutionPlan, Step
+from onnxplan.compiler.plan import ExecutionPlan, Operand, Step
 from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cuda.cudnn import (
     CUDNN_DATA_BFLOAT16,
@@ -70,9 +70,9 @@ class Tensor:
         return Tensor(tuple(self.shape[axis] for axis in order), tuple(self.strides[axis] for axis in order))
 
 
-def check_alignment(step: Step, plan: ExecutionPlan) -> None:
-    """Raises ``ValueError`` where an operand's address is no multiple of :data:`ALIGNMENT`."""
-    for operand in step.operands:
+def check_alignment(operands: Sequence[Operand], plan: ExecutionPlan) -> None:
+    """Raises ``ValueError`` where the address of one is no multiple of :data:`ALIGNMENT`."""
+    for operand in operands:
         if (plan.buffers[operand.buffer].offset + operand.offset) % ALIGNMENT:
             raise ValueError(f"cudnn: an operand is not at a multiple of {ALIGNMENT} bytes")
 

@@ -44,7 +44,10 @@ GROUPS: tuple[tuple[Part, ...], ...] = (
         Part("backend suite", "tests.cuda.gpu_suite", 90, workers=MANY),
         Part("models", "tests.cuda.gpu_models", 120, workers=FEW, stall=110),
     ),
-    (Part("runs", "tests.cuda.gpu_runs", 60, stall=50),),
+    (
+        Part("runs", "tests.cuda.gpu_runs", 60, stall=50),
+        Part("attention by cuDNN", "tests.cuda.gpu_library", 60, stall=50),
+    ),
 )
 SANITIZER_SECONDS = 110.0
 ALONE = ("many tasks",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,9 @@ from standin_cudnn import Engine, Node
 from standin_cudnn_rules import APPLY, ATTEND, BAND, GRAPH, MULTIPLY, REDUCE, TENSOR
 from test_cudnn import Bench
 
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import UnsupportedOperatorError
+from onnxplan.compiler.plan import KernelSpec
 from onnxplan.runtime.cuda.attention import (
     LEAST_VERSION,
     ONE_OPERATION,
@@ -265,3 +268,28 @@ def test_operands_are_in_device_memory_and_scalars_are_not():
         bench.standin.cudnn._nodes[pack.handle].values[1001][-1] = addresses[0]
         with pytest.raises(StrictError, match="is not in the host's memory"):
             bound.launcher(pack)(bench.stream)
+
+
+def step_of(offsets: list[int]) -> tuple[SimpleNamespace, SimpleNamespace]:
+    """A step of q, k, v, one extra of our own kernel's, a bias and the output, and a plan around it."""
+    shape, strides = (1, 2, 64, 16), (2048, 1024, 16, 1)
+    operands = [
+        SimpleNamespace(buffer=0, offset=offset, shape=shape, strides=strides, dtype=DType.FLOAT16)
+        for offset in offsets
+    ]
+    spec = KernelSpec("cudnn_attention", (True, 0.25, 4, ("ours",)))
+    plan = SimpleNamespace(buffers=[SimpleNamespace(offset=256)])
+    return SimpleNamespace(kernel=spec, operands=operands, outputs=(5,)), plan
+
+
+def test_what_cudnn_reads_and_writes_is_aligned():
+    # Our own kernel reads its extras at any address.
+    step, plan = step_of([0, 16, 32, 2, 48, 64])
+    attention = BoundAttention.describe(step, plan)
+    assert (attention.causal, attention.scale, attention.bias_dtype) == (True, 0.25, "float16")
+    assert BoundAttention.operand_order(step) == (0, 1, 2, 4, 5)
+    for place in (0, 1, 2, 4, 5):
+        offsets = [0] * 6
+        offsets[place] = 8
+        with pytest.raises(ValueError, match="not at a multiple of 16 bytes"):
+            BoundAttention.describe(*step_of(offsets))

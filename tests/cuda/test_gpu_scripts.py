@@ -17,7 +17,16 @@ from bench.cuda_models import interleave, measure_group
 from bench.supervised import Settings, first_lines, run_check
 from bench.supervisor import Part, Result, list_names, run_part
 from onnxplan.runtime.cuda.inventory import take_inventory
-from tests.cuda import gpu_cases, gpu_models, gpu_probe, gpu_run, gpu_runs, gpu_sanitizer, gpu_suite
+from tests.cuda import (
+    gpu_cases,
+    gpu_library,
+    gpu_models,
+    gpu_probe,
+    gpu_run,
+    gpu_runs,
+    gpu_sanitizer,
+    gpu_suite,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 MISBEHAVING = "tests.cuda.misbehaving"
@@ -116,6 +125,13 @@ SKIPPED_WITHOUT_GPU = ("outputs stay on the device", "torch tensors", "cupy arra
 def test_runs(settings, name):
     outcome = run_check(gpu_runs, name, settings)
     assert outcome["status"] == "passed", outcome
+
+
+@pytest.mark.parametrize("name", gpu_library.names(Settings()))
+def test_attention_agrees_with_itself(settings, name):
+    outcome = run_check(gpu_library, name, settings)
+    assert outcome["status"] == "passed", outcome
+    assert not outcome["details"]["cudnn"]
 
 
 def test_operator_cases_come_in_an_order_that_covers_early(settings):

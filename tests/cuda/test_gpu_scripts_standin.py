@@ -273,44 +273,6 @@ def test_attention_is_timed_beside_a_peer_that_agrees(settings, standin, causal)
         cuda_attention.attention_row(case, settings, Wrong)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_attention_through_cudnn_is_a_row_where_it_computes_it(settings, causal):
-    torch = pytest.importorskip("torch")
-    asked = []
-
-    class PeerOnCpu(cuda_attention.TorchAttention):
-        def __init__(self, *operands):
-            super().__init__(torch, "cpu", cuda_attention.CUDNN, *operands)
-
-        def _ordered(self):
-            asked.append(self._order[0])
-            return super()._ordered()
-
-        def launch(self, stream):
-            pass
-
-    case = cuda_attention.Case(1, 2, 64, 16, causal)
-    assert cuda_attention.library_row(case, settings, None) is None
-    installed = StandIn()
-    installed.has_cudnn = True
-    with use_api(installed.api()):
-        row = cuda_attention.library_row(case, settings, PeerOnCpu)
-        assert row.name == f"attention through cuDNN: {case}"
-        # The stand-in says a microsecond for both.
-        assert row.value == pytest.approx(1e-12 * case.flops / 1e-6)
-        assert row.ratio == pytest.approx(1)
-        judged = {bar.name: bar for bar in cuda_bars.judge([row])}
-        assert judged["attention through cuDNN beside PyTorch's"].met
-        assert judged["attention beside PyTorch's"].met is None
-        called = installed.counters.attentions
-        assert called
-        assert set(asked) == {torch.nn.attention.SDPBackend.CUDNN_ATTENTION}
-        installed.cudnn.engines = []
-        assert cuda_attention.library_row(case, settings, None) is None
-        assert installed.counters.attentions == called
-    assert not installed.violations
-
-
 SMALL_LAYERS = [
     cuda_convolutions.Layer(3, 8, 7, 2, 11),
     cuda_convolutions.Layer(16, 24, 3, 1, 6),
@@ -352,35 +314,6 @@ def test_convolutions_are_timed_beside_a_peer_that_agrees(settings, standin, lay
     alone = cuda_convolutions.convolution_row(layer, settings, 2, None)
     assert (alone.peer, alone.ratio) == ("", None)
     assert alone.value == pytest.approx(row.value)
-
-
-def test_convolutions_through_cudnn_are_rows_where_it_computes_them(settings):
-    torch = pytest.importorskip("torch")
-
-    class PeerOnCpu(cuda_convolutions.TorchLayer):
-        def __init__(self, *operands):
-            super().__init__(torch, "cpu", *operands)
-
-        def launch(self, stream):
-            pass
-
-    assert cuda_convolutions.library_row(SMALL_LAYERS[1], settings, 2, None) is None
-    installed = StandIn()
-    installed.has_cudnn = True
-    with use_api(installed.api()):
-        rows = [cuda_convolutions.library_row(layer, settings, 2, PeerOnCpu) for layer in SMALL_LAYERS]
-        assert rows[0] is None, "three channels"
-        for layer, row in zip(SMALL_LAYERS[1:], rows[1:], strict=True):
-            assert row.name == f"convolution through cuDNN: {layer}"
-            # The stand-in says a microsecond for both.
-            assert (row.value, row.peer_value, row.ratio) == pytest.approx((1, 1, 1))
-        judged = {bar.name: bar for bar in cuda_bars.judge(rows[1:])}
-        assert judged["convolution through cuDNN beside cuDNN"].met
-        called = installed.counters.convolutions
-        installed.cudnn.engines = []
-        assert cuda_convolutions.library_row(SMALL_LAYERS[1], settings, 2, None) is None
-        assert installed.counters.convolutions == called
-    assert not installed.violations
 
 
 def test_convolutions_that_differ_from_the_peer_are_no_row(settings):
