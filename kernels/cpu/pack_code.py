@@ -11,9 +11,12 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Number
-from onnxplan.kernels.cpu.llvm_types import I8, I32, I64, POINTER
+from onnxplan.kernels.cpu.llvm_types import I8, I32, I64, POINTER, size_of
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.registers import local_function
+
+PART_BYTES = 16
+"""What is loaded of a column at once to be transposed: more would take more code, and is hardly faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +91,80 @@ def _pack_rows(inner: Emitter, panel: Panel, element: ir.IntType, vectors: int) 
 def _pack_group(
     inner: Emitter, panel: Panel, element: ir.IntType, vector: ir.Value, vectors: int, *, transpose: bool
 ) -> None:
-    """Packs the columns of one vector: square blocks by transposition, the rest element by element."""
-    count = inner.sub(panel.columns, inner.mul(vector, inner.lanes))
-    with inner.branch(inner.less(0, count)) as (some, none):
-        with none, inner.loop(0, panel.depth) as depth:
-            inner.store_stored(inner.fill(0, element), _slot(inner, panel, element, depth, vector, vectors))
-        with some:
-            mask = inner.mask(count)
-            source = inner.offset(panel.source, inner.mul(panel.column_step, inner.mul(vector, inner.lanes)))
-            done: ir.Value = I64(0)
-            if transpose:
-                done = inner.builder.and_(panel.depth, I64(-inner.lanes))
-                with inner.loop(0, done, inner.lanes) as depth:
-                    block = _load_columns(inner, panel, element, source, depth, mask)
-                    for number, row in enumerate(transposed(inner, block)):
-                        slot = _slot(inner, panel, element, inner.add(depth, number), vector, vectors)
-                        inner.store_stored(row, slot)
-            with inner.loop(done, panel.depth) as depth:
-                at = inner.offset(source, inner.mul(depth, panel.depth_step))
-                row = inner.load_strided_stored(at, panel.column_step, element, mask)
-                row = inner.builder.select(mask.bits, row, inner.fill(0, element))
-                inner.store_stored(row, _slot(inner, panel, element, depth, vector, vectors))
+    """Packs the columns of one vector: squares of them by transposition, the rest one by one."""
+    lanes, size = inner.lanes, element.width // 8
+    count = inner.minimum(inner.sub(panel.columns, inner.mul(vector, lanes)), lanes)
+    source = inner.offset(panel.source, inner.mul(panel.column_step, inner.mul(vector, lanes)))
+    zero = inner.fill(0, element)
+    side = _square(inner, element) if transpose else 1
+    some = inner.less(0, count)
+    done = inner.builder.select(some, inner.builder.and_(panel.depth, I64(-side)), I64(0))
+    mask = inner.mask(count)
+    offsets = _column_offsets(inner, panel, count) if transpose else None
+    with inner.loop(0, done, side) as depth:
+        first = inner.offset(source, inner.mul(depth, panel.depth_step))
+        if offsets is None:
+            rows = [inner.load_strided_stored(first, panel.column_step, element, mask)]
+        else:
+            rows = _rows_of_columns(inner, first, offsets, element)
+        for number, row in enumerate(rows):
+            slot = _slot(inner, panel, element, inner.add(depth, number), vector, vectors)
+            inner.store_stored(inner.builder.select(mask.bits, row, zero), slot)
+    with inner.loop(done, panel.depth) as depth:
+        at = inner.offset(source, inner.mul(depth, panel.depth_step))
+        slot = _slot(inner, panel, element, depth, vector, vectors)
+        inner.store_stored(zero, slot)
+        with inner.loop(0, count) as column:
+            place = inner.offset(at, inner.mul(column, panel.column_step))
+            value = inner.builder.load(place, align=size, typ=element)
+            inner.builder.store(value, inner.offset(slot, inner.mul(column, size)), align=size)
+
+
+def _square(inner: Emitter, element: ir.IntType) -> int:
+    """Rows and columns of a square that is transposed within a vector."""
+    return min(PART_BYTES // size_of(element), inner.lanes)
+
+
+def _column_offsets(inner: Emitter, panel: Panel, count: ir.Value) -> ir.Value:
+    """Where the columns of a vector begin, those beyond ``count`` where the last one does.
+
+    They stand in memory, as they are more than there are registers.
+    """
+    offsets = inner.stack(I64, inner.lanes)
+    with inner.loop(0, inner.lanes) as lane:
+        column = inner.minimum(lane, inner.sub(count, 1))
+        place = inner.offset(offsets, inner.mul(lane, 8))
+        inner.builder.store(inner.mul(column, panel.column_step), place, align=8)
+    return offsets
+
+
+def _rows_of_columns(
+    inner: Emitter, first: ir.Value, offsets: ir.Value, element: ir.IntType
+) -> list[ir.Value]:
+    """The first elements of a vector's columns, which lie at ``offsets``, as rows: a square's.
+
+    A vector is joined from parts of columns that many apart, so that squares within it are transposed.
+    """
+    lanes, side = inner.lanes, _square(inner, element)
+    block = []
+    for number in range(side):
+        parts = []
+        for column in range(number, lanes, side):
+            offset = inner.builder.load(inner.offset(offsets, 8 * column), align=8, typ=I64)
+            parts.append(inner.with_lanes(side).load_stored(inner.offset(first, offset), element))
+        while len(parts) > 1:
+            parts = [inner.join(*parts[start : start + 2]) for start in range(0, len(parts), 2)]
+        block.append(parts[0])
+    starts = [lane - lane % side + lane % side // 2 + lane % 2 * lanes for lane in range(lanes)]
+    mask_type = ir.VectorType(I32, lanes)
+    masks = [ir.Constant(mask_type, [I32(start + half) for start in starts]) for half in (0, side // 2)]
+    for _ in range(side.bit_length() - 1):
+        block = [
+            inner.builder.shuffle_vector(block[row], block[row + side // 2], mask)
+            for row in range(side // 2)
+            for mask in masks
+        ]
+    return block
 
 
 def quad_packer(emitter: Emitter, lanes: int, vectors: int, kind: str) -> ir.Function:
@@ -173,38 +229,6 @@ def _quad(
     return value
 
 
-def _load_columns(
-    inner: Emitter, panel: Panel, element: ir.IntType, source: ir.Value, depth: ir.Value, mask: Mask
-) -> list[ir.Value]:
-    """``lanes`` elements of each of ``lanes`` columns; columns beyond the mask are zero."""
-    block: list[ir.Value] = []
-    last = inner.sub(inner.minimum(mask.count, inner.lanes), 1)
-    for lane in range(inner.lanes):
-        column = inner.minimum(lane, last)
-        offset = inner.add(inner.mul(column, panel.column_step), inner.mul(depth, element.width // 8))
-        value = inner.load_stored(inner.offset(source, offset), element)
-        valid = inner.less(lane, mask.count)
-        block.append(inner.builder.select(valid, value, inner.fill(0, element)))
-    return block
-
-
-def transposed(inner: Emitter, block: list[ir.Value]) -> list[ir.Value]:
-    """The square block of vectors with rows and columns exchanged, by rounds of interleaving."""
-    lanes = inner.lanes
-    low = [lane // 2 + lane % 2 * lanes for lane in range(lanes)]
-    high = [lanes // 2 + number for number in low]
-    mask_type = ir.VectorType(I32, lanes)
-    masks = [ir.Constant(mask_type, [I32(number) for number in order]) for order in (low, high)]
-    for _ in range(lanes.bit_length() - 1):
-        half = lanes // 2
-        block = [
-            inner.builder.shuffle_vector(block[row], block[row + half], mask)
-            for row in range(half)
-            for mask in masks
-        ]
-    return block
-
-
 def build_pack(variant: Variant, target: Target) -> ObjectCode:
     """The kernel of :func:`onnxplan.kernels.cpu.pack.pack`'s step."""
     itemsize, lanes, vectors, kind = variant
@@ -233,7 +257,7 @@ def build_pack(variant: Variant, target: Target) -> ObjectCode:
         to = emitter.offset(packed, emitter.add(moved[1], emitter.mul(panel, word["panel_step"])))
         values = Panel(to, from_, word["depth"], columns, word["depth_step"], word["column_step"]).values
         emitter.builder.call(packer, values)
-    return emitter.finish()
+    return emitter.finish(light=not kind.startswith("quads_"))
 
 
 def axis_offsets(
