@@ -24,6 +24,7 @@ from onnxplan.runtime.cuda.cudnn import (
     CUDNN_POINTWISE_DIV,
     CUDNN_POINTWISE_EXP,
     CUDNN_POINTWISE_GEN_INDEX,
+    CUDNN_POINTWISE_LOG,
     CUDNN_POINTWISE_MUL,
     CUDNN_POINTWISE_SUB,
     CUDNN_REDUCE_TENSOR_ADD,
@@ -46,7 +47,8 @@ three versions: the support surface in https://github.com/NVIDIA/cudnn-frontend.
 ONE_OPERATION = 91301
 """The first version with one operation for attention."""
 ONE_OPERATION_OF_SCORES = 92100
-"""The first version in which that operation takes a graph for the scores."""
+"""The first version in which that operation takes a graph for the scores, and mask and softmax are each one
+operation of the chain, which later engines ask for."""
 
 QUERIES, KEYS = 2, 3
 """Axes of the scores."""
@@ -133,8 +135,8 @@ class BoundAttention(CudnnGraph):
         if a.bias is not None:
             bias = self._tensor(next(self._numbers), a.bias, TYPES[a.bias_dtype])
         out = self._tensor(next(self._numbers), a.out, dtype)
-        scale = None if a.scale == 1 else self._scalar(next(self._numbers), a.scale, 4)
-        hidden = self._scalar(next(self._numbers), -math.inf, 1) if a.causal else None
+        scale = None if a.scale == 1 else self._scalar(next(self._numbers), a.scale)
+        hidden = self._scalar(next(self._numbers), -math.inf) if a.causal else None
         return _Given(q, k, v, bias, out, scale, hidden)
 
     def _virtual(self, tensor: Tensor, dtype: int = CUDNN_DATA_FLOAT) -> tuple[int, Descriptor]:
@@ -168,14 +170,7 @@ class BoundAttention(CudnnGraph):
             value = result
         if given.hidden is not None:
             last, result = self._virtual(scores)
-            mask = self._make(
-                Kind.OPERATION_DIAGONAL_BAND_MASK,
-                (Attribute.OPERATION_DIAGONAL_BAND_MASK_XDESC, (value,)),
-                (Attribute.OPERATION_DIAGONAL_BAND_MASK_BDESC, (given.hidden,)),
-                (Attribute.OPERATION_DIAGONAL_BAND_MASK_YDESC, (result,)),
-                (Attribute.OPERATION_DIAGONAL_BAND_MASK_COMPARISON_MODE, (CUDNN_POINTWISE_CMP_GE,)),
-            )
-            operations.append(mask)
+            operations.append(self._causal(value, given.hidden, result))
         return [
             (Attribute.OPERATION_SDPA_FWD_SUBGRAPH, (self._operation_graph(operations, inner=True),)),
             (Attribute.OPERATION_SDPA_FWD_SUBGRAPH_INPUT_UID, (first,)),
@@ -183,24 +178,27 @@ class BoundAttention(CudnnGraph):
         ]
 
     def _chain(self) -> Descriptor:
-        """The graph of two products with all steps of a softmax between them."""
+        """The graph of two products with a softmax between them, in all its steps in earlier versions."""
         a: Attention = self.problem
+        short = self._library.version >= ONE_OPERATION_OF_SCORES
         given = self._given(transposed=True)
         operations: list[Descriptor] = []
+        rows = Tensor.packed((*a.scores.shape[:3], 1))
 
         def then(
             mode: int,
             *operands: Descriptor,
+            tensor: Tensor = a.scores,
             dtype: int = CUDNN_DATA_FLOAT,
             precision: int = CUDNN_DATA_FLOAT,
             axis: int | None = None,
         ) -> Descriptor:
-            _, result = self._virtual(a.scores, dtype)
+            _, result = self._virtual(tensor, dtype)
             operations.append(self._pointwise(mode, operands, result, precision=precision, axis=axis))
             return result
 
         def reduced(operator: int, operand: Descriptor) -> Descriptor:
-            _, result = self._virtual(Tensor.packed((*a.scores.shape[:3], 1)))
+            _, result = self._virtual(rows)
             operations.append(self._reduction(operator, operand, result))
             return result
 
@@ -210,7 +208,11 @@ class BoundAttention(CudnnGraph):
             value = then(CUDNN_POINTWISE_MUL, value, given.scale)
         if given.bias is not None:
             value = then(CUDNN_POINTWISE_ADD, value, given.bias)
-        if given.hidden is not None:
+        if given.hidden is not None and short:
+            _, result = self._virtual(a.scores)
+            operations.append(self._causal(value, given.hidden, result))
+            value = result
+        elif given.hidden is not None:
             row, key = (
                 then(CUDNN_POINTWISE_GEN_INDEX, value, dtype=CUDNN_DATA_INT32, axis=axis)
                 for axis in (QUERIES, KEYS)
@@ -219,13 +221,37 @@ class BoundAttention(CudnnGraph):
                 CUDNN_POINTWISE_CMP_GE, row, key, dtype=CUDNN_DATA_BOOLEAN, precision=CUDNN_DATA_BOOLEAN
             )
             value = then(CUDNN_POINTWISE_BINARY_SELECT, value, given.hidden, seen)
-        top = reduced(CUDNN_REDUCE_TENSOR_MAX, value)
-        powers = then(CUDNN_POINTWISE_EXP, then(CUDNN_POINTWISE_SUB, value, top))
-        total = reduced(CUDNN_REDUCE_TENSOR_ADD, powers)
         # The second product takes factors of one type.
-        weights = then(CUDNN_POINTWISE_DIV, powers, total, dtype=TYPES[a.dtype])
+        if short:
+            _, weights = self._virtual(a.scores, TYPES[a.dtype])
+            operations.append(self._softmax(value, weights))
+        else:
+            top = reduced(CUDNN_REDUCE_TENSOR_MAX, value)
+            powers = then(CUDNN_POINTWISE_EXP, then(CUDNN_POINTWISE_SUB, value, top))
+            total = reduced(CUDNN_REDUCE_TENSOR_ADD, powers)
+            # Part of the chain that engines know, though nothing reads it here.
+            logarithm = then(CUDNN_POINTWISE_LOG, total, tensor=rows)
+            then(CUDNN_POINTWISE_ADD, top, logarithm, tensor=rows)
+            weights = then(CUDNN_POINTWISE_DIV, powers, total, dtype=TYPES[a.dtype])
         operations.append(self._product(weights, given.v, given.out))
         return self._operation_graph(operations)
+
+    def _causal(self, value: Descriptor, hidden: Descriptor, result: Descriptor) -> Descriptor:
+        """Scores where a query is at or behind a key, else ``hidden``."""
+        return self._make(
+            Kind.OPERATION_DIAGONAL_BAND_MASK,
+            (Attribute.OPERATION_DIAGONAL_BAND_MASK_XDESC, (value,)),
+            (Attribute.OPERATION_DIAGONAL_BAND_MASK_BDESC, (hidden,)),
+            (Attribute.OPERATION_DIAGONAL_BAND_MASK_YDESC, (result,)),
+            (Attribute.OPERATION_DIAGONAL_BAND_MASK_COMPARISON_MODE, (CUDNN_POINTWISE_CMP_GE,)),
+        )
+
+    def _softmax(self, value: Descriptor, result: Descriptor) -> Descriptor:
+        return self._make(
+            Kind.OPERATION_SOFTMAX,
+            (Attribute.OPERATION_SOFTMAX_XDESC, (value,)),
+            (Attribute.OPERATION_SOFTMAX_YDESC, (result,)),
+        )
 
     def _product(self, left: Descriptor, right: Descriptor, result: Descriptor) -> Descriptor:
         matmul = self._make(Kind.MATMUL, (Attribute.MATMUL_COMP_TYPE, (CUDNN_DATA_FLOAT,)))

@@ -143,10 +143,10 @@ class CudnnGraph(ABC):
             *([(Attribute.TENSOR_IS_BY_VALUE, (True,))] if by_value else []),
         )
 
-    def _scalar(self, number: int, value: float, rank: int) -> Descriptor:
-        """A number of the host's, which a launch reads."""
+    def _scalar(self, number: int, value: float) -> Descriptor:
+        """A number of the host's, which a launch reads, for tensors of four axes."""
         self._scalars.append(ctypes.c_float(value))
-        return self._tensor(number, Tensor.packed((1,) * rank), CUDNN_DATA_FLOAT, by_value=True)
+        return self._tensor(number, Tensor.packed((1, 1, 1, 1)), CUDNN_DATA_FLOAT, by_value=True)
 
     def _operation_graph(self, operations: Sequence[Descriptor], *, inner: bool = False) -> Descriptor:
         """A graph of operations; an ``inner`` one is part of an operation and knows no handle."""

@@ -12,14 +12,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 from standin_cudnn_launch import DTYPES, Tensor
-from standin_cudnn_rules import APPLY, ATTEND, BAND, MULTIPLY, REDUCE
+from standin_cudnn_rules import APPLY, ATTEND, BAND, MULTIPLY, REDUCE, SOFTMAX
 
 FLOAT, HALF, INT32, BFLOAT16, BOOLEAN = 0, 2, 4, 9, 11
-ADD, MUL, DIV, SUB, EXP = 0, 1, 6, 9, 13
+ADD, MUL, DIV, SUB, EXP, LOG = 0, 1, 6, 9, 13, 14
 GREATER_OR_EQUAL, INDEX, SELECT = 303, 501, 601
 REDUCE_ADD, REDUCE_MAX = 0, 3
 OPERANDS = (751, 752, 758)
 LARGEST_HEAD = 128
+SHORT = 92100
+"""The first version whose engines ask for mask and softmax as one operation each."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class Problem:
             return (weights.astype(np.float64) @ v).astype(DTYPES[self.output.type])
 
 
-def problem_of(operations: Sequence[Any]) -> Problem:
+def problem_of(operations: Sequence[Any], version: int) -> Problem:
     """The problem of finalised operations; raises ``ValueError`` for what the stand-in's engines lack."""
-    problem = _one_operation(operations[0]) if operations[0].kind == ATTEND else _chain(operations)
+    problem = _one_operation(operations[0]) if operations[0].kind == ATTEND else _chain(operations, version)
     if operations[0].kind == ATTEND and len(operations) > 1:
         raise ValueError("operations behind the attention")
     _check(problem)
@@ -97,15 +99,13 @@ def _check(problem: Problem) -> None:
         if any(own not in (1, extent) for own, extent in pairs) or problem.bias.type not in (FLOAT, q.type):
             raise ValueError(f"a bias {problem.bias.shape} of type {problem.bias.type}")
     for scalar in problem.scalars:
-        if not scalar.by_value or scalar.virtual or scalar.type != FLOAT or set(scalar.shape) != {1}:
+        if not scalar.by_value or scalar.virtual or scalar.type != FLOAT or scalar.shape != (1, 1, 1, 1):
             raise ValueError("a scale or hidden score that is no scalar of float32")
 
 
 def _one_operation(operation: Any) -> Problem:
     q, k, v, out = (Tensor.of(operation.one(number)) for number in (2800, 2801, 2802, 2803))
     scale = Tensor.of(operation.one(2805)) if 2805 in operation.values else None
-    if scale is not None and scale.shape != (1, 1, 1, 1):
-        raise ValueError("the scale of the operation has four axes")
     bias = hidden = None
     if 2811 in operation.values:
         shape = (*q.shape[:3], k.shape[2])
@@ -168,6 +168,25 @@ class _Chain:
         _check_virtual(result, (*operand.shape[:3], 1))
         return result
 
+    def causal(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores behind a mask, and what hides keys, where there is a mask."""
+        if self._operations[0].kind != BAND:
+            return value, None
+        operation = self._take(BAND)
+        if operation.one(3007) != GREATER_OR_EQUAL or Tensor.of(operation.one(3000)) != value:
+            raise ValueError("a mask of something else than the scores, or not a causal one")
+        result = Tensor.of(operation.one(3006))
+        _check_virtual(result, value.shape)
+        return result, Tensor.of(operation.one(3005))
+
+    def softmax(self, value: Tensor, result_type: int) -> Tensor:
+        operation = self._take(SOFTMAX)
+        if Tensor.of(operation.one(3100)) != value:
+            raise ValueError("a softmax of something else than the scores")
+        result = Tensor.of(operation.one(3101))
+        _check_virtual(result, value.shape, result_type)
+        return result
+
     def next_mode(self) -> int | None:
         """Of the pointwise operation that comes next, if one does."""
         first = self._operations[0] if self._operations else None
@@ -200,7 +219,7 @@ class _Chain:
             raise ValueError("operations behind the second product")
 
 
-def _chain(operations: Sequence[Any]) -> Problem:
+def _chain(operations: Sequence[Any], version: int) -> Problem:
     chain = _Chain(operations)
     q, turned, value = chain.product()
     if len(turned.shape) != 4 or turned.strides[2] != 1:
@@ -220,18 +239,25 @@ def _chain(operations: Sequence[Any]) -> Problem:
         value, (_, scale) = chain.pointwise(MUL, value)
     if chain.next_mode() == ADD:
         value, (_, bias) = chain.pointwise(ADD, value)
-    if chain.next_mode() == INDEX:
+    if version >= SHORT:
+        value, hidden = chain.causal(value)
+    elif chain.next_mode() == INDEX:
         row, _ = chain.pointwise(INDEX, value, result=INT32, axis=2)
         column, _ = chain.pointwise(INDEX, value, result=INT32, axis=3)
         seen, _ = chain.pointwise(GREATER_OR_EQUAL, row, column, result=BOOLEAN, precision=BOOLEAN)
         value, (_, hidden, asked) = chain.pointwise(SELECT, value)
         if asked != seen:
             raise ValueError("the mask is not what is selected by")
-    top = chain.reduction(REDUCE_MAX, value)
-    value, _ = chain.pointwise(SUB, value, top)
-    powers, _ = chain.pointwise(EXP, value)
-    total = chain.reduction(REDUCE_ADD, powers)
-    weights, _ = chain.pointwise(DIV, powers, total, result=q.type)
+    if version >= SHORT:
+        weights = chain.softmax(value, q.type)
+    else:
+        top = chain.reduction(REDUCE_MAX, value)
+        value, _ = chain.pointwise(SUB, value, top)
+        powers, _ = chain.pointwise(EXP, value)
+        total = chain.reduction(REDUCE_ADD, powers)
+        logarithm, _ = chain.pointwise(LOG, total)
+        chain.pointwise(ADD, top, logarithm)
+        weights, _ = chain.pointwise(DIV, powers, total, result=q.type)
     left, v, out = chain.product()
     if left != weights:
         raise ValueError("the second product is not of the weights")

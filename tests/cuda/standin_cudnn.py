@@ -243,9 +243,11 @@ class Cudnn:
             # Part of an operation, which says what it means.
             return
         operations = node.values[801]
-        kind = standin_convolutions if operations[0].kind == CONVOLVE else standin_attention
         try:
-            node.problem = kind.problem_of(operations)
+            if operations[0].kind == CONVOLVE:
+                node.problem = standin_convolutions.problem_of(operations)
+            else:
+                node.problem = standin_attention.problem_of(operations, self.version)
         except ValueError as error:
             raise Refused(NOT_SUPPORTED, str(error)) from None
 
