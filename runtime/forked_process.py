@@ -20,12 +20,13 @@ LARGEST_BYTES = 1 << 30
 def can_fork() -> bool:
     """Is a child of this process sure to find no lock held by a thread that it does not have?
 
-    So it is where the interpreter has one thread. Those of libraries, such as NumPy's, keep no lock for long,
-    or give it up themselves before a fork.
+    So it is where the interpreter has one thread, whoever has started it. Those of libraries, such as NumPy's,
+    keep no lock for long, or give it up themselves before a fork. ``ONNXPLAN_FORK=0`` says that it is not.
     """
     return (
         sys.platform == "linux"
-        and threading.active_count() == 1
+        and os.environ.get("ONNXPLAN_FORK", "1") not in ("", "0")
+        and len(sys._current_frames()) == 1
         and threading.current_thread() is threading.main_thread()
         and _resident_bytes() <= LARGEST_BYTES
     )

@@ -87,8 +87,11 @@ def test_no_exit_handler_of_this_process_runs_in_it(tmp_path):
 
 
 def test_a_process_of_several_threads_is_not_forked(monkeypatch):
-    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(sys, "_current_frames", lambda: {0: None})
     assert can_fork()
+    with monkeypatch.context() as patch:
+        patch.setenv("ONNXPLAN_FORK", "0")
+        assert not can_fork()
     with monkeypatch.context() as patch:
         patch.setattr(forked_process, "LARGEST_BYTES", 0)
         assert not can_fork()
