@@ -20,8 +20,8 @@ LARGEST_BYTES = 1 << 30
 def can_fork() -> bool:
     """Is a child of this process sure to find no lock held by a thread that it does not have?
 
-    So it is where the interpreter has one thread, whoever has started it. Those of libraries, such as NumPy's,
-    keep no lock for long, or give it up themselves before a fork. ``ONNXPLAN_FORK=0`` says that it is not.
+    So it is where the interpreter has one thread, whoever has started it. Threads of libraries, such as
+    NumPy's, keep no lock for long, or give it up themselves before a fork. ``ONNXPLAN_FORK=0`` says no.
     """
     return (
         sys.platform == "linux"
