@@ -83,6 +83,7 @@ class KernelLibrary:
         self._sources = sources
         self._store = store or KernelStore(store_directory() if cache else None)
         self._addresses: dict[KernelSpec, int] = {}
+        self._asked: set[KernelSpec] = set()
         self._lock = threading.Lock()
         self._load = load
         self._platform = platform or platform_key
@@ -130,7 +131,9 @@ class KernelLibrary:
         if not all(spec in known for spec in specs):
             with self._lock:
                 missing = [spec for spec in dict.fromkeys(specs) if spec not in known]
-                unknown = [spec for spec in missing if not self._load_stored(spec)]
+                # What was asked for early counts as missing, whoever has built it meanwhile.
+                asked = self._asked
+                unknown = [spec for spec in missing if spec in asked or not self._load_stored(spec)]
                 logger.debug(
                     "%d of %d kernels came from the store %s",
                     len(missing) - len(unknown), len(missing), self._store.directory,
@@ -179,11 +182,18 @@ class KernelLibrary:
 
         # Who builds a long one last is waited for.
         specs = sorted(specs, key=self._effort, reverse=True)
+
+        def taken(spec: KernelSpec, entry: StoredCode) -> bool:
+            usable = take(spec, entry)
+            if usable:
+                compile_logger.debug("another process compiled %s", spec)
+            return usable
+
         jobs = [
             Job(
                 self._key(spec),
                 partial(self._build_logged, spec),
-                partial(take, spec),
+                partial(taken, spec),
                 partial(finish, spec),
                 self._label,
             )
@@ -201,6 +211,7 @@ class KernelLibrary:
         """What asks another process for a kernel that is neither here nor in the store on disk."""
         if spec in self._addresses or self._store.has(self._key(spec)):
             return None
+        self._asked.add(spec)
         return self._request(spec)
 
     def _request(self, spec: KernelSpec) -> Request | None:
