@@ -110,8 +110,7 @@ def emit_reduce(space: Space, emit: StepEmitter, target: Target) -> None:
     lanes = lane_count(space.expression, space.labels, target)
     streamed = row and streamed_output(target, outputs, kinds, inner.extent, lanes)
     expression, words = lift_constants(space.expression)
-    plan = schedule(expression, cache=cached)
-    ahead, distance = fetched_ahead(inputs, kinds, inner.extent, plan) if row else ((), 0)
+    ahead, distance = fetched_ahead(inputs, kinds, inner.extent) if row else ((), 0)
     variant = (
         "row" if row else "column", expression, space.labels, kinds,
         (*space.inputs, *space.coordinates), len(outer), len(padded), cached, streamed, ahead,

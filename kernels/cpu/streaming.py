@@ -14,8 +14,7 @@ from onnxplan.kernels.phases import Phase, Schedule
 
 STREAMED_BYTES = 32 << 20
 """A result from this size on leaves the caches before anybody reads it, an operand before it comes again."""
-# Of shorter rows too many lines are written in two parts, which takes longer than reading them before, and
-# the processor's own prefetchers find the next one.
+# Of shorter rows too many lines are written in two parts, which takes longer than reading them before.
 LEAST_ROW_BYTES = 1024
 LEAST_AHEAD, MOST_AHEAD = 4096, 16384
 """Bytes ahead of a row: the processor's own prefetchers see less far; more would leave the first cache."""
@@ -60,20 +59,15 @@ def fetching_pass(plan: Schedule) -> Phase:
     return next((costly for costly in plan.phases if costly.cost > COSTLY), plan.phases[-1])
 
 
-def fetched_ahead(
-    inputs: Sequence[View], kinds: str, row_elements: int, plan: Schedule
-) -> tuple[tuple[int, ...], int]:
+def fetched_ahead(inputs: Sequence[View], kinds: str, row_elements: int) -> tuple[tuple[int, ...], int]:
     """Which operands of a kernel of rows to fetch ahead, and how many bytes; ``kinds`` as above.
 
-    That hangs on no number of rows, so that one kernel serves any.
+    That hangs on no number of rows, and on their length only where they are very long: one kernel serves any.
     """
-    least = 0 if fetching_pass(plan).cost > COSTLY else LEAST_ROW_BYTES
     found = tuple(
         number
         for number, view in enumerate(inputs)
-        if kinds[number] == "c"
-        and not view.is_constant
-        and least <= row_elements * view.dtype.itemsize <= MOST_AHEAD
+        if kinds[number] == "c" and not view.is_constant and row_elements * view.dtype.itemsize <= MOST_AHEAD
     )
     row = max((row_elements * inputs[number].dtype.itemsize for number in found), default=0)
     return found, max(row, LEAST_AHEAD)

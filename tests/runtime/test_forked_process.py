@@ -88,6 +88,7 @@ def test_no_exit_handler_of_this_process_runs_in_it(tmp_path):
 
 def test_a_process_of_several_threads_is_not_forked(monkeypatch):
     monkeypatch.setattr(sys, "_current_frames", lambda: {0: None})
+    monkeypatch.setattr(forked_process, "_resident_bytes", lambda: 1)
     assert can_fork()
     with monkeypatch.context() as patch:
         patch.setenv("ONNXPLAN_FORK", "0")
