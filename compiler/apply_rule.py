@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from onnxplan.compiler.arity import check_inputs, check_kinds
-from onnxplan.compiler.arrangement import SIZE_LIMIT
+from onnxplan.compiler.arrangement import checked_size
 from onnxplan.compiler.builder import Builder, ValueNeeded
 from onnxplan.compiler.errors import (
     InvalidModelError,
@@ -41,8 +41,7 @@ def apply_rule(builder: Builder, node: Node, inputs: Sequence[Lowered | None]) -
             # Few outputs are no tensors, and this is done for each node.
             views: Iterable[View] = (output,) if isinstance(output, View) else tensors(output)
             for view in views:
-                if view.size > SIZE_LIMIT or (view.shape and min(view.shape) < 0):
-                    raise ValueError(f"the result would have the shape {list(view.shape)}")
+                checked_size(view.shape)
     except (ValueNeeded, OnnxPlanError):
         raise
     except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:

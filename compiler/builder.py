@@ -59,12 +59,13 @@ class ValueNeeded(Exception):  # noqa: N818 - a signal that ends a stage, not an
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Derivation:
-    """A call of :meth:`Builder.derive`, and what it returned."""
+    """A call of :meth:`Builder.derive`, what it returned, and how far :data:`READS` went on for it."""
 
     function: Callable[..., tuple[View, ...]]
     views: tuple[View, ...]
     arguments: tuple[Hashable, ...]
     made: tuple[View, ...]
+    reads: int
 
 
 class Builder:
@@ -79,8 +80,6 @@ class Builder:
         self.storage_count = 0
         self.derivations: list[Derivation] = []
         """What the rule that runs has derived so far."""
-        self.derived_reads = 0
-        """How far :data:`READS` went on for it."""
         self._fold_count = 0
         self._run_key: View | None = None
         self._draws: Counter[object] = Counter()
@@ -170,8 +169,8 @@ class Builder:
         )
         # Names of storages are the same where it was called before.
         self.storage_count = count
-        self.derivations.append(Derivation(function, tuple(views), arguments, made))
-        self.derived_reads += next(READS) - began + 1
+        reads = next(READS) - began + 1
+        self.derivations.append(Derivation(function, tuple(views), arguments, made, reads))
         return made
 
     def emit_into(self, primitive: Primitive, inputs: Sequence[View], target: View) -> None:

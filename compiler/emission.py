@@ -49,12 +49,13 @@ class EmittedStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmittedConstant:
-    """What :meth:`Emission.constant` was asked for and returned."""
+    """What :meth:`Emission.constant` was asked for and returned, and how far :data:`READS` went on for it."""
 
     storage: Storage
     sources: tuple[View, ...]
     layout: str
     make: Callable[..., npt.NDArray[Any]]
+    reads: int
 
 
 class Emission:
@@ -67,12 +68,11 @@ class Emission:
         self.nodes: tuple[str, ...] = ()
         self.temporaries: list[Storage] = []
         self.constants: list[EmittedConstant] = []
-        self.reads = 0
 
     def begin(self, nodes: tuple[str, ...]) -> None:
         """Begins an operation of ``nodes``: forgets the temporaries and constants of the last one."""
         self.nodes = nodes
-        self.temporaries, self.constants, self.reads = [], [], 0
+        self.temporaries, self.constants = [], []
 
     def temporary(self, dtype: DType, size: int, name: str) -> Storage:
         storage = Storage(dtype, size, name)
@@ -89,8 +89,8 @@ class Emission:
             return aligned(make(*[view.numpy() for view in sources]), self.target.alignment)
 
         storage = self.pool.get(derived_key(f"packed {layout}", sources), packed, name)
-        self.constants.append(EmittedConstant(storage, sources, layout, make))
-        self.reads += next(READS) - began + 1
+        reads = next(READS) - began + 1
+        self.constants.append(EmittedConstant(storage, sources, layout, make, reads))
         return storage
 
     def step(

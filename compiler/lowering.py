@@ -338,7 +338,7 @@ class Lowering(Builder):
         if key is not None:
             outputs = self._repeated.replay(key, self, inputs)
         if outputs is None:
-            self.derivations, self.derived_reads = [], 0
+            self.derivations = []
             mark = Mark.of(self)
             held = len(self._held)
             outputs = apply_rule(self, node, inputs)

@@ -112,7 +112,7 @@ class RepeatedNodes:
         outputs: Sequence[Lowered],
     ) -> None:
         """Notes what a rule made since ``mark``, where nothing but the key decided that."""
-        if not key.decides(mark.reads, builder.derived_reads):
+        if not key.decides(mark.reads, sum(call.reads for call in builder.derivations)):
             return
         try:
             self._patterns[key.parts] = _pattern(builder, inputs, mark, outputs)

@@ -77,7 +77,7 @@ class RepeatedSteps:
         self, key: Key, emission: Emission, operation: Operation, steps: Sequence[EmittedStep], reads: int
     ) -> None:
         """Notes the ``steps`` of ``operation``, where nothing but the key decided on them."""
-        if not key.decides(reads, emission.reads):
+        if not key.decides(reads, sum(each.reads for each in emission.constants)):
             return
         places = Places(list(operation.views))
         for storage in emission.temporaries:
