@@ -49,7 +49,7 @@ class _Row:
                 for number, total in enumerate(totals):
                     where = self.source.at(emitter, table, part, number)
                     value = self.source.load(emitter, where, part.mask)
-                    total.value = self._combine(value, weight, total.value)
+                    total.value = combined(emitter, self.kind, self.weight, (value, weight), total.value)
                 empty.value = I1(0)
         output = emitter.offset(emitter.operand(3), emitter.mul(row, word["out_row"]))
         zero = emitter.fill(0.0, compute_type(self.dtype))
@@ -57,11 +57,14 @@ class _Row:
             found = builder.select(empty.value, zero, total.value)
             self.result.store(emitter, found, self.result.at(emitter, output, part, number), part.mask)
 
-    def _combine(self, value: ir.Value, weight: ir.Value, total: ir.Value) -> ir.Value:
-        if self.kind == "sum":
-            return self.emitter.fma(value, weight, total)
-        product = self.emitter.builder.fmul(value, weight)
-        return cpu_function("max")(self.emitter, self.weight, self.weight, total, product)
+
+def combined(
+    emitter: Emitter, kind: str, dtype: DType, operands: tuple[ir.Value, ir.Value], total: ir.Value
+) -> ir.Value:
+    """``total`` with the product of ``operands``: a sum, or the largest of both, of type ``dtype``."""
+    if kind == "sum":
+        return emitter.fma(*operands, total)
+    return cpu_function("max")(emitter, dtype, dtype, total, emitter.builder.fmul(*operands))
 
 
 def build_gather_reduce(variant: Variant, target: Target) -> ObjectCode:

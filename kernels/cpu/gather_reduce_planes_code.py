@@ -13,10 +13,10 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.gather_reduce_code import combined
 from onnxplan.kernels.cpu.llvm_types import FLOAT, I8, I32, I64, zeros
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.walk_code import vector_loop
-from onnxplan.kernels.scalar import cpu_function
 
 _NAMES = (
     "units", "per_tile", "rows", "block", "columns", "taps", "extent", "plane", "position_tap",
@@ -49,8 +49,9 @@ class _Planes:
             at = emitter.offset(emitter.operand(2), emitter.mul(tap, word["weight_tap"]))
             weight = emitter.load(emitter.element(at, row, DType.FLOAT32), DType.FLOAT32, mask)
             for plane, total in zip(planes, totals, strict=True):
-                combined = self._combine(self._gather(plane, place, valid), weight, total.value)
-                total.value = builder.select(valid, combined, total.value)
+                operands = self._gather(plane, place, valid), weight
+                result = combined(emitter, self.kind, DType.FLOAT32, operands, total.value)
+                total.value = builder.select(valid, result, total.value)
             found.value = builder.or_(found.value, builder.zext(valid, emitter.vector(I8)))
         some = builder.icmp_unsigned("!=", found.value, emitter.fill(0, I8))
         for number, total in enumerate(totals):
@@ -69,12 +70,6 @@ class _Planes:
         lanes = builder.bitcast(builder.sext(valid, emitter.vector(I32)), vector)
         arguments = [zeros(vector), plane, place, lanes, I8(4)]
         return emitter.intrinsic("llvm.x86.avx2.gather.d.ps.256", vector, arguments)
-
-    def _combine(self, value: ir.Value, weight: ir.Value, total: ir.Value) -> ir.Value:
-        if self.kind == "sum":
-            return self.emitter.fma(value, weight, total)
-        product = self.emitter.builder.fmul(value, weight)
-        return cpu_function("max")(self.emitter, DType.FLOAT32, DType.FLOAT32, total, product)
 
 
 def build_gather_reduce_planes(variant: Variant, target: Target) -> ObjectCode:

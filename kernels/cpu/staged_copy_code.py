@@ -13,7 +13,7 @@ from onnxplan.kernels.cpu.llvm_types import I1, I8, storage_type
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.select_transpose import LARGEST_BLOCK
 from onnxplan.kernels.cpu.transpose_code import BlockCopy
-from onnxplan.kernels.cpu.walk_code import Reader, vector_loop, walk_rows
+from onnxplan.kernels.cpu.walk_code import Reader, vector_loop, walk_rows, whole_vectors
 
 UNROLL = 4
 
@@ -67,25 +67,16 @@ def _copy_rows(
 
 def _stream(emitter: Emitter, to: ir.Value, source: ir.Value, count: ir.Value) -> None:
     """Writes ``count`` bytes past the caches, but for those beside whole vectors of the result."""
-    nbytes = emitter.target.vector_bytes
-    wide = emitter.with_lanes(nbytes)
+    wide = emitter.with_lanes(emitter.target.vector_bytes)
     head = emitter.minimum(wide.elements_to_line(to, 1), count)
-    stop = emitter.add(head, emitter.mul(emitter.divide(emitter.sub(count, head), nbytes), nbytes))
     _move(emitter, to, source, emitter.integer(0), head)
 
-    def stream(indices: list[ir.Value], _: Mask | None) -> None:
+    def stream(indices: list[ir.Value]) -> None:
         values = [wide.load_stored(emitter.offset(source, index), I8) for index in indices]
         for index, value in zip(indices, values, strict=True):
             wide.stream_stored(value, emitter.offset(to, index))
 
-    position = head
-    for vectors in (UNROLL, 1):
-        length = vectors * nbytes
-        whole = emitter.mul(emitter.divide(emitter.sub(stop, position), length), length)
-        end = emitter.add(position, whole)
-        with emitter.loop(position, end, length) as index:
-            stream([emitter.add(index, number * nbytes) for number in range(vectors)], None)
-        position = end
+    stop = whole_vectors(wide, head, count, (UNROLL, 1), stream)
     _move(emitter, to, source, stop, count)
 
 

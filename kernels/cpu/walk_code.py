@@ -7,7 +7,7 @@ bytes. A row is one combination of outer coordinates and one chunk of the inner 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from llvmlite import ir
@@ -114,6 +114,29 @@ def walk_rows(
             odometer.advance()
 
 
+def whole_vectors(
+    emitter: Emitter,
+    start: ir.Value,
+    stop: ir.Value,
+    counts: Iterable[int],
+    body: Callable[[list[ir.Value]], None],
+) -> ir.Value:
+    """Calls ``body(indices)`` for the whole vectors from ``start`` up to ``stop``; returns where they end.
+
+    ``counts`` says how many at a time: first the first of them as often as it fits, then the others.
+    """
+    lanes = emitter.lanes
+    position = start
+    for count in dict.fromkeys(counts):
+        step = count * lanes
+        whole = emitter.mul(emitter.divide(emitter.sub(stop, position), step), step)
+        end = emitter.add(position, whole)
+        with emitter.loop(position, end, step) as index:
+            body([emitter.add(index, i * lanes) for i in range(count)])
+        position = end
+    return position
+
+
 def vector_loop(
     emitter: Emitter,
     start: ir.Value,
@@ -128,17 +151,10 @@ def vector_loop(
     First ``unroll`` whole vectors at a time, then one, then what is left under a mask. With
     ``always_masked`` the last two are one, which is less code.
     """
-    lanes = emitter.lanes
-    position = start
-    for count in (unroll,) if always_masked else dict.fromkeys((unroll, 1)):
-        step = count * lanes
-        whole = emitter.mul(emitter.divide(emitter.sub(stop, position), step), step)
-        end = emitter.add(position, whole)
-        with emitter.loop(position, end, step) as index:
-            body([emitter.add(index, i * lanes) for i in range(count)], None)
-        position = end
+    counts = (unroll,) if always_masked else (unroll, 1)
+    position = whole_vectors(emitter, start, stop, counts, lambda indices: body(indices, None))
     if always_masked and unroll > 1:
-        with emitter.loop(position, stop, lanes) as index:
+        with emitter.loop(position, stop, emitter.lanes) as index:
             body([index], emitter.mask(emitter.sub(stop, index)))
     else:
         with emitter.when(emitter.less(position, stop)):

@@ -1,20 +1,13 @@
 """The scripts for a GPU where the stand-in has cuDNN."""
 
 import pytest
+from small_layers import SMALL_LAYERS
 from standin import StandIn
 
 from bench import cuda_attention, cuda_bars, cuda_convolutions
 from bench.supervised import Settings
 from onnxplan.runtime.cuda.api import use_api
 from tests.cuda import gpu_library
-
-LAYERS = [
-    cuda_convolutions.Layer(3, 8, 7, 2, 11),
-    cuda_convolutions.Layer(16, 24, 3, 1, 6),
-    cuda_convolutions.Layer(16, 24, 3, 2, 9),
-    cuda_convolutions.Layer(16, 24, 1, 2, 7),
-    cuda_convolutions.Layer(16, 24, 1, 1, 5, residual=True),
-]
 
 
 @pytest.fixture
@@ -90,13 +83,13 @@ def test_convolutions_through_cudnn_are_rows_where_it_computes_them(settings):
         def launch(self, stream):
             pass
 
-    assert cuda_convolutions.library_row(LAYERS[1], settings, 2, None) is None
+    assert cuda_convolutions.library_row(SMALL_LAYERS[1], settings, 2, None) is None
     installed = StandIn()
     installed.has_cudnn = True
     with use_api(installed.api()):
-        rows = [cuda_convolutions.library_row(layer, settings, 2, PeerOnCpu) for layer in LAYERS]
+        rows = [cuda_convolutions.library_row(layer, settings, 2, PeerOnCpu) for layer in SMALL_LAYERS]
         assert rows[0] is None, "three channels"
-        for layer, row in zip(LAYERS[1:], rows[1:], strict=True):
+        for layer, row in zip(SMALL_LAYERS[1:], rows[1:], strict=True):
             assert row.name == f"convolution through cuDNN: {layer}"
             # The stand-in says a microsecond for both.
             assert (row.value, row.peer_value, row.ratio) == pytest.approx((1, 1, 1))
@@ -104,6 +97,6 @@ def test_convolutions_through_cudnn_are_rows_where_it_computes_them(settings):
         assert judged["convolution through cuDNN beside cuDNN"].met
         called = installed.counters.convolutions
         installed.cudnn.engines = []
-        assert cuda_convolutions.library_row(LAYERS[1], settings, 2, None) is None
+        assert cuda_convolutions.library_row(SMALL_LAYERS[1], settings, 2, None) is None
         assert installed.counters.convolutions == called
     assert not installed.violations

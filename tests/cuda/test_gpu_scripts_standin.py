@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_layers import SMALL_LAYERS
 from standin import StandIn
 
 import onnxplan
@@ -271,15 +272,6 @@ def test_attention_is_timed_beside_a_peer_that_agrees(settings, standin, causal)
 
     with pytest.raises(ValueError, match="differs from PyTorch's"):
         cuda_attention.attention_row(case, settings, Wrong)
-
-
-SMALL_LAYERS = [
-    cuda_convolutions.Layer(3, 8, 7, 2, 11),
-    cuda_convolutions.Layer(16, 24, 3, 1, 6),
-    cuda_convolutions.Layer(16, 24, 3, 2, 9),
-    cuda_convolutions.Layer(16, 24, 1, 2, 7),
-    cuda_convolutions.Layer(16, 24, 1, 1, 5, residual=True),
-]
 
 
 @pytest.mark.parametrize("layer", SMALL_LAYERS, ids=str)
