@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -45,6 +46,7 @@ def operator(op_type: str, *, since: int = 1, domain: str = "") -> Callable[[R],
 
     def register(rule: R) -> R:
         entries = _ENTRIES.setdefault((domain, op_type), [])
+        entries[:] = [entry for entry in entries if not _is_left_over(entry.rule)]
         if any(entry.since == since for entry in entries):
             raise ValueError(f"operator {op_type} has two rules for version {since}")
         entries.append(OperatorEntry(domain, op_type, since, rule))
@@ -52,6 +54,12 @@ def operator(op_type: str, *, since: int = 1, domain: str = "") -> Callable[[R],
         return rule
 
     return register
+
+
+def _is_left_over(rule: Rule | None) -> bool:
+    """Is ``rule`` of an import of its file that something cut off, such as an interrupt from the keyboard?"""
+    module = sys.modules.get(getattr(rule, "__module__", ""))
+    return rule is not None and (module is None or vars(module) is not getattr(rule, "__globals__", None))
 
 
 def find(domain: str, op_type: str, version: int) -> Rule | None:

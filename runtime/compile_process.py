@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,9 @@ IDLE_SECONDS = 10
 """So long a process waits for kernels to compile."""
 
 PROGRAM = """
-import json, os, sys
+import json, os, signal, sys
+# An interrupt from the keyboard reaches both, and is the other process's to answer.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 start = json.loads(sys.stdin.buffer.readline())
 sys.path[:] = start["path"]
 from onnxplan.runtime.devices import compile_requests
@@ -74,7 +77,7 @@ class CompileProcess:
     def _send(self) -> None:
         assert self._process.stdin is not None
         # Where it has ended, that is found out later.
-        with contextlib.suppress(OSError):
+        with _without_broken_pipe_signal(), contextlib.suppress(OSError):
             while (request := self._requests.get()) is not None:
                 _write_line(self._process.stdin, request.to_json())
 
@@ -89,7 +92,7 @@ class CompileProcess:
             self._requests.put(None)
             self._sender.join()
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
+        with _without_broken_pipe_signal(), contextlib.suppress(OSError):
             self._process.stdin.close()
 
 
@@ -115,9 +118,25 @@ def _spawn(target: Target) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
     )
     assert process.stdin is not None
-    with contextlib.suppress(OSError):
+    with _without_broken_pipe_signal(), contextlib.suppress(OSError):
         _write_line(process.stdin, {"path": sys.path, "target": target.to_json(), "idle": IDLE_SECONDS})
     return process
+
+
+@contextmanager
+def _without_broken_pipe_signal() -> Iterator[None]:
+    """Writing to a process that has ended only raises ``OSError``, also in programs that SIGPIPE ends."""
+    if not hasattr(signal, "SIGPIPE"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE not in before:
+            if signal.SIGPIPE in signal.sigpending():
+                signal.sigwait([signal.SIGPIPE])
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write_line(stream: IO[bytes], message: dict[str, Any]) -> None:

@@ -65,8 +65,10 @@ class ForkedProcess:
         return self._wait(0)
 
     def kill(self) -> None:
+        # A handler of this process may wait for it meanwhile.
         if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def _wait(self, options: int) -> int | None:
         if self.returncode is None:
@@ -90,8 +92,11 @@ def _run(work: Callable[[IO[bytes]], object], reading: int) -> None:
         sys.settrace(None)
         sys.setprofile(None)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        # An interrupt from the keyboard reaches both, and is this process's owner's to answer.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         nothing = os.open(os.devnull, os.O_RDWR)
         for handle, wanted in ((reading, 0), (nothing, 1), (nothing, 2)):
             os.dup2(handle, wanted)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from onnxplan.kernels.cpu.registry import build
 from onnxplan.runtime import compile_process, devices, forked_process
 from onnxplan.runtime.compile_process import (
     LEAST_KERNELS,
+    CompileProcess,
     ask_early,
     compiling_beside,
     expect_kernels,
@@ -252,3 +255,31 @@ def test_kernels_of_most_effort_are_built_first(tmp_path):
     )
     kernels.addresses(SPECS)
     assert built == list(reversed(SPECS))
+
+
+def test_a_process_that_has_ended_sends_no_signal(tmp_path, started):
+    sent = []
+    before = signal.signal(signal.SIGPIPE, lambda *_: sent.append("SIGPIPE"))
+    try:
+        process = CompileProcess(detect_target(1))
+        started.processes[0].kill()
+        started.processes[0].wait()
+        for request in requests(library(KernelStore(tmp_path)), SPECS):
+            process.ask(request)
+        process.end()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert not sent
+
+
+def test_an_interrupt_from_the_keyboard_does_not_end_the_process(tmp_path, started):
+    kernels = library(KernelStore(tmp_path))
+    process = CompileProcess(detect_target(1))
+    for spec, request in zip(SPECS, requests(kernels, SPECS), strict=True):
+        process.ask(request)
+        until = time.monotonic() + SECONDS
+        while kernels.missing(spec) is not None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert kernels.missing(spec) is None
+        os.kill(started.processes[0].pid, signal.SIGINT)
+    process.end()

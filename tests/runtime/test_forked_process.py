@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -69,6 +70,32 @@ def test_it_is_killed_and_found_dead_also_where_somebody_else_waits():
     os.waitpid(other.pid, 0)
     assert other.wait() == 0
     other.stdin.close()
+
+
+def test_it_is_not_killed_where_somebody_waits_for_it_meanwhile(monkeypatch):
+    process = ForkedProcess(lambda stream: None)
+    os.waitpid(process.pid, 0)
+    monkeypatch.setattr(process, "poll", lambda: None)
+    process.kill()
+    assert process.wait() == 0
+    process.stdin.close()
+
+
+def test_interrupts_and_handlers_are_its_owners(tmp_path):
+    handled, ready = tmp_path / "handled", tmp_path / "ready"
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.write_text("in the child"))
+    try:
+        process = ForkedProcess(lambda stream: (ready.touch(), stream.read()))
+        while not ready.exists():
+            time.sleep(0.01)
+        # Signals are delivered in the order of their numbers.
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGUSR1)
+        assert process.wait() == -signal.SIGUSR1
+        process.stdin.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not handled.exists()
 
 
 def test_no_exit_handler_of_this_process_runs_in_it(tmp_path):
