@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -142,9 +143,15 @@ class ArtifactWriter:
         return known[1]
 
     def write(self, path: str | os.PathLike[str], sign: Sign | None = None) -> None:
-        """Writes the file beside ``path`` and renames it, so that nobody sees half of it. Raises
-        ``OSError``."""
-        path = os.path.abspath(os.fsdecode(path))
+        """Writes the file beside ``path`` and renames it, so that nobody sees half of it.
+
+        A link stays one: the file that it leads to is replaced. Raises ``OSError``, also where ``path`` is
+        something else than a file, such as a device, which a rename would put an end to.
+        """
+        path = os.path.realpath(os.fsdecode(path))
+        if os.path.exists(path) and not os.path.isfile(path):
+            number = errno.EISDIR if os.path.isdir(path) else errno.EINVAL
+            raise OSError(number, "an artifact replaces nothing but a file", path)
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:

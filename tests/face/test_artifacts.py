@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxplan
 from onnxplan.compiler.errors import IncompatibleArtifactError, InvalidArtifactError
-from onnxplan.runtime.artifact import DIGEST_BYTES, MAGIC, PREFIX_BYTES, Artifact, digest, is_artifact
+from onnxplan.runtime.artifact import MAGIC, PREFIX_BYTES, Artifact, digest, is_artifact
 from onnxplan.runtime.cpu.target import detect_target
 from onnxplan.runtime.description import Description
 from onnxplan.runtime.origin import FileIdentity, Origin
@@ -403,14 +403,3 @@ def test_signatures(plan_path: Path, tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(InvalidArtifactError, match="section 0 is damaged"):
         onnxplan.InferenceSession(path, verify_key=public)
-
-
-def test_writing_is_all_or_nothing(plan_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "kept.plan"
-    path.write_bytes(b"what was there")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no room")))
-    with pytest.raises(OSError, match="no room"):
-        onnxplan.compile(layer(ROWS), path)
-    assert path.read_bytes() == b"what was there"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["kept.plan"]
-    assert DIGEST_BYTES == 32
