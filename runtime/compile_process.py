@@ -71,8 +71,13 @@ class CompileProcess:
         """Asks for a kernel; does not wait until the process listens."""
         self._requests.put(request)
         if self._sender is None:
-            self._sender = threading.Thread(target=self._send, name="onnxplan-requests", daemon=True)
-            self._sender.start()
+            sender = threading.Thread(target=self._send, name="onnxplan-requests", daemon=True)
+            try:
+                sender.start()
+            except RuntimeError as error:
+                logger.debug("all kernels are compiled here: %s", error)
+                return
+            self._sender = sender
 
     def _send(self) -> None:
         assert self._process.stdin is not None

@@ -106,8 +106,14 @@ class ModelKeeper:
             self._made = {}
             if not self._ready or self._thread is not None or self._writes >= MOST_WRITES:
                 return
-            self._thread = threading.Thread(target=self._work, name="onnxplan-keeper", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="onnxplan-keeper", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                logger.warning("the plans of %s are not kept: %s", self._place.path, error)
+                self._ready = {}
+                return
+            self._thread = thread
 
     def finish(self, seconds: float | None = None) -> None:
         """Waits for the writer, for so long at most; what waits to be written is written at once."""

@@ -111,7 +111,7 @@ class Workers:
         """Runs ``function(cancel_flag)`` on a worker thread. Called on a running event loop.
 
         The flag is set when the job is cancelled and when the interpreter exits: the function should then
-        return soon. ``RuntimeError`` once the interpreter exits.
+        return soon. ``RuntimeError`` once the interpreter exits, and where no thread can be started.
         """
         if self._stopped:
             raise RuntimeError("cannot start work while the interpreter exits")
@@ -121,7 +121,11 @@ class Workers:
             self._idle.pop()
         except IndexError:
             if len(self._threads) < self.limit:
-                self._start_thread()
+                try:
+                    self._start_thread()
+                except RuntimeError:
+                    work.cancel()
+                    raise
         return work
 
     def _start_thread(self) -> None:
@@ -129,7 +133,13 @@ class Workers:
             if len(self._threads) < self.limit:
                 number = len(self._threads) + 1
                 thread = threading.Thread(target=self._work, name=f"{self.name}-{number}", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    if not self._threads:
+                        raise
+                    logger.warning("cannot start a worker thread, fewer runs are under way: %s", error)
+                    return
                 self._threads.append(thread)
 
     def _work(self) -> None:

@@ -115,6 +115,22 @@ def test_a_full_disk_and_a_file_in_the_way(
     assert path.is_file()
 
 
+def test_where_no_thread_can_be_started_nothing_is_kept(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    path = save(tmp_path, layer())
+    with onnxplan.InferenceSession(path, threads=1) as session:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        session.run_sync({"x": sample(3)})
+        session._engine.settle(wait=True)
+        assert "are not kept: can't start new thread" in caplog.text
+        assert not entries(store)
+        monkeypatch.undo()
+
+
 def test_one_process_at_a_time_writes(tmp_path: Path, store: Path) -> None:
     path = save(tmp_path, layer())
     with onnxplan.InferenceSession(path) as session:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -283,3 +284,14 @@ def test_an_interrupt_from_the_keyboard_does_not_end_the_process(tmp_path, start
         assert kernels.missing(spec) is None
         os.kill(started.processes[0].pid, signal.SIGINT)
     process.end()
+
+
+def test_it_is_not_missed_where_no_thread_can_be_started(tmp_path, started, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    kernels = library(KernelStore(tmp_path))
+    kernels.addresses(SPECS)
+    assert (kernels.compiled_count, kernels.loaded_count) == (len(SPECS), 0)
+    assert len(started.processes) == 1

@@ -64,6 +64,33 @@ def test_threads_are_bounded_and_all_work_is_done():
     pool.stop()
 
 
+def test_what_happens_where_no_thread_can_be_started(monkeypatch, caplog):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    pool = Workers(3)
+    release = threading.Event()
+
+    async def main():
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                pool.submit(lambda _flag: calls.append("refused"))
+        first = pool.submit(lambda _flag: release.wait(SECONDS))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            second = pool.submit(lambda _flag: "done after the first")
+        release.set()
+        return await asyncio.gather(first, second)
+
+    calls = []
+    assert asyncio.run(main()) == [True, "done after the first"]
+    assert pool.threads == 1
+    assert not calls
+    assert "cannot start a worker thread" in caplog.text
+    pool.stop()
+
+
 def test_threads_are_made_only_as_needed():
     pool = Workers(4)
 
