@@ -123,7 +123,7 @@ def _keeping(
 
         describing.describe(writer, signature, options.math, options.optimize)
 
-    keeper = ModelKeeper(place, origin, device.target, device.target_code, describe)
+    keeper = ModelKeeper(place, origin, device.target, device.has_code, device.target_code, describe)
     return KeepingPlanner(planner, keeper)
 
 

@@ -205,6 +205,10 @@ class Device(Protocol):
         """Why plans and code of an artifact for ``entry`` cannot run on this device; None if they can."""
         ...
 
+    def has_code(self, specs: Sequence[KernelSpec]) -> bool:
+        """Is all that ``target_code`` gives in the store?"""
+        ...
+
     def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
         """The code of kernels for an artifact, compiled where it is not in the store."""
         ...

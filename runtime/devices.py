@@ -33,6 +33,7 @@ from onnxplan.runtime.cpu.native_executor import (
     FUNCTIONS,
     executor_code,
     executor_digest,
+    has_executor,
     interpreter_imports,
 )
 from onnxplan.runtime.cpu.target import default_threads, detect_target
@@ -156,6 +157,9 @@ class CpuDevice:
             return f"it was compiled with math={entry.target.math!r}"
         missing = missing_features(entry.requires)
         return f"this machine lacks {', '.join(missing)}" if missing else None
+
+    def has_code(self, specs: Sequence[KernelSpec]) -> bool:
+        return has_executor(self.library.store) and self.library.has_stored(specs)
 
     def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
         """The code of kernels for an artifact, with the executor that runs them."""

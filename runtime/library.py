@@ -121,6 +121,10 @@ class KernelLibrary:
         self._compile(missing, progress, take, take)
         return found
 
+    def has_stored(self, specs: Sequence[KernelSpec]) -> bool:
+        """Has the store on disk the code of all these kernels?"""
+        return all(self._store.has(self._key(spec)) for spec in specs)
+
     def addresses(self, specs: Sequence[KernelSpec], progress: Progress | None = None) -> tuple[int, ...]:
         """The addresses of the kernels, in order.
 

@@ -58,8 +58,9 @@ class _StopError(Exception):
 class ModelKeeper:
     """Writes plans into the entry at ``place``. Safe from any number of threads.
 
-    ``target_code`` gives the code of kernels for ``target``, ``describe`` adds to an artifact what it says
-    about a model beside plans; the model was read from ``origin``.
+    ``target_code`` gives the code of kernels for ``target``, and is asked for it where ``has_code`` says that
+    nothing must be compiled: an interpreter must not exit while a compiler is at work. ``describe`` adds to
+    an artifact what it says about a model beside plans; the model was read from ``origin``.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class ModelKeeper:
         place: Place,
         origin: Origin,
         target: Target,
+        has_code: Callable[[Sequence[KernelSpec]], bool],
         target_code: Callable[[Sequence[KernelSpec]], TargetCode],
         describe: Callable[[ArtifactWriter], None],
     ) -> None:
         self._place = place
         self._origin = origin
         self._target = target
+        self._has_code = has_code
         self._target_code = target_code
         self._describe = describe
         self._made: dict[Request, PlannedStage] = {}
@@ -171,7 +174,13 @@ class ModelKeeper:
                 logger.info("%s is not kept: its constants take %d bytes", self._place.path, nbytes)
                 return
             self._step()
-            writer = self._artifact(kept)
+            specs = list(
+                dict.fromkeys(spec for stage in kept.values() for spec in stage.compiled.plan.kernels)
+            )
+            if not self._has_code(specs):
+                logger.info("%s is not kept: the store lost kernels of it", self._place.path)
+                return
+            writer = self._artifact(kept, specs)
             folder = store.directory
             if folder is None or writer.nbytes > min(bound, _free_bytes(os.fspath(folder)) // 2):
                 logger.info("%s is not kept: it would take %d bytes", self._place.path, writer.nbytes)
@@ -188,14 +197,13 @@ class ModelKeeper:
             return {}
         return ArtifactPlanner(seen.artifact, 0, _NoKernels(), self._target.threads, _no_planner).stages()
 
-    def _artifact(self, planned: dict[Request, PlannedStage]) -> ArtifactWriter:
+    def _artifact(self, planned: dict[Request, PlannedStage], specs: Sequence[KernelSpec]) -> ArtifactWriter:
         from onnxplan.runtime.artifact_writer import ArtifactWriter
 
         writer = ArtifactWriter(self._step)
         self._describe(writer)
         writer.fields["origin"] = self._origin.to_json()
-        specs = dict.fromkeys(spec for stage in planned.values() for spec in stage.compiled.plan.kernels)
-        target = writer.add_target(self._target, self._target_code(list(specs)))
+        target = writer.add_target(self._target, self._target_code(specs))
         for request, stage in planned.items():
             writer.add_plan(target, request, stage)
         return writer

@@ -78,9 +78,18 @@ def executor_digest() -> str:
     return content_key("executor", *((folder / name).read_bytes() for name in SOURCES))
 
 
+def has_executor(store: KernelStore) -> bool:
+    """Has ``store`` the executor's object code?"""
+    return store.has(_executor_key())
+
+
+def _executor_key() -> str:
+    return content_key(executor_digest(), tool_key())
+
+
 def executor_code(store: KernelStore) -> bytes:
     """The executor's object code, compiled once per machine and kept in ``store``."""
-    key = content_key(executor_digest(), tool_key())
+    key = _executor_key()
     stored: ObjectCode | None = store.get(key)
     if stored is None:
         stored = _build_stored(store, key)

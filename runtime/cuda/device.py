@@ -143,6 +143,9 @@ class CudaDevice:
             return f"it is for {made.isa}, this device takes {here.isa}"
         return None
 
+    def has_code(self, specs: Sequence[KernelSpec]) -> bool:
+        return self.library.has_stored(own_kernels(specs))
+
     def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
         """The cubins of kernels for an artifact."""
         return TargetCode((), self.library.objects(own_kernels(specs), self._progress))

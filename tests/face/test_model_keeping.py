@@ -29,6 +29,7 @@ from seen_model_cases import (  # noqa: F401
 import onnxplan
 from onnxplan.runtime import model_keeper, origin
 from onnxplan.runtime.artifact_planner import ArtifactPlanner
+from onnxplan.runtime.library import KernelLibrary
 from onnxplan.runtime.model_keeper import MOST_PLANS, MOST_WRITES, KeepingPlanner
 from onnxplan.runtime.model_planner import ModelPlanner
 
@@ -129,6 +130,20 @@ def test_where_no_thread_can_be_started_nothing_is_kept(
         assert "are not kept: can't start new thread" in caplog.text
         assert not entries(store)
         monkeypatch.undo()
+
+
+def test_nothing_is_compiled_to_keep_a_model(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "onnxplan.store")
+    path = save(tmp_path, layer())
+    with onnxplan.InferenceSession(path) as session:
+        monkeypatch.setattr(KernelLibrary, "has_stored", lambda *_: False)
+        monkeypatch.setattr(KernelLibrary, "objects", None)
+        session.run_sync({"x": sample(3)})
+        session._engine.settle(wait=True)
+    assert "is not kept: the store lost kernels of it" in caplog.text
+    assert not entries(store)
 
 
 def test_one_process_at_a_time_writes(tmp_path: Path, store: Path) -> None:
