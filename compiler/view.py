@@ -8,7 +8,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -68,17 +68,22 @@ class Storage:
         return array.reshape(-1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
     """``shape`` elements of ``storage`` at ``offset + sum(index * strides)``, all counted in elements.
 
-    Strides may be 0 (broadcast) or negative (reversed). Views compare by value, storages by identity.
+    Strides may be 0 (broadcast) or negative (reversed). Views compare by value, storages by identity. They
+    never change; type checkers see to it, as a class that refuses takes three times as long to make one, and
+    planning makes thousands.
     """
 
-    storage: Storage
-    offset: int
-    shape: Shape
-    strides: Shape
+    storage: Final[Storage]
+    offset: Final[int]
+    shape: Final[Shape]
+    strides: Final[Shape]
+
+    def __hash__(self) -> int:
+        return hash((self.storage, self.offset, self.shape, self.strides))
 
     @staticmethod
     def dense(storage: Storage, shape: Shape) -> View:

@@ -119,7 +119,7 @@ def _fused(found: _Parts, pool: ConstantPool) -> Operation | None:
     keys = space.axes[-1]
     if len(keys) != 1 or keys[0].axis != scores.axis:
         return None
-    shape = tuple(part.extent for part in space.parts)
+    shape = space.shape
     q, k = space.pull(scores.q), space.pull(scores.k)
     v_rows = space.refine(View(v.storage, v.offset, left.shape, (*v.strides[:-2], 0, v.strides[-2])))
     output = product.outputs[0]

@@ -241,7 +241,7 @@ def _merge_in(
     assert isinstance(inner, MapReduce)
     assert isinstance(outer, MapReduce)
     parts = found.parts
-    shape = tuple(part.extent for part in parts)
+    shape = found.shape
     inner_axes = tuple(n for n, part in enumerate(parts) if part.axis in inner.axes)
     outer_axes = found.refine_axes(outer.axes)
     # A reduction over axes of extent 1 alone may have lost them, and is one nevertheless.

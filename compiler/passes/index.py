@@ -81,4 +81,4 @@ class Index:
 
 def merged_nodes(*operations: Operation) -> tuple[str, ...]:
     """The names of the ONNX nodes of all ``operations``, each once."""
-    return tuple(dict.fromkeys(name for operation in operations for name in operation.nodes))
+    return tuple(dict.fromkeys([name for operation in operations for name in operation.nodes]))
