@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable
 from typing import Any
 
@@ -18,7 +19,7 @@ from onnxplan.compiler.passes.output_views import has_rows
 from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.records import dataclass
-from onnxplan.compiler.view import Storage, View
+from onnxplan.compiler.view import Layout, Storage, View
 
 Array = npt.NDArray[np.float64]
 
@@ -35,16 +36,11 @@ class Affine:
 class _Channels:
     """What maps that follow a product do to its channels together, as constants.
 
-    ``factors`` (float64) is ``None`` where all are 1, ``shift`` where all are 0.
+    ``weights`` are those of the product times all factors, and ``shift``, ``None`` where all are 0, is added.
     """
 
-    is_finite: bool
-    factors: View | None
+    weights: View
     shift: View | None
-
-    @property
-    def nbytes(self) -> int:
-        return sum(view.storage.nbytes for view in (self.factors, self.shift) if view is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ def fold_affine(program: Program, pool: ConstantPool) -> Program:
         if operation in index.order and _has_constant_weights(operation):
             chain = _chain(index, operation, pool)
             if chain is not None:
-                _fold(index, operation, chain, pool)
+                _fold(index, operation, chain)
     return index.finish()
 
 
@@ -123,16 +119,16 @@ def _chain(index: Index, product: Operation, pool: ConstantPool) -> _Chain | Non
     if best is None:
         return None
     channels = _together(product, steps[:count], pool)
-    if not channels.is_finite or (count == 1 and channels.factors is None):
+    if channels is None or (count == 1 and channels.weights == product.inputs[1]):
         return None
     return _Chain(tuple(operations[:count]), channels, best)
 
 
-def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Channels:
-    """All ``steps`` behind ``product``, one after the other."""
+def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Channels | None:
+    """All ``steps`` behind ``product``, one after the other; ``None`` where something overflows."""
     weights, output = product.inputs[1], product.outputs[0]
 
-    def compute() -> _Channels:
+    def compute() -> tuple[_Channels | None]:
         count = output.shape[-1]
         scale, shift = np.ones(count), np.zeros(count)
         with np.errstate(all="ignore"):
@@ -140,15 +136,19 @@ def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Ch
                 assert step.affine.scale is not None
                 scale, shift = step.affine.scale * scale, step.affine.scale * shift + step.affine.shift
             offsets = np.ascontiguousarray(shift.astype(output.dtype.numpy))
-        return _Channels(
-            bool(np.isfinite(scale).all() and np.isfinite(shift).all()),
-            None if (scale == 1).all() else _line(np.ascontiguousarray(scale), "scale"),
-            _line(offsets, f"{weights.storage.name}:shift") if shift.any() else None,
-        )
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            return (None,)
+        factors = _line(np.ascontiguousarray(scale), "scale")
+        scaled = weights if (scale == 1).all() else _scaled(weights, factors, pool)
+        if scaled is None:
+            return (None,)
+        added = _line(offsets, f"{weights.storage.name}:shift") if shift.any() else None
+        return (_Channels(scaled, added),)
 
-    key = "channels", weights.storage, output.shape[-1], output.dtype, *(step.key for step in steps)
-    sources = [weights, *(view for step in steps for view in step.sources)]
-    return pool.recall(key, sources, compute, lambda found: found.nbytes)
+    key = "channels", weights, output.shape[-1], output.dtype, *[step.key for step in steps]
+    sources = [weights, *[view for step in steps for view in step.sources]]
+    (channels,) = pool.recall(key, sources, compute, lambda found: output.shape[-1] * output.dtype.itemsize)
+    return channels
 
 
 def _line(values: npt.NDArray[Any], name: str) -> View:
@@ -165,7 +165,7 @@ def _channel_map(operation: Operation, result: View, pool: ConstantPool) -> tupl
         return None
     source = sources[0]
     lines = [None if view is source else _by_channel(view, source, result) for view in operation.inputs]
-    known = tuple(line for line in lines if line is not None)
+    known = tuple([line for line in lines if line is not None])
     position, channels = operation.inputs.index(source), result.shape[-1]
 
     def compute() -> tuple[Affine | None]:
@@ -177,23 +177,31 @@ def _channel_map(operation: Operation, result: View, pool: ConstantPool) -> tupl
 
     key = "affine", primitive.expression, position, channels, *lines
     (affine,) = pool.recall(key, known, compute, lambda found: 16 * channels)
-    target = translate(result, source, operation.outputs[0])
-    if affine is None or affine.scale is None or target is None:
+    if affine is None or affine.scale is None:
         return None
-    return _Step(key, known, affine), target
+    target = translate(result, source, operation.outputs[0])
+    return None if target is None else (_Step(key, known, affine), target)
 
 
 def _by_channel(view: View, source: View, result: View) -> View | None:
     """The elements of a constant for each channel, if they differ by channel only."""
     if not view.is_constant or not view.dtype.is_float:
         return None
-    spread = translate(result, source, view)
+    found = _line_of_channels(view.layout, source.layout, result.layout)
+    return None if found is None else View(view.storage, *found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _line_of_channels(layout: Layout, source: Layout, result: Layout) -> Layout | None:
+    """:func:`_by_channel` for layouts, of which layers have few."""
+    storage = Storage(DType.UINT8, 0)
+    spread = translate(View(storage, *result), View(storage, *source), View(storage, *layout))
     if spread is None:
         return None
     outer = zip(spread.shape[:-1], spread.strides[:-1], strict=True)
     if any(stride and extent > 1 for extent, stride in outer):
         return None
-    return View(spread.storage, spread.offset, spread.shape[-1:], spread.strides[-1:])
+    return spread.offset, spread.shape[-1:], spread.strides[-1:]
 
 
 def _evaluate(expression: Expression, inputs: list[Affine | None]) -> Affine | None:
@@ -240,14 +248,10 @@ def _combine(instruction: Instruction, arguments: list[Affine]) -> Affine | None
     return Affine(None if first.scale is None else first.scale / second.shift, first.shift / second.shift)
 
 
-def _fold(index: Index, product: Operation, chain: _Chain, pool: ConstantPool) -> None:
-    weights, channels = product.inputs[1], chain.channels
-    scaled = weights if channels.factors is None else _scaled(weights, channels.factors, pool)
-    if scaled is None:
-        return
-    output = product.outputs[0]
+def _fold(index: Index, product: Operation, chain: _Chain) -> None:
+    channels, output = chain.channels, product.outputs[0]
     nodes = merged_nodes(product, *chain.operations)
-    folded = Operation(product.primitive, (product.inputs[0], scaled), (output,), nodes)
+    folded = Operation(product.primitive, (product.inputs[0], channels.weights), (output,), nodes)
     shape = output.shape
     if channels.shift is not None:
         inputs: tuple[View, ...] = (output, channels.shift.expand(shape))

@@ -32,9 +32,12 @@ def fuse_attention(program: Program, pool: ConstantPool, prefers: Callable[[Oper
     constants. Requires that norms are fused. Ensures equal results but for rounding: weights are no longer
     rounded to the type that they were stored in.
     """
+    products = [operation for operation in program.operations if isinstance(operation.primitive, MatMul)]
+    if len(products) < 2:
+        return program
     index = Index(program)
-    for operation in program.operations:
-        if operation in index.order and isinstance(operation.primitive, MatMul):
+    for operation in products:
+        if operation in index.order:
             found = _recognise(index, operation)
             if found is None:
                 continue

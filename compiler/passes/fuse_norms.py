@@ -39,9 +39,12 @@ def fuse_norms(program: Program) -> Program:
     first that others read too remain results of the merged operation. Requires that maps have been fused and
     epilogues attached. Ensures equal results; a kernel gets 12 inputs and 4 outputs at most.
     """
+    maps = [operation for operation in program.operations if isinstance(operation.primitive, MapReduce)]
+    if all(map(is_elementwise, maps)):
+        return program
     index = Index(program)
-    for operation in program.operations:
-        if operation in index.order and isinstance(operation.primitive, MapReduce):
+    for operation in maps:
+        if operation in index.order:
             while _fuse_once(index, operation):
                 pass
     return index.finish()
