@@ -71,10 +71,7 @@ class RepeatedNodes:
     def key(node: Node, inputs: Sequence[Lowered | None]) -> Key | None:
         """The key of ``node`` with ``inputs``; ``None`` where more decides than a key holds."""
         kind = node.kind()
-        if kind is None:
-            return None
-        views = [view for view in inputs if view is None or isinstance(view, View)]
-        return key_of(kind, views) if len(views) == len(inputs) else None
+        return None if kind is None else key_of(kind, inputs)
 
     def replay(self, key: Key, builder: Builder, inputs: Sequence[Lowered | None]) -> list[View] | None:
         """Emits for ``inputs`` what was emitted for the first of this key; ``None`` where there is none.
@@ -97,8 +94,9 @@ class RepeatedNodes:
         views += put(pattern.windows, storages)
         nodes = (builder.node,)
         for primitive, reads, writes in pattern.operations:
-            operands, results = [views[number] for number in reads], [views[number] for number in writes]
-            builder.operations.append(Operation(primitive, tuple(operands), tuple(results), nodes))
+            operands = tuple([views[number] for number in reads])
+            results = tuple([views[number] for number in writes])
+            builder.operations.append(Operation(primitive, operands, results, nodes))
         builder.storage_count = start + pattern.count
         builder.transient = pattern.transient
         return [views[number] for number in pattern.outputs]
