@@ -255,6 +255,8 @@ def reshape_strides(old_shape: Shape, old_strides: Shape, new_shape: Shape) -> S
     """Strides of ``new_shape`` over the same elements, or ``None`` if no strides can express it."""
     if 0 in old_shape:
         return dense_strides(new_shape)
+    if old_shape == new_shape and 1 not in old_shape:
+        return old_strides
     old = [(n, s) for n, s in zip(old_shape, old_strides, strict=True) if n != 1]
     strides = [0] * len(new_shape)
     axes = [axis for axis, n in enumerate(new_shape) if n != 1]
