@@ -29,7 +29,7 @@ def elide_copies(program: Program, prefers: Prefers = lambda operation: False) -
     copies = list(filter(is_copy, program.operations))
     if not copies:
         return program
-    index = Index(program)
+    index = Index.of(program)
     for copy in copies:
         if not _elide_by_writers(index, copy, prefers):
             _elide_by_readers(index, copy)

@@ -74,7 +74,7 @@ def fold_affine(program: Program, pool: ConstantPool) -> Program:
     float64, rounded, and kept in ``pool``, once for all plans of the model. Results may differ from those
     before by rounding.
     """
-    index = Index(program)
+    index = Index.of(program)
     for operation in program.operations:
         if operation in index.order and _has_constant_weights(operation):
             chain = _chain(index, operation, pool)

@@ -23,7 +23,7 @@ def fold_padding(program: Program) -> Program:
     """
     if not any(map(_fills_with_zeros, program.operations)):
         return program
-    index = Index(program)
+    index = Index.of(program)
     for operation in program.operations:
         if operation in index.order and isinstance(operation.primitive, Conv):
             _fold(index, operation.inputs[0].storage)

@@ -35,7 +35,7 @@ def fuse_attention(program: Program, pool: ConstantPool, prefers: Callable[[Oper
     products = [operation for operation in program.operations if isinstance(operation.primitive, MatMul)]
     if len(products) < 2:
         return program
-    index = Index(program)
+    index = Index.of(program)
     for operation in products:
         if operation in index.order:
             found = _recognise(index, operation)

@@ -31,7 +31,7 @@ def fuse_epilogues(program: Program) -> Program:
     products the last one takes the map. Requires that maps have been fused with one another. Ensures equal
     results: sums are rounded to the product's type before the map sees them.
     """
-    index = Index(program)
+    index = Index.of(program)
     for operation in program.operations:
         if operation in index.order and is_elementwise(operation):
             found = _best_fit(index, operation)

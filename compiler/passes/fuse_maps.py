@@ -30,7 +30,7 @@ def fuse_maps(program: Program) -> Program:
     reads no more bytes than it writes. Nothing is fused where more than cheap work would be repeated, and
     nothing that could be the epilogue of a product, unless the result of the fusion still can.
     """
-    index = Index(program)
+    index = Index.of(program)
     for operation in program.operations:
         if operation in index.order and is_elementwise(operation):
             _fuse_into(index, operation)

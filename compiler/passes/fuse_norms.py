@@ -42,7 +42,7 @@ def fuse_norms(program: Program) -> Program:
     maps = [operation for operation in program.operations if isinstance(operation.primitive, MapReduce)]
     if all(map(is_elementwise, maps)):
         return program
-    index = Index(program)
+    index = Index.of(program)
     for operation in maps:
         if operation in index.order:
             while _fuse_once(index, operation):

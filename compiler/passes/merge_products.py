@@ -35,7 +35,7 @@ def merge_products(program: Program, pool: ConstantPool) -> Program:
     if len(products) < 2:
         return program
     groups: dict[object, list[Operation]] = {}
-    index = Index(program)
+    index = Index.of(program)
     for operation in products:
         if _may_merge(index, operation):
             a = operation.inputs[0]

@@ -28,7 +28,7 @@ def move_factors(program: Program) -> Program:
     products = [operation for operation in program.operations if _has_larger_right(operation)]
     if not products:
         return program
-    index = Index(program)
+    index = Index.of(program)
     for product in products:
         _move(index, product)
     return index.finish()
