@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -57,11 +56,23 @@ class _Chain:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What one map does: ``key`` is equal where ``affine`` is, and made of ``sources``."""
+    """A map of input ``position`` and constants that differ by channel only: ``lines`` of their elements."""
 
-    key: Hashable
-    sources: tuple[View, ...]
-    affine: Affine
+    expression: Expression
+    position: int
+    lines: tuple[View | None, ...]
+
+    @property
+    def sources(self) -> list[View]:
+        return [line for line in self.lines if line is not None]
+
+    def affine(self, channels: int) -> Affine | None:
+        values = [
+            None if line is None else Affine(None, np.asarray(line.numpy(), np.float64))
+            for line in self.lines
+        ]
+        values[self.position] = Affine(np.ones(channels), np.zeros(channels))
+        return _evaluate(self.expression, values)
 
 
 def fold_affine(program: Program, pool: ConstantPool) -> Program:
@@ -104,7 +115,7 @@ def _chain(index: Index, product: Operation, pool: ConstantPool) -> _Chain | Non
     count = 0
     while index.sole_writer(result.storage) is not None:
         operation = index.sole_reader(result.storage)
-        found = None if operation is None else _channel_map(operation, result, pool)
+        found = None if operation is None else _channel_map(operation, result)
         if operation is None or found is None:
             break
         step, moved = found
@@ -133,8 +144,10 @@ def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Ch
         scale, shift = np.ones(count), np.zeros(count)
         with np.errstate(all="ignore"):
             for step in steps:
-                assert step.affine.scale is not None
-                scale, shift = step.affine.scale * scale, step.affine.scale * shift + step.affine.shift
+                affine = step.affine(count)
+                assert affine is not None
+                assert affine.scale is not None
+                scale, shift = affine.scale * scale, affine.scale * shift + affine.shift
             offsets = np.ascontiguousarray(shift.astype(output.dtype.numpy))
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             return (None,)
@@ -145,7 +158,7 @@ def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Ch
         added = _line(offsets, f"{weights.storage.name}:shift") if shift.any() else None
         return (_Channels(scaled, added),)
 
-    key = "channels", weights, output.shape[-1], output.dtype, *[step.key for step in steps]
+    key = "channels", weights, output.shape[-1], output.dtype, *steps
     sources = [weights, *[view for step in steps for view in step.sources]]
     (channels,) = pool.recall(key, sources, compute, lambda found: output.shape[-1] * output.dtype.itemsize)
     return channels
@@ -155,7 +168,7 @@ def _line(values: npt.NDArray[Any], name: str) -> View:
     return View.dense(Storage(DType.from_numpy(values.dtype), values.size, name, values), values.shape)
 
 
-def _channel_map(operation: Operation, result: View, pool: ConstantPool) -> tuple[_Step, View] | None:
+def _channel_map(operation: Operation, result: View) -> tuple[_Step, View] | None:
     """What a map does to each channel (the last axis) of ``result``, and its output in the same axes."""
     primitive = operation.primitive
     if not isinstance(primitive, MapReduce) or primitive.axes or len(operation.outputs) != 1:
@@ -164,23 +177,23 @@ def _channel_map(operation: Operation, result: View, pool: ConstantPool) -> tupl
     if len(sources) != 1 or sources[0].size != result.size:
         return None
     source = sources[0]
-    lines = [None if view is source else _by_channel(view, source, result) for view in operation.inputs]
-    known = tuple([line for line in lines if line is not None])
-    position, channels = operation.inputs.index(source), result.shape[-1]
-
-    def compute() -> tuple[Affine | None]:
-        values = [
-            None if line is None else Affine(None, np.asarray(line.numpy(), np.float64)) for line in lines
-        ]
-        values[position] = Affine(np.ones(channels), np.zeros(channels))
-        return (_evaluate(primitive.expression, values),)
-
-    key = "affine", primitive.expression, position, channels, *lines
-    (affine,) = pool.recall(key, known, compute, lambda found: 16 * channels)
-    if affine is None or affine.scale is None:
+    inputs, expression = operation.inputs, primitive.expression
+    position = inputs.index(source)
+    lines = tuple([None if view is source else _by_channel(view, source, result) for view in inputs])
+    if not _is_affine(expression, position, tuple([line is not None for line in lines])):
         return None
     target = translate(result, source, operation.outputs[0])
-    return None if target is None else (_Step(key, known, affine), target)
+    return None if target is None else (_Step(expression, position, lines), target)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_affine(expression: Expression, position: int, known: tuple[bool, ...]) -> bool:
+    """Is it affine in input ``position``, if those that are ``known`` are constants? No element decides."""
+    one = np.ones(())
+    values = [Affine(None, one) if constant else None for constant in known]
+    values[position] = Affine(one, one)
+    found = _evaluate(expression, values)
+    return found is not None and found.scale is not None
 
 
 def _by_channel(view: View, source: View, result: View) -> View | None:
