@@ -32,32 +32,33 @@ class Key:
         return self.complete or next(READS) - start - apart == 1
 
 
-def key_of(what: Hashable, views: Iterable[View | None]) -> Key | None:
-    """The key of ``what`` on ``views``; ``None`` where there are strings among them."""
+_STRING = DType.STRING
+
+
+def key_of(what: Hashable, operands: Iterable[object]) -> Key | None:
+    """The key of ``what`` on ``operands``, views or ``None``; ``None`` where there are others, or strings."""
     parts: list[Hashable] = [what]
     storages: list[Storage] = []
     complete = True
-    for view in views:
-        if view is None:
+    for view in operands:
+        if not isinstance(view, View):
+            if view is not None:
+                return None
             parts.append(None)
             continue
         storage = view.storage
         if storage in storages:
-            parts.append(storages.index(storage))
+            parts += (storages.index(storage), view.offset, view.shape, view.strides)
         else:
-            dtype = storage.dtype
-            if dtype is DType.STRING:
+            dtype, size = storage.dtype, storage.size
+            if dtype is _STRING:
                 return None
-            parts.append(dtype)
-            parts.append(storage.size)
-            if storage.is_constant:
-                elements = storage.constant if storage.size <= SMALL_SIZE else None
+            parts += (dtype, size, view.offset, view.shape, view.strides)
+            if storage.constant is not None or storage.make is not None:
+                elements = storage.constant if size <= SMALL_SIZE else None
                 complete &= elements is not None
                 parts.append((storage.transient, None if elements is None else elements.tobytes()))
         storages.append(storage)
-        parts.append(view.offset)
-        parts.append(view.shape)
-        parts.append(view.strides)
     return Key(tuple(parts), complete)
 
 

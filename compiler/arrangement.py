@@ -88,15 +88,15 @@ def broadcast_shapes(shapes: Sequence[Shape]) -> Shape:
     first = shapes[0]
     if all(shape == first for shape in shapes):
         return first
-    result: list[int] = []
-    rank = max(len(shape) for shape in shapes)
-    for axis in range(-rank, 0):
-        extents = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
-        if len(extents) > 1:
-            raise ValueError(
-                f"cannot broadcast {' and '.join(str(list(shape)) for shape in shapes)} together"
-            )
-        result.append(extents.pop() if extents else 1)
+    result = [1] * max(map(len, shapes))
+    for shape in shapes:
+        for axis, extent in enumerate(shape, len(result) - len(shape)):
+            if result[axis] == 1:
+                result[axis] = extent
+            elif extent != result[axis] and extent != 1:
+                raise ValueError(
+                    f"cannot broadcast {' and '.join(str(list(shape)) for shape in shapes)} together"
+                )
     return tuple(result)
 
 
@@ -108,7 +108,10 @@ def layout_order(shape: Shape, views: Sequence[View]) -> tuple[int, ...] | None:
     best: View | None = None
     best_size = 0
     for view in views:
-        size = math.prod(n for n, stride in zip(view.shape, view.strides, strict=True) if stride)
+        extents = view.shape
+        if 0 in view.strides:
+            extents = tuple([n for n, stride in zip(extents, view.strides, strict=True) if stride])
+        size = math.prod(extents)
         if size > best_size:
             best, best_size = view, size
     if best is None:

@@ -66,8 +66,9 @@ class ConstantPool:
 
         It is where it made constants of constants alone. ``names`` is how many storages it took names for.
         """
-        if not all(value.constant is not None or value in self.lowered for value in reads):
-            return
+        for value in reads:
+            if value.constant is None and value not in self.lowered:
+                return
         results = {output: lowered.get(output) for output in node.outputs if output is not None}
         views = {value: view for value, view in results.items() if isinstance(view, View)}
         if len(views) < len(results) or not all(view.is_constant for view in views.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import field
@@ -136,7 +137,7 @@ class Node:
             plain = all(key is not None for _, key in attributes)
             wanted = tuple(output is not None for output in self.outputs)
             kind = (self.domain, self.op_type, self.version, wanted, tuple(attributes))
-            self._kind = kind if plain else ()
+            self._kind = _interned(kind) if plain else ()
         return self._kind or None
 
     def integer(self, name: str, default: int | None = None) -> int:
@@ -185,6 +186,12 @@ class Node:
                     yield item
 
 
+@functools.lru_cache(maxsize=4096)
+def _interned(kind: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+    """One tuple for equal ones, as it is faster to tell that they are."""
+    return kind
+
+
 def _attribute_key(value: Attribute) -> Hashable:
     """Equal for equal attributes of the same type; ``None`` for what is not compared."""
     if isinstance(value, (int, float, str, bytes)):
@@ -207,6 +214,7 @@ class Graph:
     outputs: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     _reads: tuple[tuple[Value, ...], ...] | None = field(default=None, init=False, repr=False)
+    _last_used: tuple[tuple[Value, ...], ...] | None = field(default=None, init=False, repr=False)
 
     def reads(self) -> tuple[tuple[Value, ...], ...]:
         """The values that each node reads, those that its subgraphs take from around them too.
@@ -222,6 +230,24 @@ class Graph:
                 found.append(tuple(values))
             self._reads = tuple(found)
         return self._reads
+
+    def last_used(self) -> tuple[tuple[Value, ...], ...]:
+        """The inputs of the graph and results of its nodes that are not needed any more behind each node.
+
+        Found once, as :meth:`reads`. Values of the graphs around it are not among them.
+        """
+        if self._last_used is None:
+            own = set(self.inputs)
+            last: dict[Value, int] = {}
+            for number, (node, reads) in enumerate(zip(self.nodes, self.reads(), strict=True)):
+                results = [value for value in node.outputs if value is not None]
+                own.update(results)
+                last.update(dict.fromkeys((*reads, *results), number))
+            found: list[list[Value]] = [[] for _ in self.nodes]
+            for value in last.keys() & own - set(self.outputs):
+                found[last[value]].append(value)
+            self._last_used = tuple(map(tuple, found))
+        return self._last_used
 
     def walk(self) -> Iterator[Node]:
         """All nodes, those of subgraphs after the node that holds them."""

@@ -8,11 +8,9 @@ the cut as the next stage.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,6 @@ from onnxplan.compiler.errors import (
 from onnxplan.compiler.ir import Graph, Model, Node, OptionalType, TensorType, Value, ValueType, needed_nodes
 from onnxplan.compiler.plan import DEMAND, HostFunction
 from onnxplan.compiler.program import Operation, Program
-from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.repeated_nodes import Mark, RepeatedNodes
 from onnxplan.compiler.stage import Stage
 from onnxplan.compiler.structures import (
@@ -73,14 +70,6 @@ def lower(
     return lowering.run(shapes, structures or {}, fetches)
 
 
-@dataclass(slots=True)
-class _Frame:
-    """A graph being lowered: how often each of its values is still to be read."""
-
-    graph: Graph
-    uses: Counter[Value] = field(default_factory=Counter)
-
-
 class Lowering(Builder):
     """A builder that knows the graph, what its values became, and the answers to earlier questions."""
 
@@ -99,7 +88,7 @@ class Lowering(Builder):
         self._replays = 0
         self._asked: dict[View, npt.NDArray[Any]] = {}
         self._lowered: dict[Value, Lowered] = {}
-        self._frames: list[_Frame] = []
+        self._graphs: list[Graph] = []
         self._node_start = 0
         self._held: list[Lowered] = []
         self._sources: dict[Storage, View] = {}
@@ -277,9 +266,9 @@ class Lowering(Builder):
         """
         values: dict[str, Value] = {}
         producers: dict[Value, Node] = {}
-        for frame in self._frames:
-            values.update((value.name, value) for value in frame.graph.inputs)
-            for node in frame.graph.nodes:
+        for graph in self._graphs:
+            values.update((value.name, value) for value in graph.inputs)
+            for node in graph.nodes:
                 values.update((value.name, value) for value in node.inputs if value is not None)
                 values.update((value.name, value) for value in node.outputs if value is not None)
                 producers.update((value, node) for value in node.outputs if value is not None)
@@ -310,24 +299,25 @@ class Lowering(Builder):
         return result, self.operations[start:]
 
     def _lower_nodes(self, graph: Graph) -> None:
-        frame, reads = _Frame(graph), graph.reads()
-        frame.uses.update(itertools.chain(*reads, graph.outputs))
-        self._frames.append(frame)
-        outermost = len(self._frames) == 1
-        for node, values in zip(graph.nodes, reads, strict=True):
-            if outermost and node in self.pool.settled:
-                self.storage_count += self.pool.settled[node]
+        self._graphs.append(graph)
+        outermost, settled = len(self._graphs) == 1, self.pool.settled
+        for node, values, dead in zip(graph.nodes, graph.reads(), graph.last_used(), strict=True):
+            if outermost and node in settled:
+                self.storage_count += settled[node]
                 continue
             before = self.storage_count
             self._lower_node(node)
             # How often random numbers were drawn before tells draws apart.
             if outermost and not (self.transient or self._draws or len(self.operations) > self._node_start):
                 self.pool.settle(node, values, self._lowered, self.storage_count - before)
-            self._release(node, values, frame)
-        self._frames.pop()
+            for value in dead:
+                self._lowered.pop(value, None)
+        self._graphs.pop()
 
     def _lower_node(self, node: Node) -> None:
-        inputs = [None if value is None else self._find(value) for value in node.inputs]
+        known = self._lowered
+        # Most values are known already, and this is done for each operand of each node.
+        inputs = [None if value is None else known.get(value) or self._find(value) for value in node.inputs]
         self.node = node.label
         self.transient = False
         self._node_start = len(self.operations)
@@ -348,16 +338,6 @@ class Lowering(Builder):
         for value, output in zip(node.outputs, outputs, strict=False):
             if value is not None:
                 self._lowered[value] = output
-
-    def _release(self, node: Node, reads: Sequence[Value], frame: _Frame) -> None:
-        uses, outers = frame.uses, self._frames[:-1]
-        for value in reads:
-            uses[value] -= 1
-            if uses[value] == 0 and not (outers and any(outer.uses[value] for outer in outers)):
-                self._lowered.pop(value, None)
-        for output in node.outputs:
-            if output is not None and frame.uses[output] == 0:
-                self._lowered.pop(output, None)
 
     def _cut(self, question: ValueNeeded) -> Stage:
         """The stage up to a question: its outputs are the answer and what is still alive."""

@@ -135,6 +135,7 @@ def optimise(
             (Path(folder) / f"{number:02}-{re.sub('[^a-z_0-9]', '_', name)}.txt").write_text(f"{program}\n")
         if verified:
             verify_program(program, after=name)
+    program.index = None
     return program
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 from onnxplan.compiler.primitives import Primitive
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Storage, View
+
+if TYPE_CHECKING:
+    from onnxplan.compiler.passes.index import Index
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +48,8 @@ class Program:
     inputs: dict[str, View]
     outputs: dict[str, View]
     operations: list[Operation] = field(default_factory=list)
+    index: Index | None = field(default=None, init=False, repr=False)
+    """What the last pass that made one left: see :meth:`Index.of`."""
 
     def writers(self) -> dict[Storage, list[Operation]]:
         """The operations that write each storage, in order."""

@@ -15,7 +15,7 @@ from onnxplan.compiler.structures import Lowered
 from onnxplan.compiler.view import READS, Layout, Storage, View
 
 if TYPE_CHECKING:
-    from onnxplan.compiler.builder import Builder
+    from onnxplan.compiler.builder import Builder, Derivation
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class _Pattern:
     transient: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mark:
     """Where a builder stands before a rule runs."""
 
@@ -57,31 +57,44 @@ class Mark:
         return Mark(len(builder.operations), builder.storage_count, next(READS))
 
 
+@dataclass(slots=True)
+class _Record:
+    """What a rule made the first time: most of it is never asked for again, and becomes no pattern."""
+
+    inputs: Sequence[Lowered | None]
+    outputs: Sequence[Lowered]
+    node: str
+    prefix: str
+    transient: bool
+    derivations: Sequence[Derivation]
+    operations: Sequence[Operation]
+    first_storage: int
+    count: int
+
+
 class RepeatedNodes:
-    """The patterns of one lowering by their keys.
+    """What rules made in one lowering by the keys of nodes.
 
     A rule decides by its node's attributes and by its operands as a key knows them. What it derives of
     constants through :meth:`Builder.derive` is derived again for each node.
     """
 
     def __init__(self) -> None:
-        self._patterns: dict[Hashable, _Pattern] = {}
+        self._records: dict[Hashable, _Record] = {}
+        self._patterns: dict[Hashable, _Pattern | None] = {}
 
     @staticmethod
     def key(node: Node, inputs: Sequence[Lowered | None]) -> Key | None:
         """The key of ``node`` with ``inputs``; ``None`` where more decides than a key holds."""
         kind = node.kind()
-        if kind is None:
-            return None
-        views = [view for view in inputs if view is None or isinstance(view, View)]
-        return key_of(kind, views) if len(views) == len(inputs) else None
+        return None if kind is None else key_of(kind, inputs)
 
     def replay(self, key: Key, builder: Builder, inputs: Sequence[Lowered | None]) -> list[View] | None:
         """Emits for ``inputs`` what was emitted for the first of this key; ``None`` where there is none.
 
         Returns the outputs. Storages get the names that they would have from the rule.
         """
-        pattern = self._patterns.get(key.parts)
+        pattern = self._pattern(key.parts)
         if pattern is None:
             return None
         views = [view for view in inputs if isinstance(view, View)]
@@ -97,8 +110,9 @@ class RepeatedNodes:
         views += put(pattern.windows, storages)
         nodes = (builder.node,)
         for primitive, reads, writes in pattern.operations:
-            operands, results = [views[number] for number in reads], [views[number] for number in writes]
-            builder.operations.append(Operation(primitive, tuple(operands), tuple(results), nodes))
+            operands = tuple([views[number] for number in reads])
+            results = tuple([views[number] for number in writes])
+            builder.operations.append(Operation(primitive, operands, results, nodes))
         builder.storage_count = start + pattern.count
         builder.transient = pattern.transient
         return [views[number] for number in pattern.outputs]
@@ -112,26 +126,37 @@ class RepeatedNodes:
         outputs: Sequence[Lowered],
     ) -> None:
         """Notes what a rule made since ``mark``, where nothing but the key decided that."""
-        if not key.decides(mark.reads, sum(call.reads for call in builder.derivations)):
+        # What is derived for later nodes is noted in the same list.
+        derivations = tuple(builder.derivations)
+        if not key.decides(mark.reads, sum([call.reads for call in derivations]) if derivations else 0):
             return
-        try:
-            self._patterns[key.parts] = _pattern(builder, inputs, mark, outputs)
-        except Unlike:
-            return
+        self._records[key.parts] = _Record(
+            inputs, outputs, builder.node, builder.prefix, builder.transient, derivations,
+            builder.operations[mark.operations :], mark.storages, builder.storage_count - mark.storages,
+        )  # fmt: skip
+
+    def _pattern(self, parts: Hashable) -> _Pattern | None:
+        """The pattern of a key, made of its record when it is first asked for."""
+        record = self._records.pop(parts, None)
+        if record is not None:
+            try:
+                self._patterns[parts] = _pattern_of(record)
+            except Unlike:
+                self._patterns[parts] = None
+        return self._patterns.get(parts)
 
 
 def _layouts(views: Sequence[View]) -> tuple[tuple[DType, Layout], ...]:
     return tuple([(view.dtype, view.layout) for view in views])
 
 
-def _pattern(
-    builder: Builder, inputs: Sequence[Lowered | None], mark: Mark, outputs: Sequence[Lowered]
-) -> _Pattern:
-    views = [view for view in inputs if isinstance(view, View)]
-    places = Places([*views, *(view for call in builder.derivations for view in call.made)])
+def _pattern_of(record: _Record) -> _Pattern:
+    """Raises :class:`Unlike` where what was made hangs on more than a key holds."""
+    views = [view for view in record.inputs if isinstance(view, View)]
+    places = Places([*views, *[view for call in record.derivations for view in call.made]])
     derived: list[_Derived] = []
     known = len(views)
-    for call in builder.derivations:
+    for call in record.derivations:
         sources = places.numbers(call.views)
         if any(number >= known for number in sources):
             raise Unlike
@@ -139,35 +164,34 @@ def _pattern(
         known += len(call.made)
     made: list[tuple[DType, int, int]] = []
     operations = []
-    own = (builder.node,)
-    for operation in builder.operations[mark.operations :]:
+    own = (record.node,)
+    for operation in record.operations:
         if operation.nodes != own:
             raise Unlike
-        _find_made(operation.outputs, places, made, builder, mark)
+        _find_made(operation.outputs, places, made, record)
         reads, writes = places.numbers(operation.inputs), places.numbers(operation.outputs)
         operations.append((operation.primitive, reads, writes))
-    results = [view for view in outputs if isinstance(view, View)]
-    if len(results) < len(outputs):
+    results = [view for view in record.outputs if isinstance(view, View)]
+    if len(results) < len(record.outputs):
         raise Unlike
-    _find_made(results, places, made, builder, mark)
+    _find_made(results, places, made, record)
     numbers = places.numbers(results)
-    count = builder.storage_count - mark.storages
-    windows = tuple(places.windows)
     return _Pattern(
-        tuple(derived), tuple(made), count, windows, tuple(operations), numbers, builder.transient
-    )
+        tuple(derived), tuple(made), record.count, tuple(places.windows), tuple(operations), numbers,
+        record.transient,
+    )  # fmt: skip
 
 
 def _find_made(
-    views: Sequence[View], places: Places, made: list[tuple[DType, int, int]], builder: Builder, mark: Mark
+    views: Sequence[View], places: Places, made: list[tuple[DType, int, int]], record: _Record
 ) -> None:
-    """Adds the storages of ``views`` that were made since ``mark``, which their names tell."""
+    """Adds the storages of ``views`` that the rule made, which their names tell."""
     for view in views:
         storage = view.storage
         if storage in places or storage.is_constant:
             continue
-        label = storage.name.removeprefix(builder.prefix)
-        if not label.isdecimal() or int(label) <= mark.storages:
+        label = storage.name.removeprefix(record.prefix)
+        if not label.isdecimal() or int(label) <= record.first_storage:
             raise Unlike
         places.add(storage)
-        made.append((storage.dtype, storage.size, int(label) - mark.storages))
+        made.append((storage.dtype, storage.size, int(label) - record.first_storage))

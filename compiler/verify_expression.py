@@ -23,6 +23,7 @@ def fail(text: str) -> NoReturn:
 
 
 def demand(condition: bool, text: str) -> None:
+    """Fails unless ``condition``. What is checked often fails by itself: a text takes longer than a check."""
     if not condition:
         fail(text)
 

@@ -84,7 +84,8 @@ def _reinterpret(primitive: Reinterpret, inputs: Sequence[View], outputs: Sequen
 
 
 def _epilogue(primitive: Product, inputs: Sequence[View], outputs: Sequence[View], shape: Shape) -> None:
-    demand(primitive.accumulator.kind in "fiu", f"sums in {primitive.accumulator}")
+    if primitive.accumulator.kind not in "fiu":
+        fail(f"sums in {primitive.accumulator}")
     operands = product_operands(primitive)
     if primitive.epilogue is None:
         _count(inputs, operands, operands, "inputs without epilogue")
@@ -102,9 +103,11 @@ def _epilogue(primitive: Product, inputs: Sequence[View], outputs: Sequence[View
 
 
 def _matmul(primitive: MatMul, inputs: Sequence[View], outputs: Sequence[View]) -> None:
-    demand(len(inputs) >= 2, f"{len(inputs)} inputs, not 2 or more")
+    if len(inputs) < 2:
+        fail(f"{len(inputs)} inputs, not 2 or more")
     a, b = inputs[:2]
-    demand(a.rank >= 2, f"input 0 has rank {a.rank}")
+    if a.rank < 2:
+        fail(f"input 0 has rank {a.rank}")
     _expect(b, (*a.shape[:-2], a.shape[-1], b.shape[-1] if b.rank else 0), None, "input 1")
     _epilogue(primitive, inputs, outputs, (*a.shape[:-1], b.shape[-1]))
 
@@ -154,21 +157,29 @@ def _attention(primitive: Attention, inputs: Sequence[View], outputs: Sequence[V
 
 def _window(x: View, y: View, kernel: Shape, strides: Shape, dilations: Shape, pads: Shape) -> None:
     spatial = x.rank - 2
-    demand(spatial >= 1, f"input 0 has rank {x.rank}")
-    for name, values in [("kernel", kernel), ("strides", strides), ("dilations", dilations), ("pads", pads)]:
-        demand(len(values) == spatial, f"{len(values)} {name} of {spatial} spatial axes")
-        demand(name == "pads" or min(values) >= 1, f"{name} {values}")
-    demand(y.rank == x.rank and y.shape[0] == x.shape[0], f"output {y.shape} of input {x.shape}")
+    if spatial < 1:
+        fail(f"input 0 has rank {x.rank}")
+    for name, values in (("kernel", kernel), ("strides", strides), ("dilations", dilations), ("pads", pads)):
+        if len(values) != spatial:
+            fail(f"{len(values)} {name} of {spatial} spatial axes")
+        if name != "pads" and min(values) < 1:
+            fail(f"{name} {values}")
+    if y.rank != x.rank or y.shape[0] != x.shape[0]:
+        fail(f"output {y.shape} of input {x.shape}")
 
 
 def _conv(primitive: Conv, inputs: Sequence[View], outputs: Sequence[View]) -> None:
-    demand(len(inputs) >= 2, f"{len(inputs)} inputs, not 2 or more")
+    if len(inputs) < 2:
+        fail(f"{len(inputs)} inputs, not 2 or more")
     demand(len(outputs) >= 1, "no outputs")
     x, w = inputs[:2]
-    demand(w.rank == x.rank, f"weights of rank {w.rank} for an input of rank {x.rank}")
+    if w.rank != x.rank:
+        fail(f"weights of rank {w.rank} for an input of rank {x.rank}")
     groups, features = primitive.groups, w.shape[-1]
-    demand(groups >= 1 and features % groups == 0, f"{features} output channels in {groups} groups")
-    demand(w.shape[-2] * groups == x.shape[-1], f"weights {w.shape} in {groups} groups for input {x.shape}")
+    if groups < 1 or features % groups:
+        fail(f"{features} output channels in {groups} groups")
+    if w.shape[-2] * groups != x.shape[-1]:
+        fail(f"weights {w.shape} in {groups} groups for input {x.shape}")
     _window(x, outputs[0], w.shape[:-2], primitive.strides, primitive.dilations, primitive.pads)
     _epilogue(primitive, inputs, outputs, (*outputs[0].shape[:-1], features))
 

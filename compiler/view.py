@@ -8,7 +8,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -68,17 +68,22 @@ class Storage:
         return array.reshape(-1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
     """``shape`` elements of ``storage`` at ``offset + sum(index * strides)``, all counted in elements.
 
-    Strides may be 0 (broadcast) or negative (reversed). Views compare by value, storages by identity.
+    Strides may be 0 (broadcast) or negative (reversed). Views compare by value, storages by identity. They
+    never change; type checkers see to it, as a class that refuses takes three times as long to make one, and
+    planning makes thousands.
     """
 
-    storage: Storage
-    offset: int
-    shape: Shape
-    strides: Shape
+    storage: Final[Storage]
+    offset: Final[int]
+    shape: Final[Shape]
+    strides: Final[Shape]
+
+    def __hash__(self) -> int:
+        return hash((self.storage, self.offset, self.shape, self.strides))
 
     @staticmethod
     def dense(storage: Storage, shape: Shape) -> View:
@@ -250,6 +255,8 @@ def reshape_strides(old_shape: Shape, old_strides: Shape, new_shape: Shape) -> S
     """Strides of ``new_shape`` over the same elements, or ``None`` if no strides can express it."""
     if 0 in old_shape:
         return dense_strides(new_shape)
+    if old_shape == new_shape and 1 not in old_shape:
+        return old_strides
     old = [(n, s) for n, s in zip(old_shape, old_strides, strict=True) if n != 1]
     strides = [0] * len(new_shape)
     axes = [axis for axis, n in enumerate(new_shape) if n != 1]

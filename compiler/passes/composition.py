@@ -41,12 +41,19 @@ class Composition:
         return tuple(part for axis in self.axes for part in axis)
 
     @cached_property
-    def _extents(self) -> Shape:
-        return tuple(part.extent for part in self.parts)
+    def shape(self) -> Shape:
+        """The extents of the parts."""
+        return tuple([part.extent for part in self.parts])
 
     @cached_property
     def is_split(self) -> bool:
         return any(len(axis) != 1 for axis in self.axes)
+
+    @cached_property
+    def is_identity(self) -> bool:
+        """Does each axis run along the same axis of the source, from its first element on?"""
+        along = [part.axis == number and part.step == 1 for number, part in enumerate(self.parts)]
+        return all(along) and len(along) == len(self.start) and not any(self.start)
 
     @cached_property
     def is_injective(self) -> bool:
@@ -68,12 +75,14 @@ class Composition:
 
     def pull(self, view: View) -> View:
         """``view``, given in the source's coordinates, in those of the parts."""
+        own, shape = view.strides, self.shape
+        if self.is_identity and view.shape == shape:
+            return view
         offset = view.offset
-        for position, stride in zip(self.start, view.strides, strict=True):
+        for position, stride in zip(self.start, own, strict=True):
             offset += position * stride
-        own = view.strides
         strides = tuple([part.step * own[part.axis] if part.axis >= 0 else 0 for part in self.parts])
-        return View(view.storage, offset, self._extents, strides)
+        return View(view.storage, offset, shape, strides)
 
     def refine(self, view: View) -> View:
         """``view``, given in the coordinates of the axes, in those of the parts."""
@@ -100,6 +109,8 @@ class Composition:
     def refine_axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
         """The numbers of the parts of ``axes``."""
         found: list[int] = []
+        if not axes:
+            return ()
         position = 0
         for number, axis in enumerate(self.axes):
             if number in axes:

@@ -26,10 +26,13 @@ def elide_copies(program: Program, prefers: Prefers = lambda operation: False) -
     views that the primitives at hand write and read as fast as dense ones (:mod:`output_views`),
     or where the device ``prefers`` the operation that writes the copy's destination.
     """
-    index = Index(program)
-    for operation in program.operations:
-        if is_copy(operation) and not _elide_by_writers(index, operation, prefers):
-            _elide_by_readers(index, operation)
+    copies = list(filter(is_copy, program.operations))
+    if not copies:
+        return program
+    index = Index.of(program)
+    for copy in copies:
+        if not _elide_by_writers(index, copy, prefers):
+            _elide_by_readers(index, copy)
     return index.finish()
 
 

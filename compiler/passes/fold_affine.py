@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import functools
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxplan.compiler.passes.output_views import has_rows
 from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.records import dataclass
-from onnxplan.compiler.view import Storage, View
+from onnxplan.compiler.view import Layout, Storage, View
 
 Array = npt.NDArray[np.float64]
 
@@ -35,16 +35,11 @@ class Affine:
 class _Channels:
     """What maps that follow a product do to its channels together, as constants.
 
-    ``factors`` (float64) is ``None`` where all are 1, ``shift`` where all are 0.
+    ``weights`` are those of the product times all factors, and ``shift``, ``None`` where all are 0, is added.
     """
 
-    is_finite: bool
-    factors: View | None
+    weights: View
     shift: View | None
-
-    @property
-    def nbytes(self) -> int:
-        return sum(view.storage.nbytes for view in (self.factors, self.shift) if view is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +56,23 @@ class _Chain:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What one map does: ``key`` is equal where ``affine`` is, and made of ``sources``."""
+    """A map of input ``position`` and constants that differ by channel only: ``lines`` of their elements."""
 
-    key: Hashable
-    sources: tuple[View, ...]
-    affine: Affine
+    expression: Expression
+    position: int
+    lines: tuple[View | None, ...]
+
+    @property
+    def sources(self) -> list[View]:
+        return [line for line in self.lines if line is not None]
+
+    def affine(self, channels: int) -> Affine | None:
+        values = [
+            None if line is None else Affine(None, np.asarray(line.numpy(), np.float64))
+            for line in self.lines
+        ]
+        values[self.position] = Affine(np.ones(channels), np.zeros(channels))
+        return _evaluate(self.expression, values)
 
 
 def fold_affine(program: Program, pool: ConstantPool) -> Program:
@@ -78,12 +85,12 @@ def fold_affine(program: Program, pool: ConstantPool) -> Program:
     float64, rounded, and kept in ``pool``, once for all plans of the model. Results may differ from those
     before by rounding.
     """
-    index = Index(program)
+    index = Index.of(program)
     for operation in program.operations:
         if operation in index.order and _has_constant_weights(operation):
             chain = _chain(index, operation, pool)
             if chain is not None:
-                _fold(index, operation, chain, pool)
+                _fold(index, operation, chain)
     return index.finish()
 
 
@@ -108,7 +115,7 @@ def _chain(index: Index, product: Operation, pool: ConstantPool) -> _Chain | Non
     count = 0
     while index.sole_writer(result.storage) is not None:
         operation = index.sole_reader(result.storage)
-        found = None if operation is None else _channel_map(operation, result, pool)
+        found = None if operation is None else _channel_map(operation, result)
         if operation is None or found is None:
             break
         step, moved = found
@@ -123,39 +130,45 @@ def _chain(index: Index, product: Operation, pool: ConstantPool) -> _Chain | Non
     if best is None:
         return None
     channels = _together(product, steps[:count], pool)
-    if not channels.is_finite or (count == 1 and channels.factors is None):
+    if channels is None or (count == 1 and channels.weights == product.inputs[1]):
         return None
     return _Chain(tuple(operations[:count]), channels, best)
 
 
-def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Channels:
-    """All ``steps`` behind ``product``, one after the other."""
+def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Channels | None:
+    """All ``steps`` behind ``product``, one after the other; ``None`` where something overflows."""
     weights, output = product.inputs[1], product.outputs[0]
 
-    def compute() -> _Channels:
+    def compute() -> tuple[_Channels | None]:
         count = output.shape[-1]
         scale, shift = np.ones(count), np.zeros(count)
         with np.errstate(all="ignore"):
             for step in steps:
-                assert step.affine.scale is not None
-                scale, shift = step.affine.scale * scale, step.affine.scale * shift + step.affine.shift
+                affine = step.affine(count)
+                assert affine is not None
+                assert affine.scale is not None
+                scale, shift = affine.scale * scale, affine.scale * shift + affine.shift
             offsets = np.ascontiguousarray(shift.astype(output.dtype.numpy))
-        return _Channels(
-            bool(np.isfinite(scale).all() and np.isfinite(shift).all()),
-            None if (scale == 1).all() else _line(np.ascontiguousarray(scale), "scale"),
-            _line(offsets, f"{weights.storage.name}:shift") if shift.any() else None,
-        )
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            return (None,)
+        factors = _line(np.ascontiguousarray(scale), "scale")
+        scaled = weights if (scale == 1).all() else _scaled(weights, factors, pool)
+        if scaled is None:
+            return (None,)
+        added = _line(offsets, f"{weights.storage.name}:shift") if shift.any() else None
+        return (_Channels(scaled, added),)
 
-    key = "channels", weights.storage, output.shape[-1], output.dtype, *(step.key for step in steps)
-    sources = [weights, *(view for step in steps for view in step.sources)]
-    return pool.recall(key, sources, compute, lambda found: found.nbytes)
+    key = "channels", weights, output.shape[-1], output.dtype, *steps
+    sources = [weights, *[view for step in steps for view in step.sources]]
+    (channels,) = pool.recall(key, sources, compute, lambda found: output.shape[-1] * output.dtype.itemsize)
+    return channels
 
 
 def _line(values: npt.NDArray[Any], name: str) -> View:
     return View.dense(Storage(DType.from_numpy(values.dtype), values.size, name, values), values.shape)
 
 
-def _channel_map(operation: Operation, result: View, pool: ConstantPool) -> tuple[_Step, View] | None:
+def _channel_map(operation: Operation, result: View) -> tuple[_Step, View] | None:
     """What a map does to each channel (the last axis) of ``result``, and its output in the same axes."""
     primitive = operation.primitive
     if not isinstance(primitive, MapReduce) or primitive.axes or len(operation.outputs) != 1:
@@ -164,36 +177,44 @@ def _channel_map(operation: Operation, result: View, pool: ConstantPool) -> tupl
     if len(sources) != 1 or sources[0].size != result.size:
         return None
     source = sources[0]
-    lines = [None if view is source else _by_channel(view, source, result) for view in operation.inputs]
-    known = tuple(line for line in lines if line is not None)
-    position, channels = operation.inputs.index(source), result.shape[-1]
-
-    def compute() -> tuple[Affine | None]:
-        values = [
-            None if line is None else Affine(None, np.asarray(line.numpy(), np.float64)) for line in lines
-        ]
-        values[position] = Affine(np.ones(channels), np.zeros(channels))
-        return (_evaluate(primitive.expression, values),)
-
-    key = "affine", primitive.expression, position, channels, *lines
-    (affine,) = pool.recall(key, known, compute, lambda found: 16 * channels)
-    target = translate(result, source, operation.outputs[0])
-    if affine is None or affine.scale is None or target is None:
+    inputs, expression = operation.inputs, primitive.expression
+    position = inputs.index(source)
+    lines = tuple([None if view is source else _by_channel(view, source, result) for view in inputs])
+    if not _is_affine(expression, position, tuple([line is not None for line in lines])):
         return None
-    return _Step(key, known, affine), target
+    target = translate(result, source, operation.outputs[0])
+    return None if target is None else (_Step(expression, position, lines), target)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_affine(expression: Expression, position: int, known: tuple[bool, ...]) -> bool:
+    """Is it affine in input ``position``, if those that are ``known`` are constants? No element decides."""
+    one = np.ones(())
+    values = [Affine(None, one) if constant else None for constant in known]
+    values[position] = Affine(one, one)
+    found = _evaluate(expression, values)
+    return found is not None and found.scale is not None
 
 
 def _by_channel(view: View, source: View, result: View) -> View | None:
     """The elements of a constant for each channel, if they differ by channel only."""
     if not view.is_constant or not view.dtype.is_float:
         return None
-    spread = translate(result, source, view)
+    found = _line_of_channels(view.layout, source.layout, result.layout)
+    return None if found is None else View(view.storage, *found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _line_of_channels(layout: Layout, source: Layout, result: Layout) -> Layout | None:
+    """:func:`_by_channel` for layouts, of which layers have few."""
+    storage = Storage(DType.UINT8, 0)
+    spread = translate(View(storage, *result), View(storage, *source), View(storage, *layout))
     if spread is None:
         return None
     outer = zip(spread.shape[:-1], spread.strides[:-1], strict=True)
     if any(stride and extent > 1 for extent, stride in outer):
         return None
-    return View(spread.storage, spread.offset, spread.shape[-1:], spread.strides[-1:])
+    return spread.offset, spread.shape[-1:], spread.strides[-1:]
 
 
 def _evaluate(expression: Expression, inputs: list[Affine | None]) -> Affine | None:
@@ -240,14 +261,10 @@ def _combine(instruction: Instruction, arguments: list[Affine]) -> Affine | None
     return Affine(None if first.scale is None else first.scale / second.shift, first.shift / second.shift)
 
 
-def _fold(index: Index, product: Operation, chain: _Chain, pool: ConstantPool) -> None:
-    weights, channels = product.inputs[1], chain.channels
-    scaled = weights if channels.factors is None else _scaled(weights, channels.factors, pool)
-    if scaled is None:
-        return
-    output = product.outputs[0]
+def _fold(index: Index, product: Operation, chain: _Chain) -> None:
+    channels, output = chain.channels, product.outputs[0]
     nodes = merged_nodes(product, *chain.operations)
-    folded = Operation(product.primitive, (product.inputs[0], scaled), (output,), nodes)
+    folded = Operation(product.primitive, (product.inputs[0], channels.weights), (output,), nodes)
     shape = output.shape
     if channels.shift is not None:
         inputs: tuple[View, ...] = (output, channels.shift.expand(shape))

@@ -21,7 +21,9 @@ def fold_padding(program: Program) -> Program:
     convolutions' own padding takes the place of what is filled. They then read what the one writer writes,
     or, where that is a copy, what it copies. Requires nothing; results are equal.
     """
-    index = Index(program)
+    if not any(map(_fills_with_zeros, program.operations)):
+        return program
+    index = Index.of(program)
     for operation in program.operations:
         if operation in index.order and isinstance(operation.primitive, Conv):
             _fold(index, operation.inputs[0].storage)

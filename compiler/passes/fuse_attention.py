@@ -32,9 +32,12 @@ def fuse_attention(program: Program, pool: ConstantPool, prefers: Callable[[Oper
     constants. Requires that norms are fused. Ensures equal results but for rounding: weights are no longer
     rounded to the type that they were stored in.
     """
-    index = Index(program)
-    for operation in program.operations:
-        if operation in index.order and isinstance(operation.primitive, MatMul):
+    products = [operation for operation in program.operations if isinstance(operation.primitive, MatMul)]
+    if len(products) < 2:
+        return program
+    index = Index.of(program)
+    for operation in products:
+        if operation in index.order:
             found = _recognise(index, operation)
             if found is None:
                 continue
@@ -119,7 +122,7 @@ def _fused(found: _Parts, pool: ConstantPool) -> Operation | None:
     keys = space.axes[-1]
     if len(keys) != 1 or keys[0].axis != scores.axis:
         return None
-    shape = tuple(part.extent for part in space.parts)
+    shape = space.shape
     q, k = space.pull(scores.q), space.pull(scores.k)
     v_rows = space.refine(View(v.storage, v.offset, left.shape, (*v.strides[:-2], 0, v.strides[-2])))
     output = product.outputs[0]

@@ -31,12 +31,13 @@ def fuse_epilogues(program: Program) -> Program:
     products the last one takes the map. Requires that maps have been fused with one another. Ensures equal
     results: sums are rounded to the product's type before the map sees them.
     """
-    index = Index(program)
+    index = Index.of(program)
     for operation in program.operations:
         if operation in index.order and is_elementwise(operation):
-            product = epilogue_product(index, operation)
-            if product is not None:
-                attached = attach(product, operation)
+            found = _best_fit(index, operation)
+            if found is not None:
+                product, fit = found
+                attached = _attach(product, operation, fit)
                 index.remove(product)
                 index.become(operation, attached)
     return index.finish()
@@ -44,26 +45,37 @@ def fuse_epilogues(program: Program) -> Program:
 
 def epilogue_product(index: Index, mapped: Operation) -> Operation | None:
     """The last product that could take ``mapped`` as its epilogue."""
-    best: Operation | None = None
+    found = _best_fit(index, mapped)
+    return None if found is None else found[0]
+
+
+def _best_fit(index: Index, mapped: Operation) -> tuple[Operation, _Fit] | None:
+    """:func:`epilogue_product`, and how the map looks from its output."""
+    best: tuple[Operation, _Fit] | None = None
     for view in mapped.inputs:
         writer = index.sole_writer(view.storage)
         if writer is None or not isinstance(writer.primitive, Product):
             continue
-        if best is not None and index.order[writer] < index.order[best]:
+        if best is not None and index.order[writer] < index.order[best[0]]:
             continue
         if index.sole_reader(view.storage) is not mapped:
             refuse(writer, mapped, "others read the product's result too, or it is an output")
-        elif may_attach(writer, mapped):
-            best = writer
+            continue
+        fit = _fit(writer, mapped)
+        if fit is not None:
+            best = writer, fit
     return best
 
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A map's views in the axes of a product's output. ``inputs`` has ``None`` for the product's result."""
+    """A map in the axes of a product's output: the number of its input that is the product's result.
 
-    inputs: tuple[View | None, ...]
-    output: View
+    ``layouts`` are those of its output and of its other inputs there.
+    """
+
+    read: int
+    layouts: tuple[Layout, ...]
 
 
 def _fit(product: Operation, mapped: Operation) -> _Fit | None:
@@ -72,7 +84,8 @@ def _fit(product: Operation, mapped: Operation) -> _Fit | None:
     assert isinstance(outer, MapReduce)
     assert isinstance(primitive, Product)
     output = product.outputs[0]
-    reads = [number for number, view in enumerate(mapped.inputs) if view.storage is output.storage]
+    storage = output.storage
+    reads = [number for number, view in enumerate(mapped.inputs) if view.storage is storage]
     if len(reads) != 1 or len(mapped.outputs) != 1 or len(product.outputs) != 1:
         refuse(product, mapped, "an epilogue reads its product's result once and has one result")
         return None
@@ -80,26 +93,23 @@ def _fit(product: Operation, mapped: Operation) -> _Fit | None:
     if read.size != output.size or outer.expression.reads_index:
         refuse(product, mapped, "an epilogue reads each element of its product's result once, in its place")
         return None
-    others = [view for view in mapped.inputs if view is not read]
-    found = _follow(read.layout, output.layout, (mapped.outputs[0].layout, *[view.layout for view in others]))
+    views = [mapped.outputs[0], *[view for view in mapped.inputs if view is not read]]
+    found = _follow(read.layout, output.layout, tuple([view.layout for view in views]))
     if found is None:
         refuse(product, mapped, "strides cannot follow the view through which the product's result is read")
         return None
-    target = None if found[0] is None else View(mapped.outputs[0].storage, *found[0])
-    if target is None or not may_write(primitive, target):
+    target, *others = found
+    if target is None or not may_write(primitive, View(views[0].storage, *target)):
         refuse(product, mapped, "the product cannot write in the order in which the map does")
         return None
-    inputs: list[View | None] = []
-    for view, layout in zip(others, found[1:], strict=True):
-        if layout is None:
-            refuse(product, mapped, "another operand of the map is no view in the product's coordinates")
-            return None
-        inputs.append(View(view.storage, *layout))
-    if len(product.inputs) - product_operands(primitive) + len(inputs) > MAX_EXTRAS:
+    layouts = [layout for layout in others if layout is not None]
+    if len(layouts) < len(others):
+        refuse(product, mapped, "another operand of the map is no view in the product's coordinates")
+        return None
+    if len(product.inputs) - product_operands(primitive) + len(others) > MAX_EXTRAS:
         refuse(product, mapped, "the epilogue would have more operands than products take")
         return None
-    inputs.insert(reads[0], None)
-    return _Fit(tuple(inputs), target)
+    return _Fit(reads[0], (target, *layouts))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -122,28 +132,38 @@ def may_attach(product: Operation, mapped: Operation) -> bool:
     return _fit(product, mapped) is not None
 
 
-def attach(product: Operation, mapped: Operation) -> Operation:
-    """The product with the elementwise map ``mapped``, which must fit, as its epilogue."""
-    fit = _fit(product, mapped)
+def _attach(product: Operation, mapped: Operation, fit: _Fit) -> Operation:
+    """The product with the elementwise map ``mapped`` as its epilogue."""
     primitive, outer = product.primitive, mapped.primitive
-    assert fit is not None
     assert isinstance(primitive, Product)
     count = product_operands(primitive)
     assert isinstance(outer, MapReduce)
     output = product.outputs[0]
     inner = primitive.epilogue or stored_sum(primitive.accumulator, output.dtype)
     operands = Operands(start=1)
-    inner_numbers = (0, *(operands.number(view) for view in product.inputs[count:]))
-    outer_numbers = tuple(-1 if view is None else operands.number(view) for view in fit.inputs)
+    inner_numbers = (0, *[operands.number(view) for view in product.inputs[count:]])
+    target, *layouts = fit.layouts
+    others = iter(layouts)
+    outer_numbers = tuple(
+        [
+            -1 if number == fit.read else operands.number(View(view.storage, *next(others)))
+            for number, view in enumerate(mapped.inputs)
+        ]
+    )
     expression, extras = operands.read_by(splice(inner, inner_numbers, outer.expression, outer_numbers))
     # A product without epilogue casts its sums by itself.
     plain = [i.op for i in expression.instructions] in (["input"], ["input", "cast"])
     return Operation(
-        replace(primitive, epilogue=None if plain else expression),
+        _with_epilogue(primitive, None if plain else expression),
         (*product.inputs[:count], *extras),
-        (fit.output,),
+        (View(mapped.outputs[0].storage, *target),),
         merged_nodes(product, mapped),
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _with_epilogue(primitive: Product, epilogue: Expression | None) -> Product:
+    return replace(primitive, epilogue=epilogue)
 
 
 def stored_sum(accumulator: DType, dtype: DType) -> Expression:

@@ -30,7 +30,7 @@ def fuse_maps(program: Program) -> Program:
     reads no more bytes than it writes. Nothing is fused where more than cheap work would be repeated, and
     nothing that could be the epilogue of a product, unless the result of the fusion still can.
     """
-    index = Index(program)
+    index = Index.of(program)
     for operation in program.operations:
         if operation in index.order and is_elementwise(operation):
             _fuse_into(index, operation)
@@ -63,7 +63,7 @@ def _fuse(index: Index, consumer: Operation, producer: Operation) -> bool:
     if fused is None:
         return False
     if product is not None and not (
-        _is_last_product(index, consumer, product) and may_attach(product, fused)
+        _is_last_product(index, consumer, producer, product) and may_attach(product, fused)
     ):
         refuse(producer, consumer, "it is the epilogue of a product, which the reader cannot join")
         return False
@@ -72,12 +72,15 @@ def _fuse(index: Index, consumer: Operation, producer: Operation) -> bool:
     return True
 
 
-def _is_last_product(index: Index, consumer: Operation, product: Operation) -> bool:
-    """Of the products that compute inputs of ``consumer``, with or without an epilogue, is it the last?"""
+def _is_last_product(index: Index, consumer: Operation, producer: Operation, product: Operation) -> bool:
+    """Of the products that compute inputs of ``consumer``, with or without an epilogue, is it the last?
+
+    ``producer`` is the map that ``product`` could take.
+    """
     position = index.order[product]
     for view in consumer.inputs:
         writer = index.sole_writer(view.storage)
-        if writer is None or index.sole_reader(view.storage) is not consumer:
+        if writer is None or writer is producer or index.sole_reader(view.storage) is not consumer:
             continue
         if is_elementwise(writer):
             writer = epilogue_product(index, writer)

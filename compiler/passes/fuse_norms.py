@@ -39,9 +39,12 @@ def fuse_norms(program: Program) -> Program:
     first that others read too remain results of the merged operation. Requires that maps have been fused and
     epilogues attached. Ensures equal results; a kernel gets 12 inputs and 4 outputs at most.
     """
-    index = Index(program)
-    for operation in program.operations:
-        if operation in index.order and isinstance(operation.primitive, MapReduce):
+    maps = [operation for operation in program.operations if isinstance(operation.primitive, MapReduce)]
+    if all(map(is_elementwise, maps)):
+        return program
+    index = Index.of(program)
+    for operation in maps:
+        if operation in index.order:
             while _fuse_once(index, operation):
                 pass
     return index.finish()
@@ -241,7 +244,7 @@ def _merge_in(
     assert isinstance(inner, MapReduce)
     assert isinstance(outer, MapReduce)
     parts = found.parts
-    shape = tuple(part.extent for part in parts)
+    shape = found.shape
     inner_axes = tuple(n for n, part in enumerate(parts) if part.axis in inner.axes)
     outer_axes = found.refine_axes(outer.axes)
     # A reduction over axes of extent 1 alone may have lost them, and is one nevertheless.

@@ -54,14 +54,17 @@ def fits(operation: Operation) -> bool:
 
 def producers(index: Index, consumer: Operation) -> list[Operation]:
     """The maps that alone write what ``consumer`` reads, each output a storage of its own; latest first."""
-    found: dict[Operation, None] = {}
+    found: list[Operation] = []
     for view in consumer.inputs:
         writer = index.sole_writer(view.storage)
-        if writer is None or not isinstance(writer.primitive, MapReduce):
+        if writer is None or writer in found or not isinstance(writer.primitive, MapReduce):
             continue
-        if len({output.storage for output in writer.outputs}) == len(writer.outputs):
-            found[writer] = None
-    return sorted(found, key=lambda operation: -index.order[operation])
+        outputs = writer.outputs
+        if len(outputs) == 1 or len({output.storage for output in outputs}) == len(outputs):
+            found.append(writer)
+    if len(found) > 1:
+        found.sort(key=index.order.__getitem__, reverse=True)
+    return found
 
 
 def other_readers(index: Index, producer: Operation, consumer: Operation) -> list[Operation]:
@@ -86,16 +89,17 @@ def absorb(consumer: Operation, producer: Operation, *, repeat: bool) -> Operati
     where the result would not fit a kernel, and, unless ``repeat``, where elements would be computed several
     times.
     """
-    numbers = {view.storage: number for number, view in enumerate(producer.outputs)}
+    outputs = producer.outputs
+    storages = [view.storage for view in outputs]
     result = consumer
     position = 0
     while position < len(result.inputs):
         view = result.inputs[position]
-        number = numbers.get(view.storage)
-        if number is None:
+        if view.storage not in storages:
             position += 1
             continue
-        source = producer.outputs[number]
+        number = storages.index(view.storage)
+        source = outputs[number]
         found = compose(source, view)
         if found is None:
             refuse(producer, consumer, "strides cannot follow the view through which the result is read")
@@ -119,17 +123,18 @@ def _absorb_input(
     assert isinstance(outer, MapReduce)
     assert isinstance(inner, MapReduce)
     operands = Operands()
-    inner_numbers = tuple(operands.number(found.pull(view)) for view in producer.inputs)
+    inner_numbers = tuple([operands.number(found.pull(view)) for view in producer.inputs])
     outer_numbers = tuple(
-        -1 - number if own == position else operands.number(found.refine(view))
-        for own, view in enumerate(consumer.inputs)
+        [
+            -1 - number if own == position else operands.number(found.refine(view))
+            for own, view in enumerate(consumer.inputs)
+        ]
     )
     expression, inputs = operands.read_by(
         splice_in(found, inner.expression, inner_numbers, outer.expression, outer_numbers)
     )
-    shape = tuple(part.extent for part in found.parts)
     return Operation(
-        MapReduce(expression, shape, found.refine_axes(outer.axes)),
+        MapReduce(expression, found.shape, found.refine_axes(outer.axes)),
         inputs,
         tuple(refined_outputs(consumer, found)),
         merged_nodes(producer, consumer),

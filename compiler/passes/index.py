@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from onnxplan.compiler.program import Operation, Program
-from onnxplan.compiler.view import Storage
+from onnxplan.compiler.view import Storage, View
 
 
 class Index:
@@ -22,6 +22,26 @@ class Index:
         self._readers: dict[Storage, dict[Operation, None]] = {}
         for position, operation in enumerate(program.operations):
             self.add(operation, float(position))
+        self._note()
+
+    @staticmethod
+    def of(program: Program) -> Index:
+        """The index of ``program``: that which the pass before left, if it still describes the program."""
+        index = program.index
+        if index is None or not index._describes(program):
+            index = program.index = Index(program)
+        return index
+
+    def _note(self) -> None:
+        """Notes what the operations are now: views never change, but operations do."""
+        operations = self.program.operations
+        self._noted = list(operations), *_operands(operations)
+
+    def _describes(self, program: Program) -> bool:
+        operations = program.operations
+        return (operations, *_operands(operations)) == self._noted and {
+            view.storage for view in program.outputs.values()
+        } == self.outputs
 
     def add(self, operation: Operation, position: float) -> None:
         self.order[operation] = position
@@ -75,10 +95,16 @@ class Index:
 
     def finish(self) -> Program:
         """The program with the operations as they are now."""
-        self.program.operations = self.ordered()
+        operations = self.program.operations = self.ordered()
+        self.order = {operation: float(position) for position, operation in enumerate(operations)}
+        self._note()
         return self.program
+
+
+def _operands(operations: list[Operation]) -> tuple[list[tuple[View, ...]], list[tuple[View, ...]]]:
+    return [operation.inputs for operation in operations], [operation.outputs for operation in operations]
 
 
 def merged_nodes(*operations: Operation) -> tuple[str, ...]:
     """The names of the ONNX nodes of all ``operations``, each once."""
-    return tuple(dict.fromkeys(name for operation in operations for name in operation.nodes))
+    return tuple(dict.fromkeys([name for operation in operations for name in operation.nodes]))

@@ -33,15 +33,17 @@ def inline_scalars(program: Program) -> Program:
         if isinstance(operation.primitive, MapReduce):
             scalars = _scalars(operation)
             reads.append((operation, scalars))
-            found.update(_key(instruction) for instruction in scalars.values())
+            for instruction in scalars.values():
+                found[_key(instruction)] += 1
     few = len(found) <= FEW
     for operation, scalars in reads:
-        chosen = {
-            number: instruction
-            for number, instruction in scalars.items()
-            if few or found[_key(instruction)] >= OFTEN or instruction.is_plain
-        }
-        _inline(operation, chosen)
+        if not few:
+            scalars = {
+                number: instruction
+                for number, instruction in scalars.items()
+                if found[_key(instruction)] >= OFTEN or instruction.is_plain
+            }
+        _inline(operation, scalars)
     return program
 
 
@@ -53,9 +55,10 @@ def _key(instruction: Instruction) -> tuple[str, int | str]:
 def _scalars(operation: Operation) -> dict[int, Instruction]:
     found = {}
     for number, view in enumerate(operation.inputs):
-        instruction = scalar_constant(view)
-        if instruction is not None:
-            found[number] = instruction
+        if view.storage.constant is not None:
+            instruction = scalar_constant(view)
+            if instruction is not None:
+                found[number] = instruction
     return found
 
 

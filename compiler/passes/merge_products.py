@@ -31,9 +31,12 @@ def merge_products(program: Program, pool: ConstantPool) -> Program:
     same view in all, and all that read a result can read it as columns of the merged one. The left operand
     is then read once, and a narrow result no longer leaves threads without work.
     """
+    products = [operation for operation in program.operations if _has_narrow_weights(operation)]
+    if len(products) < 2:
+        return program
     groups: dict[object, list[Operation]] = {}
-    index = Index(program)
-    for operation in program.operations:
+    index = Index.of(program)
+    for operation in products:
         if _may_merge(index, operation):
             a = operation.inputs[0]
             strides = normal_strides(a.shape, a.strides)
@@ -45,15 +48,17 @@ def merge_products(program: Program, pool: ConstantPool) -> Program:
     return index.finish()
 
 
-def _may_merge(index: Index, operation: Operation) -> bool:
-    if not isinstance(operation.primitive, MatMul):
+def _has_narrow_weights(operation: Operation) -> bool:
+    if not isinstance(operation.primitive, MatMul) or not operation.inputs[1].is_constant:
         return False
-    b, out = operation.inputs[1], operation.outputs[0]
+    out = operation.outputs[0]
+    return out.rank == 2 and out.shape[1] <= NARROW
+
+
+def _may_merge(index: Index, operation: Operation) -> bool:
+    out = operation.outputs[0]
     return (
-        b.is_constant
-        and out.rank == 2
-        and out.shape[1] <= NARROW
-        and out.is_dense
+        out.is_dense
         and out.covers_storage
         and out.storage not in index.outputs
         and index.sole_writer(out.storage) is operation

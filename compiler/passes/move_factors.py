@@ -25,17 +25,30 @@ def move_factors(program: Program) -> Program:
     reads, of float32 or float64, and ``c`` one number. Requires that scalars are inlined. Ensures equal
     results but for rounding: sums consist of the same terms.
     """
-    index = Index(program)
-    for operation in program.operations:
-        if operation in index.order and isinstance(operation.primitive, MatMul):
-            _move(index, operation)
+    products = [operation for operation in program.operations if _has_larger_right(operation)]
+    if not products:
+        return program
+    index = Index.of(program)
+    for product in products:
+        _move(index, product)
     return index.finish()
+
+
+def _has_larger_right(operation: Operation) -> bool:
+    """Is it a product whose right operand is computed, and larger than the left one?"""
+    if not isinstance(operation.primitive, MatMul):
+        return False
+    left, right = operation.inputs[:2]
+    return (
+        not right.is_constant
+        and left.size < right.size
+        and left.dtype is right.dtype
+        and right.dtype.itemsize >= 4
+    )
 
 
 def _move(index: Index, product: Operation) -> None:
     left, right, *others = product.inputs
-    if left.size >= right.size or left.dtype is not right.dtype or right.dtype.itemsize < 4:
-        return
     smaller, larger = _own_map(index, product, left), _own_map(index, product, right)
     found = None if larger is None else _scaled(larger)
     if smaller is None or larger is None or found is None:

@@ -30,7 +30,10 @@ class Operands:
 
     def read_by(self, expression: Expression) -> tuple[Expression, tuple[View, ...]]:
         """The expression over those of the operands that it reads, and these."""
-        return renumber_inputs(expression, tuple(self.views), self.start)
+        views = tuple(self.views)
+        if len(inputs_read(expression)) == self.start + len(views):
+            return expression, views
+        return renumber_inputs(expression, views, self.start)
 
 
 def renumber_inputs(
