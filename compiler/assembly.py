@@ -41,9 +41,11 @@ def assemble(
         target=target,
         inputs=_bindings(program.inputs.items()),
         outputs=_bindings(program.outputs.items()),
-        constants=tuple(Constant(s.name or s.key, s.dtype, (s.size,), s not in anchored) for s in constants),
+        constants=tuple(
+            [Constant(s.name or s.key, s.dtype, (s.size,), s not in anchored) for s in constants]
+        ),
         buffers=tuple(table.buffers),
-        steps=tuple(_step(step, table) for step in steps),
+        steps=tuple([_step(step, table) for step in steps]),
         arena_bytes=placement.arena_bytes,
         arena_lower_bound=placement.lower_bound,
         scratch_bytes=max((step.scratch for step in steps), default=0),
@@ -72,26 +74,28 @@ def _bindings(views: Iterable[tuple[str, View]]) -> tuple[Binding, ...]:
 
 def _step(step: EmittedStep, table: _BufferTable) -> Step:
     numbers = table.numbers
-    operands = tuple(
-        Operand(
-            numbers[view.storage], view.offset * view.dtype.itemsize, view.dtype, view.shape, view.strides
+    operands = []
+    for view in step.operands:
+        storage = view.storage
+        dtype = storage.dtype
+        operands.append(
+            Operand(numbers[storage], view.offset * dtype.itemsize, dtype, view.shape, view.strides)
         )
-        for view in step.operands
-    )
     return Step(
-        step.kernel, operands, step.outputs, step.parameters, step.tiles, step.scratch, step.flops,
+        step.kernel, tuple(operands), step.outputs, step.parameters, step.tiles, step.scratch, step.flops,
         step.bytes, step.seconds, step.nodes,
     )  # fmt: skip
 
 
 def _anchored(steps: Sequence[EmittedStep]) -> set[Storage]:
     """The constants that some step reads at the target's alignment."""
-    return {
+    found = {
         view.storage
         for step in steps
         for position, view in enumerate(step.operands)
-        if position not in step.anywhere and view.is_constant
+        if position not in step.anywhere
     }
+    return {storage for storage in found if storage.is_constant}
 
 
 def _elements(storage: Storage, alignment: int, pool: ConstantPool) -> npt.NDArray[Any]:
@@ -105,7 +109,11 @@ def _elements(storage: Storage, alignment: int, pool: ConstantPool) -> npt.NDArr
         return aligned(elements, alignment)
 
     if not storage.key:
-        return place()
+        elements = place()
+        if array is not None:
+            # Plans of other shapes find them where they must lie.
+            storage.constant = elements
+        return elements
     copy = pool.get(f"aligned {alignment}:{storage.key}", place, storage.name)
     assert copy.constant is not None
     return copy.constant

@@ -16,11 +16,10 @@ def emit_steps(program: Program, selector: KernelSelector, pool: ConstantPool) -
 
     Raises :class:`UnsupportedOperatorError` where it has no kernel.
     """
-    emission, repeated = Emission(selector.target, pool), RepeatedSteps()
-    for operation in program.operations:
+    emission, repeated = Emission(selector.target, pool), RepeatedSteps(program.operations)
+    for number, operation in enumerate(program.operations):
         emission.begin(operation.nodes)
-        key = repeated.key(operation)
-        if key is not None and repeated.replay(key, emission, operation):
+        if repeated.replay(number, emission, operation):
             continue
         start, reads = len(emission.steps), next(READS)
         try:
@@ -31,8 +30,7 @@ def emit_steps(program: Program, selector: KernelSelector, pool: ConstantPool) -
             raise UnsupportedOperatorError(
                 f"{error} (operation {operation}, of {_node_list(operation)})"
             ) from error
-        if key is not None:
-            repeated.record(key, emission, operation, emission.steps[start:], reads)
+        repeated.record(number, emission, operation, emission.steps[start:], reads)
     return emission.steps
 
 

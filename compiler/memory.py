@@ -42,12 +42,13 @@ class _Place:
 
 def lifetimes(steps: Sequence[EmittedStep]) -> dict[Storage, tuple[int, int]]:
     """The first and last step that use each storage."""
-    found: dict[Storage, tuple[int, int]] = {}
+    first: dict[Storage, int] = {}
+    last: dict[Storage, int] = {}
     for number, step in enumerate(steps):
         for view in step.operands:
-            known = found.get(view.storage)
-            found[view.storage] = (number if known is None else known[0], number)
-    return found
+            first.setdefault(view.storage, number)
+            last[view.storage] = number
+    return {storage: (number, last[storage]) for storage, number in first.items()}
 
 
 def place(steps: Sequence[EmittedStep], external: Container[Storage], alignment: int) -> Placement:
@@ -140,10 +141,11 @@ def _lower_bound(
             if position > 0:
                 # Both are there during that step; the predecessor is the larger one.
                 first += 1
-                change[alive[storage][0]] += _round_up(shared.members[position - 1].nbytes, alignment)
-                change[alive[storage][0] + 1] -= _round_up(shared.members[position - 1].nbytes, alignment)
-            size = _round_up(storage.nbytes, alignment)
+                before = _round_up(shared.members[position - 1].nbytes, alignment)
+                change[first - 1] += before
+                change[first] -= before
             if first <= last:
+                size = _round_up(storage.nbytes, alignment)
                 change[first] += size
                 change[last + 1] -= size
     bound = total = 0

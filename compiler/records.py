@@ -107,7 +107,14 @@ def _initialiser(cls: type[Any], *, frozen: bool) -> types.FunctionType:
             continue
         if field.init:
             parameters.append(f"{name}={default}" if default else name)
-        body.append(f"_set(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
+        if not frozen:
+            body.append(f"self.{name} = {value}")
+        elif isinstance(slot := getattr(cls, name, None), types.MemberDescriptorType):
+            # A slot's own setter need not look the name up.
+            names[f"_set_{name}"] = slot.__set__
+            body.append(f"_set_{name}(self, {value})")
+        else:
+            body.append(f"_set(self, {name!r}, {value})")
     if hasattr(cls, "__post_init__"):
         body.append("self.__post_init__()")
     function = _function(cls, "__init__", parameters, body, names)

@@ -42,24 +42,32 @@ class _Pattern:
 
 
 class RepeatedSteps:
-    """The patterns of one program by the keys of its operations.
+    """The patterns of one program of ``operations`` by their keys.
 
     A selector decides by the primitive and its operands as a key knows them.
     """
 
-    def __init__(self) -> None:
-        self._patterns: dict[Hashable, _Pattern] = {}
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._keys = [self.key(operation) for operation in operations]
+        first: dict[Hashable, int] = {}
+        self._firsts = [
+            number if key is None else first.setdefault(key.parts, number)
+            for number, key in enumerate(self._keys)
+        ]
+        """For each operation the number of the first of its key."""
+        self._repeated = {earlier for number, earlier in enumerate(self._firsts) if earlier != number}
+        self._patterns: dict[int, _Pattern] = {}
 
     @staticmethod
     def key(operation: Operation) -> Key | None:
         return key_of((operation.primitive, len(operation.inputs)), operation.views)
 
-    def replay(self, key: Key, emission: Emission, operation: Operation) -> bool:
-        """Emits for ``operation`` what was emitted for the first of this key, if there was one."""
-        pattern = self._patterns.get(key.parts)
+    def replay(self, number: int, emission: Emission, operation: Operation) -> bool:
+        """Emits for operation ``number`` what was emitted for an earlier one of its key, if there was one."""
+        pattern = self._patterns.get(self._firsts[number])
         if pattern is None:
             return False
-        views = list(operation.views)
+        views = [*operation.inputs, *operation.outputs]
         storages = [view.storage for view in views]
         storages += [emission.temporary(*temporary) for temporary in pattern.temporaries]
         for each in pattern.constants:
@@ -74,9 +82,12 @@ class RepeatedSteps:
         return True
 
     def record(
-        self, key: Key, emission: Emission, operation: Operation, steps: Sequence[EmittedStep], reads: int
+        self, number: int, emission: Emission, operation: Operation, steps: Sequence[EmittedStep], reads: int
     ) -> None:
-        """Notes the ``steps`` of ``operation``, where nothing but the key decided on them."""
+        """Notes the ``steps`` of an operation where others are alike and only the key decided on them."""
+        key, first = self._keys[number], self._firsts[number]
+        if key is None or first not in self._repeated:
+            return
         if not key.decides(reads, sum(each.reads for each in emission.constants)):
             return
         places = Places(list(operation.views))
@@ -95,4 +106,4 @@ class RepeatedSteps:
             return
         temporaries = tuple([(each.dtype, each.size, each.name) for each in emission.temporaries])
         windows = tuple(places.windows)
-        self._patterns[key.parts] = _Pattern(temporaries, tuple(constants), windows, tuple(steps), operands)
+        self._patterns[first] = _Pattern(temporaries, tuple(constants), windows, tuple(steps), operands)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from onnxplan.compiler.emission import EmittedStep
 from onnxplan.compiler.overlap import may_overlap
@@ -20,51 +20,39 @@ def schedule(steps: Sequence[EmittedStep], external: Container[Storage]) -> list
     is overwritten after it was read) are kept. The given order stays where the other is no better.
     """
     sizes = _sizes(steps, external)
-    given = list(range(len(steps)))
-    peak = _peak(steps, given, sizes)
-    if peak <= max((_bytes_of(step, sizes) for step in steps), default=0):
+    storages = [dict.fromkeys([v.storage for v in step.operands if v.storage in sizes]) for step in steps]
+    given = range(len(steps))
+    peak = _peak(storages, given, sizes)
+    if peak <= max((sum([sizes[each] for each in used]) for used in storages), default=0):
         return list(steps)
-    order = _greedy(steps, sizes)
-    if _peak(steps, order, sizes) < peak:
+    order = _greedy(steps, storages, sizes)
+    if _peak(storages, order, sizes) < peak:
         return [steps[number] for number in order]
     return list(steps)
 
 
 def _sizes(steps: Sequence[EmittedStep], external: Container[Storage]) -> dict[Storage, int]:
-    found: dict[Storage, int] = {}
-    for step in steps:
-        for view in step.operands:
-            storage = view.storage
-            if storage not in found:
-                counts = not storage.is_constant and storage not in external
-                found[storage] = storage.nbytes if counts else 0
-    return found
+    """The bytes of the storages that take any of the arena."""
+    used = dict.fromkeys([view.storage for step in steps for view in step.operands])
+    arena = [storage for storage in used if not storage.is_constant and storage not in external]
+    return {storage: nbytes for storage in arena if (nbytes := storage.nbytes)}
 
 
-def _storages(step: EmittedStep) -> dict[Storage, None]:
-    return dict.fromkeys(view.storage for view in step.operands)
-
-
-def _bytes_of(step: EmittedStep, sizes: dict[Storage, int]) -> int:
-    return sum(sizes[storage] for storage in _storages(step))
-
-
-def _peak(steps: Sequence[EmittedStep], order: Sequence[int], sizes: dict[Storage, int]) -> int:
+def _peak(storages: Sequence[Iterable[Storage]], order: Sequence[int], sizes: dict[Storage, int]) -> int:
+    """The most bytes alive at once where the steps that use ``storages`` run in ``order``."""
     last: dict[Storage, int] = {}
-    for position, number in enumerate(order):
-        for view in steps[number].operands:
-            last[view.storage] = position
+    for number in order:
+        last.update(dict.fromkeys(storages[number], number))
     seen: set[Storage] = set()
     alive = peak = 0
-    for position, number in enumerate(order):
-        storages = _storages(steps[number])
-        for storage in storages:
+    for number in order:
+        for storage in storages[number]:
             if storage not in seen:
                 seen.add(storage)
                 alive += sizes[storage]
         peak = max(peak, alive)
-        for storage in storages:
-            if last[storage] == position:
+        for storage in storages[number]:
+            if last[storage] == number:
                 alive -= sizes[storage]
     return peak
 
@@ -75,28 +63,24 @@ def dependencies(steps: Sequence[EmittedStep]) -> list[set[int]]:
     writes: dict[Storage, list[tuple[int, View]]] = {}
     reads: dict[Storage, list[tuple[int, View]]] = {}
     for number, step in enumerate(steps):
-        outputs = set(step.outputs)
-        for position, view in enumerate(step.operands):
-            storage = view.storage
-            if storage.is_constant:
-                continue
-            earlier = writes.get(storage, ())
-            if position in outputs:
-                conflicts = [
-                    n for n, other in (*earlier, *reads.get(storage, ())) if may_overlap(view, other)
-                ]
-                before[number].update(conflicts)
+        needed = before[number]
+        used = [(view, position in step.outputs) for position, view in enumerate(step.operands)]
+        used = [(view, is_written) for view, is_written in used if not view.is_constant]
+        for view, is_written in used:
+            earlier = writes.get(view.storage, ())
+            if is_written:
+                needed.update([n for n, other in earlier if may_overlap(view, other)])
+                needed.update([n for n, other in reads.get(view.storage, ()) if may_overlap(view, other)])
             else:
-                before[number].update(n for n, _ in earlier)
-        for position, view in enumerate(step.operands):
-            if not view.is_constant:
-                events = writes if position in outputs else reads
-                events.setdefault(view.storage, []).append((number, view))
-        before[number].discard(number)
+                needed.update([n for n, _ in earlier])
+        for view, is_written in used:
+            (writes if is_written else reads).setdefault(view.storage, []).append((number, view))
     return before
 
 
-def _greedy(steps: Sequence[EmittedStep], sizes: dict[Storage, int]) -> list[int]:
+def _greedy(
+    steps: Sequence[EmittedStep], storages: Sequence[Iterable[Storage]], sizes: dict[Storage, int]
+) -> list[int]:
     """Of the steps that could come next, always the one after which the fewest bytes are alive."""
     before = dependencies(steps)
     after: list[list[int]] = [[] for _ in steps]
@@ -104,7 +88,6 @@ def _greedy(steps: Sequence[EmittedStep], sizes: dict[Storage, int]) -> list[int
         for other in needed:
             after[other].append(number)
     missing = [len(needed) for needed in before]
-    storages = [_storages(step) for step in steps]
     uses: dict[Storage, int] = {}
     for used in storages:
         for storage in used:

@@ -41,12 +41,18 @@ def fold_batch(matrices: Matrices) -> Matrices:
     Axes that share B become rows where A, the output and the extras lie as if they were; neighbouring axes
     are merged; axes of extent 1 go.
     """
-    views = list(matrices.views)
-    rank = matrices.output.rank
-    axes = [axis for axis in range(rank - 2) if matrices.output.shape[axis] != 1]
-    records = [(matrices.output.shape[axis], tuple(view.strides[axis] for view in views)) for axis in axes]
-    row = (matrices.rows, tuple(view.strides[-2] for view in views))
-    if matrices.rows == 1:
+    shape = matrices.output.shape
+    if len(shape) == 2:
+        return matrices
+    views = matrices.views
+    steps = [view.strides for view in views]
+    records = [
+        (extent, tuple([strides[axis] for strides in steps]))
+        for axis, extent in enumerate(shape[:-2])
+        if extent != 1
+    ]
+    row = (shape[-2], tuple([strides[-2] for strides in steps]))
+    if row[0] == 1:
         shared = [number for number, (_, strides) in enumerate(records) if strides[1] == 0]
         if shared:
             row = records.pop(shared[-1])
@@ -59,17 +65,17 @@ def fold_batch(matrices: Matrices) -> Matrices:
             merged[0] = (record[0] * merged[0][0], merged[0][1])
         else:
             merged.insert(0, record)
-    folded: list[View] = []
+    extents = tuple([extent for extent, _ in merged])
+    folded = []
     for number, view in enumerate(views):
-        shape, strides = list(view.shape[-2:]), list(view.strides[-2:])
-        if number != 1:
-            shape[0], strides[0] = row[0], row[1][number]
+        batch = tuple([strides[number] for _, strides in merged])
+        rows, step = (view.shape[-2], view.strides[-2]) if number == 1 else (row[0], row[1][number])
         folded.append(
             View(
                 view.storage,
                 view.offset,
-                (*(extent for extent, _ in merged), *shape),
-                (*(steps[number] for _, steps in merged), *strides),
+                (*extents, rows, view.shape[-1]),
+                (*batch, step, view.strides[-1]),
             )
         )
     return Matrices(folded[0], folded[1], folded[2], tuple(folded[3:]))
@@ -79,10 +85,11 @@ def _follows(
     outer: tuple[int, tuple[int, ...]], inner: tuple[int, tuple[int, ...]], skip: int | None = None
 ) -> bool:
     """Does the outer axis go on where the inner one ends, in all views but number ``skip``?"""
-    return all(
-        number == skip or stride == inner[0] * inner_stride
-        for number, (stride, inner_stride) in enumerate(zip(outer[1], inner[1], strict=True))
-    )
+    extent, strides = inner
+    for number, stride in enumerate(outer[1]):
+        if stride != extent * strides[number] and number != skip:
+            return False
+    return True
 
 
 def transposed(matrices: Matrices) -> Matrices:

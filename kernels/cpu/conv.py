@@ -118,7 +118,7 @@ def prefers_conv(operation: Operation, target: Target) -> bool:
 
 def _is_channels_first(conv: Convolution, primitive: Conv, target: Target) -> bool:
     """Do rows adjoin in ``x`` and in the output, and is there a kernel for that which is worth it?"""
-    if not all(_rows_adjoin(view) for view in (conv.x, conv.output)):
+    if not (_rows_adjoin(conv.x) and _rows_adjoin(conv.output)):
         return False
     if conv.channels == 1 and conv.groups > 1:
         return has_depthwise_rows(conv, primitive, target)
@@ -129,8 +129,10 @@ def _is_channels_first(conv: Convolution, primitive: Conv, target: Target) -> bo
 
 def _multiplies_planes(conv: Convolution) -> bool:
     """Is the convolution a product of weights and planes that are read in place?"""
+    if not _is_pointwise(conv):
+        return False
     work = conv.channels * conv.features
-    if not _is_pointwise(conv) or work > WORK_WORTH_GATHERING * (conv.channels + conv.features):
+    if work > WORK_WORTH_GATHERING * (conv.channels + conv.features):
         return False
     planes = fold_batch(_pointwise(conv))
     return planes.a.strides[-2] == 1 and planes.output.strides[-2] == 1
@@ -155,7 +157,7 @@ def _emit_channels_last(emit: StepEmitter, target: Target, conv: Convolution, pr
     if conv.channels == 1 and conv.groups > 1:
         emit_depthwise(emit, target, conv, primitive)
         return
-    matrices = _pointwise(conv) if _is_pointwise(conv) else None
+    matrices = fold_batch(_pointwise(conv)) if _is_pointwise(conv) else None
     quads = takes_quads(target, conv.x.dtype, conv.w.dtype, primitive.accumulator)
     if matrices is not None and _rows_follow(matrices, _row_kind(conv, primitive.accumulator, quads=quads)):
         emit_matmul(emit, target, matrices, MatMul(primitive.accumulator, primitive.epilogue))
@@ -194,13 +196,12 @@ def _grouped(conv: Convolution, view: View) -> View:
 
 
 def _is_pointwise(conv: Convolution) -> bool:
-    inside = all(
+    return conv.taps == 1 and all(
         pad == 0 and (extent - 1) * stride < size
         for pad, extent, stride, size in zip(
             conv.pads, conv.output.shape[1:-1], conv.strides, conv.x.shape[1:-1], strict=True
         )
     )
-    return conv.taps == 1 and inside
 
 
 def _pointwise(conv: Convolution) -> Matrices:
@@ -208,7 +209,7 @@ def _pointwise(conv: Convolution) -> Matrices:
     x = conv.x
     scaled = (1, *conv.strides, 1)
     shape = (*conv.output.shape[:-1], x.shape[-1])
-    strides = tuple(stride * scale for stride, scale in zip(x.strides, scaled, strict=True))
+    strides = tuple([stride * scale for stride, scale in zip(x.strides, scaled, strict=True)])
     a = _grouped(conv, View(x.storage, x.offset, shape, strides))
     weights = _grouped_weights(conv)
     b = View(
@@ -218,16 +219,16 @@ def _pointwise(conv: Convolution) -> Matrices:
         (weights.strides[0], *(0,) * (AXES), *weights.strides[-2:]),
     )
     output = _grouped(conv, conv.output)
-    return Matrices(a, b, output, tuple(_grouped(conv, extra) for extra in conv.extras))
+    return Matrices(a, b, output, tuple([_grouped(conv, extra) for extra in conv.extras]))
 
 
 def _rows_follow(matrices: Matrices, row_kind: str) -> bool:
-    """Do all positions become rows of one product?
+    """Do all positions become rows of one product? ``matrices`` are folded.
 
     With strides they do not, and each line along x would be a product of its own, with few rows to use the
     weights for. Addressed one by one, positions are rows wherever they are.
     """
-    return 0 not in fold_batch(matrices).b.strides[:-2] or row_kind != "addressed"
+    return 0 not in matrices.b.strides[:-2] or row_kind != "addressed"
 
 
 def _grouped_weights(conv: Convolution) -> View:
@@ -385,7 +386,7 @@ def _emit_general(
         (tile.rows, tile.vectors, tile.lanes),
         epilogue.variant,
     )
-    bytes_moved = sum(distinct_bytes(view) for view in (conv.x, packed, output, *extras))
+    bytes_moved = sum(map(distinct_bytes, (conv.x, packed, output, *extras)))
     emit.step(
         KernelSpec(FAMILY, variant),
         (conv.x, packed, output, *extras),
@@ -395,7 +396,7 @@ def _emit_general(
         flops=(2 * conv.taps * conv.channels + epilogue.expression.cost) * output.size,
         bytes_moved=bytes_moved,
         scratch=scratch.size,
-        in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
+        in_place=tuple([(2, 3 + number) for number in shared_with_output(output, extras)]),
         seconds=product_seconds(target, problem, bytes_moved) if quads else None,
     )
 

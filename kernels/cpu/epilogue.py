@@ -35,7 +35,7 @@ class Epilogue:
 
     @property
     def variant(self) -> Variant:
-        dtypes = tuple(dtype.label for dtype in self.dtypes)
+        dtypes = tuple([dtype.label for dtype in self.dtypes])
         return (self.expression, self.accumulator.label, dtypes, self.accesses)
 
     @staticmethod
@@ -62,19 +62,21 @@ def describe_epilogue(
     """
     if expression is None:
         expression = _cast(accumulator, output.dtype)
-    if expression.has_reduction or any(i.op == "index" for i in expression.instructions):
+    if expression.has_reduction or expression.reads_index:
         raise NotImplementedError(f"no matrix product has the epilogue {expression}")
     views = (output, *extras)
     return Epilogue(
         expression,
         accumulator,
-        tuple(view.dtype for view in views),
-        tuple(_access(view, column_axis, is_output=number == 0) for number, view in enumerate(views)),
+        tuple([view.dtype for view in views]),
+        tuple([_access(view, column_axis, is_output=number == 0) for number, view in enumerate(views)]),
     )
 
 
 def shared_with_output(output: View, extras: Sequence[View]) -> tuple[int, ...]:
     """Positions of the extras that have exactly the output's geometry, so that they may share its memory."""
+    if not extras:
+        return ()
     wanted = normal_strides(output.shape, output.strides)
     return tuple(
         number

@@ -112,7 +112,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows, copies=copies
     )
     a_size = matrices.a.dtype.itemsize
-    bytes_moved = sum(distinct_bytes(view) for view in (matrices.a, right.view, output, *extras))
+    bytes_moved = sum(map(distinct_bytes, (matrices.a, right.view, output, *extras)))
     axes, records = batch_records((matrices.a, right.axes, output, *extras))
     parameters = [
         matrices.rows,
@@ -155,7 +155,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         flops=(2 * matrices.depth + epilogue.expression.cost) * output.size,
         bytes_moved=bytes_moved,
         scratch=scratch.size,
-        in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
+        in_place=tuple([(2, 3 + number) for number in shared_with_output(output, extras)]),
         seconds=product_seconds(target, problem, bytes_moved) if quads else None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from onnxplan.compiler.dtypes import DType
@@ -61,11 +62,16 @@ def register_tile(target: Target, dtype: DType, columns: int | None = None) -> R
     With ``columns`` the one that wastes least on the last panel; it must not depend on the rows, because
     packed constants are shared by plans for different numbers of them.
     """
-    tiles = _register_tiles(target, dtype)
+    lanes = target.vector_bytes // dtype.itemsize
+    return _register_tile(target.vector_registers, lanes, columns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _register_tile(registers: int, lanes: int, columns: int | None) -> RegisterTile:
+    tiles = _register_tiles(registers, lanes)
     if columns is None:
         return tiles[0]
-    lanes = tiles[0].lanes
-    if target.vector_registers >= 32 and lanes < columns <= 2 * lanes:
+    if registers >= 32 and lanes < columns <= 2 * lanes:
         # As much arithmetic, but more rows for the time that a call takes.
         return RegisterTile(12, 2, lanes)
     return best_tile(tiles, columns)
@@ -73,15 +79,14 @@ def register_tile(target: Target, dtype: DType, columns: int | None = None) -> R
 
 def register_tile_of_rows(target: Target, dtype: DType, rows: int) -> RegisterTile:
     """As :func:`register_tile`, but of the largest tiles the one that wastes least on the last rows."""
-    tiles = _register_tiles(target, dtype)
+    tiles = _register_tiles(target.vector_registers, target.vector_bytes // dtype.itemsize)
     most = max(tile.rows * tile.vectors for tile in tiles)
     largest = [tile for tile in tiles if tile.rows * tile.vectors == most]
     return min(largest, key=lambda tile: round_up(rows, tile.rows))
 
 
-def _register_tiles(target: Target, dtype: DType) -> list[RegisterTile]:
-    lanes = target.vector_bytes // dtype.itemsize
-    shapes = ((6, 4), (8, 3), (8, 2)) if target.vector_registers >= 32 else ((6, 2), (4, 3))
+def _register_tiles(registers: int, lanes: int) -> list[RegisterTile]:
+    shapes = ((6, 4), (8, 3), (8, 2)) if registers >= 32 else ((6, 2), (4, 3))
     return [RegisterTile(*shape, lanes) for shape in shapes]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,7 +55,9 @@ class BoundPlan:
     def __init__(self, plan: ExecutionPlan, constants: Constants, kernels: Sequence[int], team: Team) -> None:
         self.plan = plan
         self.kernel_addresses = tuple(kernels)
-        self.constants = tuple(_constant(plan, constants, index) for index in range(len(plan.constants)))
+        self.constants = tuple([_constant(plan, constants, index) for index in range(len(plan.constants))])
+        self._constant_addresses = [array.ctypes.data for array in self.constants]
+        _check_alignment(plan, self._constant_addresses)
         _check_buffers(plan)
         self.workers = min(plan.target.threads, MAX_WORKERS, team.cores)
         modes, grains = _modes(plan.steps, self.workers)
@@ -79,9 +82,10 @@ class BoundPlan:
         return sum(table.nbytes for table in (self._parameters, self._steps, self._bindings, self.operands))
 
     def _step_table(self, kernels: Mapping[Any, int], modes: list[int], grains: list[int]) -> Words:
-        table = np.zeros((len(self.plan.steps), StepWord.WORDS), np.int64)
+        rows = []
         operand, parameter = 0, self._parameters.ctypes.data
-        for row, step, mode, grain in zip(table, self.plan.steps, modes, grains, strict=True):
+        for step, mode, grain in zip(self.plan.steps, modes, grains, strict=True):
+            row = [0] * StepWord.WORDS
             row[StepWord.KERNEL] = kernels[step.kernel]
             row[StepWord.OPERANDS] = 8 * operand
             row[StepWord.PARAMETERS] = parameter
@@ -89,21 +93,22 @@ class BoundPlan:
             row[StepWord.GRAIN] = grain
             row[StepWord.MODE] = mode
             row[StepWord.PIECES], row[StepWord.LONGER] = divmod(-(-step.tiles // grain), self.ranges)
+            rows.append(row)
             operand += len(step.operands)
             parameter += 8 * len(step.parameters)
-        return table
+        return np.array(rows, np.int64).reshape(len(rows), StepWord.WORDS)
 
     def _operand_tables(self) -> tuple[Words, Words, npt.NDArray[np.bool_]]:
         """Bindings, and for each operand its address, or its offset in the arena where the mask says so."""
         plan, bindings, addresses, in_arena = self.plan, [], [], []
-        for position, operand in enumerate(operand for step in plan.steps for operand in step.operands):
+        for position, operand in enumerate([operand for step in plan.steps for operand in step.operands]):
             buffer = plan.buffers[operand.buffer]
-            offset = buffer.offset + operand.offset
-            in_arena.append(buffer.space == "arena")
-            if buffer.space == "constant":
-                offset += self.constants[buffer.index].ctypes.data
-            elif buffer.space in ("input", "output"):
-                array = buffer.index + (len(plan.inputs) if buffer.space == "output" else 0)
+            space, offset = buffer.space, buffer.offset + operand.offset
+            in_arena.append(space == "arena")
+            if space == "constant":
+                offset += self._constant_addresses[buffer.index]
+            elif space in ("input", "output"):
+                array = buffer.index + (len(plan.inputs) if space == "output" else 0)
                 bindings.append((8 * position, array, offset))
             addresses.append(offset)
         table = np.array(bindings, np.int64).reshape(len(bindings), BindingWord.WORDS)
@@ -178,9 +183,14 @@ def _constant(plan: ExecutionPlan, constants: Constants, index: int) -> npt.NDAr
         )
     if not array.flags.c_contiguous:
         raise ValueError(f"constant {wanted.name!r} is not contiguous")
-    if array.size and not wanted.anywhere and array.ctypes.data % plan.target.alignment:
-        raise ValueError(f"constant {wanted.name!r} is not aligned to {plan.target.alignment} bytes")
     return array
+
+
+def _check_alignment(plan: ExecutionPlan, addresses: Sequence[int]) -> None:
+    alignment = plan.target.alignment
+    for wanted, address in zip(plan.constants, addresses, strict=True):
+        if address % alignment and not wanted.anywhere and 0 not in wanted.shape:
+            raise ValueError(f"constant {wanted.name!r} is not aligned to {alignment} bytes")
 
 
 def _check_buffers(plan: ExecutionPlan) -> None:
@@ -190,8 +200,9 @@ def _check_buffers(plan: ExecutionPlan) -> None:
         "output": [_binding_bytes(item) for item in plan.outputs],
         "constant": [_binding_bytes(item) for item in plan.constants],
     }
+    arena = [plan.arena_bytes]
     for buffer in plan.buffers:
-        owners = [plan.arena_bytes] if buffer.space == "arena" else sizes.get(buffer.space, [])
+        owners = arena if buffer.space == "arena" else sizes.get(buffer.space, [])
         index = 0 if buffer.space == "arena" else buffer.index
         if not 0 <= index < len(owners) or not 0 <= buffer.offset <= owners[index] - buffer.size:
             raise ValueError(f"buffer {buffer} lies outside of its space")
@@ -208,12 +219,21 @@ def _binding_bytes(item: Binding | Constant) -> int:
 
 
 def _fits(operand: Operand, size: int) -> bool:
-    if 0 in operand.shape:
-        # Nothing is read or written, wherever it would begin.
-        return True
+    low, high = _reach(operand.shape, operand.strides)
+    item = operand.dtype.itemsize
+    return low == high or (operand.offset + low * item >= 0 and operand.offset + high * item <= size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
+    """The first element of a view and the one behind its last, from where it begins; the same if it is empty.
+
+    Nothing is read or written then, wherever it would begin. Layers of a model have the same again and again.
+    """
+    if 0 in shape:
+        return 0, 0
     low = high = 0
-    for extent, stride in zip(operand.shape, operand.strides, strict=True):
+    for extent, stride in zip(shape, strides, strict=True):
         low += min(0, (extent - 1) * stride)
         high += max(0, (extent - 1) * stride)
-    item = operand.dtype.itemsize
-    return operand.offset + low * item >= 0 and operand.offset + (high + 1) * item <= size
+    return low, high + 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,10 +77,10 @@ class CpuExecutor:
         self._slots: dict[Caller, Slot] = {}
         self._pool = SlotPool(
             # Not a method: plans that fall out of the cache go with their last reference.
-            partial(_new_slot, bound, self._team.native, self._slots),
+            functools.partial(_new_slot, bound, self._team.native, self._slots),
             self._slots.pop,
             slot_bytes(bound),
-            max_concurrency or default_threads(),
+            max_concurrency or default_concurrency(),
             budget or Budget(),
         )
         self._take: Callable[[], Caller] = self._pool.take
@@ -210,6 +210,12 @@ class CpuExecutor:
         kept = set(self._pool.set_aside)
         for call in [call for call in self._slots if call not in kept]:
             del self._slots[call]
+
+
+@functools.cache
+def default_concurrency() -> int:
+    """:func:`default_threads` when the first plan was bound: finding out takes longer than a small plan."""
+    return default_threads()
 
 
 def _new_slot(bound: BoundPlan, native: NativeExecutor, slots: dict[Caller, Slot]) -> Caller:

@@ -302,7 +302,7 @@ def test_tensors_of_either_memory_pickle_as_the_host_s(kept):
 @pytest.mark.parametrize(("places", "most"), [(None, 16), (3, 3)])
 def test_many_tasks_are_in_flight_on_threads_of_the_device(monkeypatch, places, most):
     session, traffic = fake_session(monkeypatch, sums_model(["n"]), max_concurrency=places)
-    monkeypatch.setattr("onnxplan.runtime.cpu.executor.default_threads", lambda: 16)
+    monkeypatch.setattr("onnxplan.runtime.cpu.executor.default_concurrency", lambda: 16)
 
     async def main():
         x = np.arange(3, dtype=np.float32)

@@ -131,7 +131,7 @@ def test_plans_share_the_limit():
 
 def test_runs_wait_for_memory(monkeypatch):
     """Room for two runs: others wait for their turn, of whatever shape they are."""
-    monkeypatch.setattr("onnxplan.runtime.cpu.executor.default_threads", lambda: 8)
+    monkeypatch.setattr("onnxplan.runtime.cpu.executor.default_concurrency", lambda: 8)
     constants, slot = needed(1000)
     limit = constants + 2 * slot
     session, _ = fake_session(monkeypatch, chain_model(), memory_limit=limit)
@@ -180,7 +180,7 @@ def test_plans_that_fall_out_of_the_cache_give_their_memory_back():
 
 
 def test_a_cancelled_run_that_waits_for_memory_frees_its_thread(monkeypatch):
-    monkeypatch.setattr("onnxplan.runtime.cpu.executor.default_threads", lambda: 8)
+    monkeypatch.setattr("onnxplan.runtime.cpu.executor.default_concurrency", lambda: 8)
     constants, slot = needed(1000)
     session, traffic = fake_session(monkeypatch, chain_model(), memory_limit=constants + slot)
     x, other = rows(1000), rows(999)
