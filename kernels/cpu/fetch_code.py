@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from llvmlite import ir
 
 from onnxplan.kernels.cpu.emitter import Emitter
@@ -37,19 +39,19 @@ def fetch_next(inner: Emitter, place: ir.Value, nbytes: int) -> None:
     """Asks for as many lines as ``nbytes`` bytes from ``place`` on are, from each of the next pages in turn.
 
     Processors fetch ahead within a page once it is read: more lines are under way where that is several pages
-    at a time. Which lines are asked for hangs on the address alone, so in the end it is all of them.
+    at a time. Which lines are asked for hangs on the address alone, so in the end it is nearly all of them.
     """
-    builder, turn, window = inner.builder, PAGES_AHEAD * LINE_BYTES, PAGES_AHEAD * PAGE_BYTES
-    for start in range(0, nbytes, turn):
-        lines = min(PAGES_AHEAD, 1 << (ceil_div(nbytes - start, LINE_BYTES) - 1).bit_length())
-        address = builder.ptrtoint(inner.offset(place, start), I64)
-        inside = builder.and_(address, I64(window - 1))
-        number = inner.divide(inside, LINE_BYTES)
-        first_page = builder.and_(number, I64(PAGES_AHEAD - lines))
-        moved = inner.add(
-            inner.mul(first_page, PAGE_BYTES), inner.mul(inner.divide(number, PAGES_AHEAD), LINE_BYTES)
-        )
-        target = inner.add(inner.add(builder.sub(address, inside), window), moved)
-        pointer = builder.inttoptr(target, POINTER)
-        for page in range(lines):
-            inner.prefetch(inner.offset(pointer, page * PAGE_BYTES))
+    builder, window = inner.builder, PAGES_AHEAD * PAGE_BYTES
+    lines = 1 << (ceil_div(nbytes, LINE_BYTES) - 1).bit_length()
+    pages = min(PAGES_AHEAD, lines)
+    address = builder.ptrtoint(place, I64)
+    inside = builder.and_(address, I64(window - 1))
+    number = inner.divide(inside, LINE_BYTES)
+    moved = inner.mul(inner.divide(number, PAGES_AHEAD), LINE_BYTES)
+    if pages < PAGES_AHEAD:
+        first_page = builder.and_(number, I64(PAGES_AHEAD - pages))
+        moved = inner.add(moved, inner.mul(first_page, PAGE_BYTES))
+    target = inner.add(inner.add(builder.sub(address, inside), window), moved)
+    pointer = builder.inttoptr(target, POINTER)
+    for line, page in itertools.product(range(lines // pages), range(pages)):
+        inner.prefetch(inner.offset(pointer, page * PAGE_BYTES + line * LINE_BYTES))

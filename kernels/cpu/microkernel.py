@@ -295,7 +295,9 @@ def _dot(
     def several(count: int) -> Step:
         def step(_: ir.Value, values: list[ir.Value], sums: Grid) -> tuple[list[ir.Value], Grid]:
             a_at, b, *ahead = values
-            ahead = [_fetch_ahead(inner, micro, source, b, place, count) for place in ahead]
+            ahead = [
+                _fetch_ahead(inner, micro, source, b, place, count, whole=count == unroll) for place in ahead
+            ]
             for _ in range(count):
                 sums = _multiply_row(inner, micro, addresses, a_at, b, sums, limits)
                 a_at, b = inner.add(a_at, a_step), inner.offset(b, b_step)
@@ -377,12 +379,22 @@ def round_up_rows(emitter: Emitter, rows: ir.Value, tile: RegisterTile) -> ir.Va
 
 
 def _fetch_ahead(
-    inner: Emitter, micro: MicroKernel, source: Source, b: ir.Value, place: ir.Value, rows: int
+    inner: Emitter,
+    micro: MicroKernel,
+    source: Source,
+    b: ir.Value,
+    place: ir.Value,
+    rows: int,
+    *,
+    whole: bool,
 ) -> ir.Value:
-    """Fetches what goes with ``rows`` rows of B from ``b`` on; returns where that of the next rows begins."""
+    """Fetches what goes with ``rows`` rows of B from ``b`` on; returns where that of the next rows begins.
+
+    B itself is fetched by whole passes of a loop: the few rows that are left are not worth the code.
+    """
     step = source.ahead_step
     assert step is not None
-    if not micro.fetches_b:
+    if not (micro.fetches_b and whole):
         fetch_later(inner, place, step, rows)
         return inner.offset(place, inner.mul(step, rows))
     assert micro.b_step is not None
