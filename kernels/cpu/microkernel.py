@@ -30,6 +30,7 @@ from onnxplan.kernels.cpu.epilogue_code import (
     places_of,
     tile_finisher,
 )
+from onnxplan.kernels.cpu.fetch_code import UNROLL, fetch_later, fetch_next
 from onnxplan.kernels.cpu.llvm_types import I1, I32, I64, POINTER, compute_type
 from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
@@ -42,7 +43,8 @@ class MicroKernel:
 
     ``tile`` is the largest tile. ``masked`` says that B is read in place and must not be read beyond its
     columns. ``taps`` says that A has several sets of rows. ``a_step`` and ``b_step`` are those of all
-    sources in bytes where they are known. ``ahead`` says that sources name memory to fetch meanwhile. With
+    sources in bytes where they are known. ``ahead`` says that sources name memory to fetch meanwhile, and
+    ``fetches_b`` that they may name none, because it is B, of a known step, that comes from memory. With
     ``quads`` an element of A or B is four bytes along the depth, which is counted in such elements.
     """
 
@@ -55,6 +57,7 @@ class MicroKernel:
     a_step: int | None = None
     b_step: int | None = None
     ahead: bool = False
+    fetches_b: bool = False
     quads: QuadProduct | None = None
 
     @property
@@ -80,7 +83,7 @@ class Source:
     a row stands at its address plus ``a_offset + k * a_step`` bytes. ``b`` is the first row of B, whose rows
     are ``b_step`` bytes apart and number ``taps * length``. ``accumulate`` (i64) is 0 if the sum starts here.
     ``columns`` is how many columns of B may be read. ``ahead`` is memory that the caller is going to read, of
-    which ``ahead_step`` bytes are fetched into the second cache for each row of B.
+    which ``ahead_step`` bytes are fetched into the second cache for each row of B; 0 if B itself is to be.
     """
 
     table: ir.Value
@@ -106,12 +109,6 @@ class Source:
 _SOURCE_TYPES = [POINTER, I64, I64, I64, I64, POINTER, I64, I64, POINTER, I64, I64]
 _AHEAD_TYPES = [POINTER, I64]
 Step = Callable[[ir.Value, list[ir.Value], Grid], tuple[list[ir.Value], Grid]]
-
-LINE_BYTES = 64
-UNROLL = 4
-"""Rows of B in a pass of the largest micro-kernels' loop."""
-LINES_AHEAD = 4
-"""Lines of memory to fetch in such a pass."""
 
 
 class MicroKernels:
@@ -298,10 +295,13 @@ def _dot(
     def several(count: int) -> Step:
         def step(_: ir.Value, values: list[ir.Value], sums: Grid) -> tuple[list[ir.Value], Grid]:
             a_at, b, *ahead = values
+            ahead = [
+                _fetch_ahead(inner, micro, source, b, place, count, whole=count == unroll) for place in ahead
+            ]
             for _ in range(count):
                 sums = _multiply_row(inner, micro, addresses, a_at, b, sums, limits)
                 a_at, b = inner.add(a_at, a_step), inner.offset(b, b_step)
-            return [a_at, b, *(_fetch_ahead(inner, source, place, count) for place in ahead)], sums
+            return [a_at, b, *ahead], sums
 
         return step
 
@@ -378,17 +378,29 @@ def round_up_rows(emitter: Emitter, rows: ir.Value, tile: RegisterTile) -> ir.Va
     return emitter.mul(row_blocks(emitter, rows, tile), tile.rows)
 
 
-def ahead_step(emitter: Emitter, row_bytes: ir.Value, calls: ir.Value) -> ir.Value:
-    """Bytes to fetch for each row of B, when a block as large as it is to arrive within ``calls`` calls."""
-    share = emitter.add(emitter.divide(row_bytes, calls), 1)
-    return emitter.minimum(share, LINE_BYTES * LINES_AHEAD // UNROLL)
+def _fetch_ahead(
+    inner: Emitter,
+    micro: MicroKernel,
+    source: Source,
+    b: ir.Value,
+    place: ir.Value,
+    rows: int,
+    *,
+    whole: bool,
+) -> ir.Value:
+    """Fetches what goes with ``rows`` rows of B from ``b`` on; returns where that of the next rows begins.
 
-
-def _fetch_ahead(inner: Emitter, source: Source, place: ir.Value, rows: int) -> ir.Value:
-    """Asks for what belongs to ``rows`` rows of B; returns where the next begins."""
-    assert source.ahead_step is not None
-    lines = max(1, LINES_AHEAD * rows // UNROLL)
-    for line in range(lines):
-        moved = inner.builder.lshr(inner.mul(source.ahead_step, rows * line), I64(lines.bit_length() - 1))
-        inner.prefetch(inner.offset(place, moved), locality=2)
-    return inner.offset(place, inner.mul(source.ahead_step, rows))
+    B itself is fetched by whole passes of a loop: the few rows that are left are not worth the code.
+    """
+    step = source.ahead_step
+    assert step is not None
+    if not (micro.fetches_b and whole):
+        fetch_later(inner, place, step, rows)
+        return inner.offset(place, inner.mul(step, rows))
+    assert micro.b_step is not None
+    with inner.branch(inner.builder.icmp_signed("==", step, I64(0))) as (own, later):
+        with own:
+            fetch_next(inner, b, rows * micro.b_step)
+        with later:
+            fetch_later(inner, place, step, rows)
+    return inner.offset(place, inner.mul(step, rows))

@@ -19,8 +19,9 @@ from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
+from onnxplan.kernels.cpu.fetch_code import PAGE_BYTES, PAGES_AHEAD, ahead_step
 from onnxplan.kernels.cpu.llvm_types import I64
-from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, ahead_step, row_blocks
+from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, row_blocks
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.product import WORDS
@@ -28,8 +29,10 @@ from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
-AHEAD_BYTES = 8192
-"""How far ahead of its use a row of B is fetched that is used once."""
+CALLS_THAT_FETCH = 4
+"""Calls of a micro-kernel that a block of B of the next panel arrives in; fewer fetch only a part of it."""
+LEAST_BYTES_AHEAD = 2 * PAGES_AHEAD * PAGE_BYTES
+"""Of fewer bytes of B a good part of what is fetched ahead would lie behind it."""
 
 PackPanel = Callable[[ir.Value, ir.Value, ir.Value, ir.Value], None]
 """``(target, b, column, columns)``: writes the code that packs the columns of B from ``column`` on."""
@@ -138,6 +141,7 @@ def emit_product(
         a_step=rows.step_bytes,
         b_step=code.b_row,
         ahead=code.fetches_ahead,
+        fetches_b=code.fetches_ahead,
         quads=code.quads,
     )
     kernels = MicroKernels(emitter, micro)
@@ -194,11 +198,16 @@ class _Tile:
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """What to fetch meanwhile: ``step`` bytes for each row of B, ``block_step`` for each block of rows."""
+    """What to fetch meanwhile: ``step`` bytes for each row of B; B itself for the first of ``few`` calls."""
 
     place: Variable
     step: ir.Value
-    block_step: ir.Value
+    few: ir.Value
+
+    def step_at(self, emitter: Emitter, row: ir.Value) -> ir.Value:
+        """The step of :class:`~.microkernel.Source` for the call from ``row`` on."""
+        first = emitter.builder.and_(self.few, emitter.builder.icmp_signed("==", row, I64(0)))
+        return emitter.builder.select(first, I64(0), self.step)
 
 
 class _TileWriter:
@@ -252,6 +261,7 @@ class _TileWriter:
         places = [place.row(emitter, tile.first_row).column(emitter, column) for place in tile.places]
         ahead = self._ahead(panel, block, b, last) if self._code.fetches_ahead else None
         with emitter.loop(0, tile.rows, height) as row:
+            step = ahead.step_at(emitter, row) if ahead else None
             source = Source(
                 table=emitter.offset(table, emitter.mul(row, 8)),
                 tap_step=rows.tap_step,
@@ -265,14 +275,15 @@ class _TileWriter:
                 accumulate=number,
                 columns=emitter.minimum(emitter.sub(word["columns"], column), width),
                 ahead=ahead.place.value if ahead else None,
-                ahead_step=ahead.step if ahead else None,
+                ahead_step=step,
             )
             count = emitter.minimum(emitter.sub(tile.rows, row), height)
             row_places = [place.row(emitter, row) for place in places]
             self._kernels.call(emitter, source, count, row_places, last)
             accumulators.value = emitter.offset(accumulators.value, self._accumulator_step)
-            if ahead:
-                ahead.place.value = emitter.offset(ahead.place.value, ahead.block_step)
+            if ahead is not None and step is not None:
+                fetched = emitter.mul(step, emitter.mul(block.taps, block.length))
+                ahead.place.value = emitter.offset(ahead.place.value, fetched)
 
     def _rows_of_panel(self, panel: ir.Value, block: Block) -> ir.Value:
         """Where the rows of B of a block begin."""
@@ -299,12 +310,11 @@ class _TileWriter:
         if not self._rows.copies:
             deeper = emitter.offset(b, emitter.mul(length, word["b_row"]))
             place = emitter.builder.select(last, place, deeper)
-        step = ahead_step(emitter, word["b_row"], row_blocks(emitter, tile.rows, self._code.tile))
-        # Rows of B that are used once are read at the speed of memory: a whole block ahead would be too far.
-        once = emitter.builder.icmp_signed("<=", tile.rows, I64(self._code.tile.rows))
-        place = emitter.builder.select(once, emitter.offset(b, AHEAD_BYTES), place)
-        step = emitter.builder.select(once, word["b_row"], step)
-        return _Ahead(emitter.variable(place), step, emitter.mul(step, length))
+        calls = row_blocks(emitter, tile.rows, self._code.tile)
+        few = emitter.less(calls, CALLS_THAT_FETCH)
+        nbytes = emitter.mul(emitter.sub(tile.last_panel, tile.first_panel), word["b_panel"])
+        few = emitter.builder.and_(few, emitter.less(LEAST_BYTES_AHEAD, nbytes))
+        return _Ahead(emitter.variable(place), ahead_step(emitter, word["b_row"], calls), few)
 
 
 def _pack_matrix(emitter: Emitter, code: ProductCode, word: dict[str, ir.Value]) -> PackPanel:

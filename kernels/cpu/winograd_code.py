@@ -14,12 +14,12 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
+from onnxplan.kernels.cpu.fetch_code import ahead_step
 from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.microkernel import (
     MicroKernel,
     MicroKernels,
     Source,
-    ahead_step,
     round_up_rows,
     row_blocks,
 )

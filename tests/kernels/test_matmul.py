@@ -132,6 +132,17 @@ def test_every_tail_of_the_tile_for_few_columns(isa):
         check(isa, rng, a, b, place(rng, (rows, columns), F32, "gaps"), (bias,), F32, constant=True)
 
 
+@pytest.mark.parametrize("types", [TYPES[0], TYPES[1], TYPES[6]], ids=["f32", "f64", "bytes"])
+def test_few_rows_by_weights_from_memory(isa, types):
+    """One to three register tiles of rows, whose first call fetches B ahead, and four, which do not."""
+    rng = np.random.default_rng(4)
+    a_type, b_type, accumulator, output_type = types
+    for rows, depth, columns in itertools.product((1, 3, 6, 7, 18, 19), (1021,), (40, 70)):
+        a, b = dense(a_type, (rows, depth)), dense(b_type, (depth, columns))
+        output = place(rng, (rows, columns), output_type, "gaps")
+        check(isa, rng, a, b, output, (), accumulator, constant=True)
+
+
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("layout", ["dense", "swapped"])
 def test_deep_products_in_several_blocks(isa, constant, layout):
