@@ -256,16 +256,17 @@ def _cut_depth(
     target: Target, tile: RegisterTile, conv: Convolution, channels: int, itemsize: int, kind: str
 ) -> _Depth:
     """``channels`` is how many elements of ``itemsize`` bytes a tap has."""
+    rows = max(conv.output.size // max(1, conv.features * conv.groups), tile.rows + 1)
     if kind != "addressed":
         # Copied rows are cut between lines of taps only.
         line = conv.kernel[2] * channels
         lines = conv.taps // conv.kernel[2]
-        each = max(1, depth_block(target, tile, lines * line, itemsize, tile.rows + 1) // max(1, line))
+        each = max(1, depth_block(target, tile, lines * line, itemsize, rows) // max(1, line))
         each = ceil_div(lines, ceil_div(lines, each))
         return _Depth(each * conv.kernel[2], channels, 1, ceil_div(lines, each))
-    limit = depth_block(target, tile, 1 << 20, itemsize, tile.rows + 1)
+    limit = depth_block(target, tile, 1 << 20, itemsize, rows)
     if channels > limit:
-        each = depth_block(target, tile, channels, itemsize, tile.rows + 1)
+        each = depth_block(target, tile, channels, itemsize, rows)
         blocks = ceil_div(channels, each)
         return _Depth(1, each, blocks, blocks * conv.taps)
     taps = max(1, limit * 5 // 4 // channels)

@@ -13,6 +13,8 @@ LEAST_TILES = 24
 TILES_A_THREAD = 6
 # Fewer blocks of rows than this do not make up for reading B once more.
 ROW_BLOCKS_WORTH_SPLITTING = 12
+# So many blocks of rows or less do not make up for waiting for a whole panel of B.
+FEW_ROW_BLOCKS = 12
 LEAST_SECONDS = 8e-6
 
 
@@ -164,10 +166,18 @@ def round_up(a: int, b: int) -> int:
 def depth_block(target: Target, tile: RegisterTile, depth: int, itemsize: int, rows: int) -> int:
     """Depth of a block: the rows of a register tile take half of the first cache.
 
-    A block that is not the whole depth is a multiple of 8.
+    The first rows that meet a panel wait for it, as nothing fetched it before the step. Where no more than
+    ``FEW_ROW_BLOCKS`` follow them, B's block is small enough to stay in the first cache, and all of them
+    meet it while the next one is fetched. A block that is not the whole depth is a multiple of 8.
     """
-    limit = max(64, _caches(target)[0] // 2 // (tile.rows * itemsize))
-    if rows <= tile.rows or depth <= limit * 5 // 4:
+    if rows <= tile.rows:
+        return max(depth, 1)
+    first = _caches(target)[0]
+    limit = first // 2 // (tile.rows * itemsize)
+    if ceil_div(rows, tile.rows) <= FEW_ROW_BLOCKS:
+        limit = min(limit, first * 2 // 3 // (tile.width * itemsize))
+    limit = max(64, limit)
+    if depth <= limit * 5 // 4:
         return max(depth, 1)
     return round_up(ceil_div(depth, ceil_div(depth, limit)), 8)
 

@@ -57,8 +57,9 @@ EXTENTS = tuple(POINTS)
 # The share of the direct form's estimated time that must not be exceeded.
 WORTH = 0.75
 # The largest tiles are taken that need no more than this part of the fastest ones' time: which are fastest
-# hangs on the batch, and a session transforms weights for each form that it meets, and keeps them.
-FORMS = 1.15
+# hangs on the batch, and a session transforms weights for each form that it meets, and keeps them. A lone
+# image's own time, mostly that of reading weights, may be worth a form of its own.
+FORMS = 1.1
 # Tiles of a step that each thread gets at least, where there is work enough for them.
 TILES_A_THREAD = 2
 # Arithmetic of transforms, as floating-point operations a value of the transformed tile.
@@ -222,7 +223,7 @@ def _fits(target: Target, conv: Convolution, primitive: Conv) -> bool:
         and x.dtype is w.dtype is primitive.accumulator is DType.FLOAT32
         and w.is_constant
         and conv.channels > 0
-        and depth_block(target, tile, conv.channels, 4, tile.rows + 1) == conv.channels
+        and depth_block(target, tile, conv.channels, 4, conv.output.size) == conv.channels
     )
 
 
@@ -247,7 +248,7 @@ def _cut(target: Target, tile: RegisterTile, shape: _Shape) -> tuple[int, int]:
 
     The transformed inputs and the sums of a panel stay in the second cache. For several threads what is too
     large is halved: many rows, else panels, as transforms repeated for them cost less than reading weights
-    once more for few rows.
+    once more for few rows; but no thread repeats its own.
     """
     second = target.cache_bytes[1] if len(target.cache_bytes) > 1 else 8 * target.cache_bytes[0]
     row_bytes = 4 * shape.points * (shape.channels + tile.width)
@@ -265,7 +266,7 @@ def _cut(target: Target, tile: RegisterTile, shape: _Shape) -> tuple[int, int]:
     while count() < wanted and shape.flops / count() / target.flops > 2 * LEAST_SECONDS:
         if block >= ROW_BLOCKS_WORTH_SPLITTING or (panels == 1 and block > 3):
             block = ceil_div(block, 2)
-        elif panels > 1:
+        elif panels > 1 and count() < target.threads:
             panels = ceil_div(panels, 2)
         else:
             break

@@ -20,7 +20,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import MatMul
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.view import Storage, View
-from onnxplan.kernels.cpu.tiling import register_tile
+from onnxplan.kernels.cpu.tiling import depth_block, register_tile
 
 F16, BF16, F32, F64 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64
 TYPES = [
@@ -147,12 +147,23 @@ def test_few_rows_by_weights_from_memory(isa, types):
 @pytest.mark.parametrize("layout", ["dense", "swapped"])
 def test_deep_products_in_several_blocks(isa, constant, layout):
     rng = np.random.default_rng(1)
-    for rows, depth, columns in ((50, 2100, 70), (7, 1400, 33), (2, 3000, 65)):
+    for rows, depth, columns in ((50, 2100, 70), (80, 2100, 70), (7, 1400, 33), (2, 3000, 65)):
         a, b = place(rng, (rows, depth), F32, layout), place(rng, (depth, columns), F32, layout)
         output = place(rng, (rows, columns), F32, "gaps")
         bias = place(rng, (1, columns), F32, "dense").expand((rows, columns))
         residual = place(rng, (rows, columns), F32, "gaps")
         check(isa, rng, a, b, output, (bias, residual), F32, constant=constant)
+
+
+def test_few_rows_meet_blocks_that_stay_in_the_first_cache(isa):
+    if is_cuda(isa):
+        return
+    target = harness.make_target(isa)
+    tile = register_tile(target, F32)
+    few, many, lone = (depth_block(target, tile, 4000, 4, rows) for rows in (49, 4900, tile.rows))
+    assert few * tile.width * 4 < target.cache_bytes[0]
+    assert few < many < lone == 4000
+    assert few % 8 == many % 8 == 0
 
 
 @pytest.mark.parametrize("depth", [40, 1500])
