@@ -24,14 +24,17 @@ class Group:
 
 
 def for_groups(emitter: Emitter, first: Number, last: Number, body: Callable[[Group], None]) -> None:
-    """Runs ``body`` for the positions from ``first`` up to ``last``, excluded; single vectors are masked."""
+    """Runs ``body`` for the positions from ``first`` up to ``last``, excluded; single vectors are masked.
+
+    But for those of one lane, which are whole.
+    """
     lanes = emitter.lanes
     count = emitter.sub(last, first)
     wide = emitter.add(first, emitter.mul(emitter.divide(count, lanes * VECTORS), lanes * VECTORS))
     with emitter.loop(first, wide, lanes * VECTORS) as start:
         body(Group(start, VECTORS, None))
     with emitter.loop(wide, last, lanes) as start:
-        body(Group(start, 1, emitter.mask(emitter.sub(last, start))))
+        body(Group(start, 1, None if lanes == 1 else emitter.mask(emitter.sub(last, start))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,15 @@ FAMILY = "scatter"
 
 # Tiles begin at multiples of these many columns.
 COLUMNS = 64
+# For fewer updates a thread it costs too much that every tile reads all positions.
+LEAST_SHARED = 4096
 
 
 def select_scatter(operation: Operation, emit: StepEmitter, target: Target) -> None:
     """Emits the steps of a Scatter of any element type but strings.
 
-    Updates may name one row several times, so tiles share columns out, not rows.
+    Updates may name one row several times, so tiles share out the columns or, where there are few, the rows
+    of the output: each does all updates of its own in order.
     """
     primitive = operation.primitive
     assert isinstance(primitive, Scatter)
@@ -53,12 +56,19 @@ def select_scatter(operation: Operation, emit: StepEmitter, target: Target) -> N
         variant = (kind, dtype.label, adjoining, lanes)
     per_tile = units_per_tile(columns, 2 * rows * size)
     per_tile = min(-(-per_tile // COLUMNS) * COLUMNS, columns)
+    tiles, extent_per_tile = -(-columns // per_tile), 0
+    if tiles < target.threads <= rows // LEAST_SHARED:
+        per_tile, extent_per_tile = 0, -(-output.shape[0] // target.threads)
+        tiles = -(-output.shape[0] // extent_per_tile)
+    if kind == "none":
+        variant = (*variant, extent_per_tile > 0)
     itemsize = dtype.itemsize
     parameters = (
         columns,
         per_tile,
         rows,
         output.shape[0],
+        extent_per_tile,
         8 * positions.strides[0],
         updates.strides[0] * itemsize,
         updates.strides[1] * itemsize if updates.shape[1] > 1 else size,
@@ -71,7 +81,7 @@ def select_scatter(operation: Operation, emit: StepEmitter, target: Target) -> N
         (positions, updates, output),
         (2,),
         parameters,
-        tiles=-(-columns // per_tile),
+        tiles=tiles,
         flops=updates.size if kind != "none" else 0,
         bytes_moved=2 * updates.size * itemsize + 8 * rows,
     )

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from harness import available_isas
+from harness import available_isas, is_cuda
 from layouts import LAYOUTS, assert_close, laid_out, run, select
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Scatter
+from onnxplan.kernels.cpu.scatter import LEAST_SHARED
 
 # Rows of data, updates, columns.
 CASES = [(5, 7, 3), (9, 4, 1), (6, 20, 33), (3, 5, 150), (4, 0, 3), (4, 6, 2), (0, 3, 4), (1, 9, 64)]
@@ -76,6 +77,16 @@ def test_wide_rows_are_cut_into_tiles(isa, kind):
     check(isa, rng, kind, DType.INT32, (7, 40, 5003), ("dense", "dense", "permuted"), "dense")
 
 
+def updated_in_order(kind, data, positions, updates):
+    """What the updates make of the data, one after the other."""
+    right = data.copy()
+    combine = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}.get(kind)
+    for position, update in zip(positions, updates, strict=True):
+        if 0 <= position < len(data):
+            right[position] = update if combine is None else combine(right[position], update)
+    return right
+
+
 @pytest.mark.parametrize("layout", ["dense", "gaps", "reversed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_updates_in_order(isa, kind, layout):
@@ -92,12 +103,7 @@ def test_many_updates_in_order(isa, kind, layout):
         ]
         output = laid_out(dtype, data.shape, layout)
         (found,), _ = run(Scatter(kind), views, [output], [data, positions, updates], isa, rng)
-        right = data.copy()
-        combine = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}.get(kind)
-        for position, update in zip(positions, updates, strict=True):
-            if 0 <= position < rows:
-                right[position] = update if combine is None else combine(right[position], update)
-        np.testing.assert_array_equal(found, right)
+        np.testing.assert_array_equal(found, updated_in_order(kind, data, positions, updates))
 
 
 @pytest.mark.parametrize("kind", ["none", "add"])
@@ -105,6 +111,27 @@ def test_thousands_of_updates(isa, kind):
     rng = np.random.default_rng(7)
     check(isa, rng, kind, DType.INT32, (700, 9000, 1), ("dense",) * 3, "dense")
     check(isa, rng, kind, DType.INT32, (3, 9000, 2), ("dense",) * 3, "dense")
+
+
+@pytest.mark.parametrize("layout", ["dense", "gaps"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_share_the_rows_of_the_output(isa, kind, layout):
+    """Each tile does the updates of its rows in order, and no others; there may be one row for all."""
+    rng = np.random.default_rng(8)
+    count = 2 * LEAST_SHARED + 77
+    for rows, columns in [(1, 1), (3, 1), (1001, 1), (41, 3)]:
+        data, updates = (rng.uniform(0.9, 1.1, (n, columns)).astype(np.float32) for n in (rows, count))
+        positions = rng.integers(-1, rows + 1, count)
+        views = [
+            laid_out(DType.FLOAT32, data.shape, layout),
+            laid_out(DType.INT64, positions.shape, layout),
+            laid_out(DType.FLOAT32, updates.shape, layout),
+        ]
+        output = laid_out(DType.FLOAT32, data.shape, layout)
+        if not is_cuda(isa):
+            assert select(Scatter(kind), views, [output], isa)[-1].tiles == min(rows, 2)
+        (found,), _ = run(Scatter(kind), views, [output], [data, positions, updates], isa, rng)
+        np.testing.assert_array_equal(found, updated_in_order(kind, data, positions, updates))
 
 
 def test_many_updates_of_all_types(isa):

@@ -22,6 +22,7 @@ from runtime_kernels import (
 )
 
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
+from onnxplan.runtime.cpu.bound_plan import WAKE_SECONDS
 from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.layout import MAX_RANGES, RangeWord, TeamWord
 from onnxplan.runtime.cpu.native_executor import load_executor
@@ -205,7 +206,7 @@ def test_idle_helpers_sleep_and_small_plans_wake_nobody(kernels, team):
     wait_until(lambda: team.sleepers == team.helpers == 3)
     wakes = team.wakes
     small = CpuExecutor(mix_plan(8, 20, 4, seconds=1e-6), [], kernels, team=team)
-    shared = CpuExecutor(mix_plan(8, 3, 4, seconds=8e-6), [], kernels, team=team)
+    shared = CpuExecutor(mix_plan(8, 3, 4, seconds=WAKE_SECONDS / 4), [], kernels, team=team)
     x, y = random_words(8), poisoned(8)
     for _ in range(50):
         small.run((x,), (y,))
