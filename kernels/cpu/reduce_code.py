@@ -19,18 +19,24 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import arithmetic
 from onnxplan.kernels.cpu.emitter import Emitter, Mask, evaluate
 from onnxplan.kernels.cpu.emitter_core import Core, Variable
-from onnxplan.kernels.cpu.llvm_types import compute_type
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.operand_code import Access, Operand, Place, read_operands, vector_head
+from onnxplan.kernels.cpu.row_behind import Beside, RowBehind, Values, identity
 from onnxplan.kernels.cpu.streaming import fetching_pass
 from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count, unroll_factor
-from onnxplan.kernels.cpu.walk_code import Odometer, OuterAxis, Reader, read_axes, vector_loop, walk_rows
-from onnxplan.kernels.phases import Phase, Schedule, accumulator, reduction_identity, schedule
+from onnxplan.kernels.cpu.walk_code import (
+    Odometer,
+    OuterAxis,
+    Reader,
+    read_axes,
+    vector_loop,
+    walk_rows,
+    walk_rows_and_end,
+)
+from onnxplan.kernels.phases import Phase, Schedule, accumulator, schedule
 
 # Points (row mode: vectors) that are summed up before their total is added to the rest.
 BLOCK = 64
-
-Values = dict[int, ir.Value]
 
 
 def build_reduce(variant: Any, target: Target) -> ObjectCode:
@@ -42,13 +48,20 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
     region its extent and the operands' strides in bytes; the points of the region; the extent of the axis of
     the vectors; the columns of a chunk; the bytes between cached values in the scratch; the inner strides;
     if there are operands ``ahead``, of which one pass fetches what later rows read, how far that lies.
+    Rows that are ``streamed``, of a region of no other axes, are written one behind
+    (:mod:`onnxplan.kernels.cpu.row_behind`); the scratch then holds values of two rows.
     """
     mode, expression, labels, kinds, numbers, outer_rank, region_rank, cache, streamed, ahead = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
     emitter = Emitter.kernel(kernel_symbol("reduce", variant), target, lane_count(expression, labels, target))
     reader = Reader(emitter)
     scalars = reader.scalars(expression)
-    with walk_rows(emitter, reader, outer_rank, len(accesses)) as (offsets, chunk):
+    behind = None
+    if streamed and not region_rank:
+        behind = RowBehind(emitter, expression, len(accesses))
+    walk = walk_rows if behind is None else walk_rows_and_end
+    # ``chunk`` is whether there is a row, where rows are written behind.
+    with walk(emitter, reader, outer_rank, len(accesses)) as (offsets, chunk):
         region = read_axes(reader, region_rank, len(accesses))
         points, extent, length, cache_stride = (reader.next() for _ in range(4))
         operands = read_operands(emitter, reader, accesses)
@@ -57,7 +70,9 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
             emitter, expression, scalars, schedule(expression, cache=cache), operands, numbers, offsets,
             region, points, cache_stride, fetched, streamed=streamed,
         )  # fmt: skip
-        if mode == "row":
+        if behind is not None:
+            kernel.row_and_behind(emitter.builder.select(chunk, extent, emitter.integer(0)), extent, behind)
+        elif mode == "row":
             kernel.row(extent)
         else:
             start = emitter.mul(chunk, length)
@@ -103,6 +118,7 @@ class _Kernel:
         self._region, self._points, self._cache_stride = region, points, cache_stride
         self._kinds = "".join(operand.access.kind for operand in operands)
         self._reduced = expression.reduced()
+        self._fetching = fetching_pass(plan, behind=streamed and not region)
 
     def row(self, extent: ir.Value) -> None:
         """All passes with vectors along the innermost reduced axis of ``extent``."""
@@ -110,36 +126,96 @@ class _Kernel:
         reduced = dict(self._scalars)
         self._evaluate_reduced(reduced)
         for phase in self._plan.phases:
-            totals = {p: emitter.variable(self._identity(p)) for p in phase.reductions}
-            unroll = unroll_factor(phase.cost, self._kinds)
-            block = BLOCK * unroll * emitter.lanes
+            totals = self._totals(phase)
             odometer = Odometer(emitter, self._region, len(self._operands))
             with emitter.loop(0, self._points) as point:
-                places = self._places(odometer.offsets, hoist=True)
-                cached_from = emitter.mul(point, extent)
-                first: ir.Value = emitter.integer(0)
-                if self._streamed and phase.outputs:
-                    # The last pass, which reduces nothing.
-                    body = self._row_body(phase, places, {}, dict(reduced), cached_from)
-                    first = vector_head(emitter, first, extent, places[-1], body)
-                with emitter.loop(first, extent, block) as start:
-                    stop = emitter.minimum(emitter.add(start, block), extent)
-                    partial = {
-                        p: [emitter.variable(self._identity(p)) for _ in range(unroll)] for p in totals
-                    }
-                    body = self._row_body(phase, places, partial, dict(reduced), cached_from)
-                    vector_loop(emitter, start, stop, unroll, body)
-                    for p, total in totals.items():
-                        for lane in partial[p]:
-                            total.value = self._combine(p, total.value, lane.value)
+                places = self._places(self._moved(odometer.offsets))
+                self._row_pass(phase, places, extent, totals, reduced, emitter.mul(point, extent))
                 odometer.advance()
-            for p, total in totals.items():
-                reduced[p] = emitter.splat(self._horizontal(p, total.value))
-            self._evaluate_reduced(reduced)
-        places = self._places([], hoist=False)
+            self._finish(totals, reduced)
+        places = self._places(self._offsets, hoist=False)
         for number, output in enumerate(self._expression.outputs):
             if self._reduced[output]:
                 places[len(self._numbers) + number].store(emitter, reduced[output], emitter.integer(0), None)
+
+    def row_and_behind(self, extent: ir.Value, whole: ir.Value, behind: RowBehind) -> None:
+        """The passes of a row but the last, which writes, and that of the row before.
+
+        The last is done beside the pass that fetches, whose reads and arithmetic the writes then overlap.
+        ``extent`` is 0 behind the last row, that of what is ``behind`` before the first; else both are
+        ``whole``. Sums are the same with and without a row behind.
+        """
+        emitter, last = self._emitter, self._plan.phases[-1]
+        reduced, earlier = dict(self._scalars), dict(self._scalars) | behind.reduced()
+        for values in (reduced, earlier):
+            self._evaluate_reduced(values)
+        vectors = emitter.divide(emitter.add(whole, emitter.lanes - 1), emitter.lanes)
+        half = emitter.mul(vectors, emitter.lanes)
+        cached_from = emitter.mul(behind.half.value, half)
+        cached_behind = emitter.sub(half, cached_from)
+        places, places_behind = self._places(self._offsets), self._places(behind.offsets())
+        write = self._row_body(last, places_behind, {}, earlier, cached_behind)
+        for phase in self._plan.phases[:-1]:
+            totals = self._totals(phase)
+            if phase is self._fetching:
+                left = behind.extent.value
+                head = vector_head(emitter, emitter.integer(0), left, places_behind[-1], write)
+                beside = Beside(head, emitter.minimum(extent, emitter.sub(left, head)), write)
+                done = self._row_pass(phase, places, extent, totals, reduced, cached_from, beside)
+                rest = emitter.add(head, done)
+                vector_loop(emitter, rest, left, unroll_factor(last.cost, self._kinds), write)
+            else:
+                self._row_pass(phase, places, extent, totals, reduced, cached_from)
+            self._finish(totals, reduced)
+        behind.keep(emitter, self._offsets, extent, reduced)
+
+    def _totals(self, phase: Phase) -> dict[int, Variable]:
+        return {p: self._emitter.variable(self._identity(p)) for p in phase.reductions}
+
+    def _finish(self, totals: dict[int, Variable], reduced: Values) -> None:
+        """Adds what a pass reduced, and what then is known, to ``reduced``."""
+        for p, total in totals.items():
+            reduced[p] = self._emitter.splat(self._horizontal(p, total.value))
+        self._evaluate_reduced(reduced)
+
+    def _row_pass(
+        self,
+        phase: Phase,
+        places: list[Place],
+        extent: ir.Value,
+        totals: dict[int, Variable],
+        reduced: Values,
+        cached_from: ir.Value,
+        beside: Beside | None = None,
+    ) -> ir.Value:
+        """One pass over a row; how many elements were done ``beside`` it."""
+        emitter = self._emitter
+        unroll = unroll_factor(phase.cost, self._kinds)
+        step = unroll * emitter.lanes
+        shared: ir.Value = emitter.integer(0)
+        if beside is not None:
+            shared = emitter.mul(emitter.divide(beside.extent, step), step)
+        begin: ir.Value = emitter.integer(0)
+        if self._streamed and phase.outputs:
+            # The last pass, which reduces nothing.
+            body = self._row_body(phase, places, {}, reduced, cached_from)
+            begin = vector_head(emitter, begin, extent, places[-1], body)
+        with emitter.loop(begin, extent, BLOCK * step) as start:
+            stop = emitter.minimum(emitter.add(start, BLOCK * step), extent)
+            partial = {p: [emitter.variable(self._identity(p)) for _ in range(unroll)] for p in totals}
+            body = self._row_body(phase, places, partial, reduced, cached_from)
+            if beside is not None:
+                middle = emitter.maximum(start, emitter.minimum(shared, stop))
+                with emitter.loop(start, middle, step) as index:
+                    indices = [emitter.add(index, i * emitter.lanes) for i in range(unroll)]
+                    body(indices, None)
+                    beside.body([emitter.add(beside.first, each) for each in indices], None)
+                start = middle
+            vector_loop(emitter, start, stop, unroll, body)
+            for p, total in totals.items():
+                for lane in partial[p]:
+                    total.value = self._combine(p, total.value, lane.value)
+        return shared
 
     def _row_body(
         self,
@@ -150,12 +226,11 @@ class _Kernel:
         cached_from: ir.Value,
     ) -> Callable[[list[ir.Value], Mask | None], None]:
         emitter = self._emitter
-        fetching = fetching_pass(self._plan)
 
         def body(indices: list[ir.Value], mask: Mask | None) -> None:
             results = []
             for index in indices:
-                if phase is fetching:
+                if phase is self._fetching:
                     for number in self._ahead.operands:
                         places[number].prefetch(emitter, index, self._ahead.distance)
                 slot = emitter.add(cached_from, index)
@@ -184,7 +259,7 @@ class _Kernel:
                 stop = emitter.minimum(emitter.add(start, BLOCK), self._points)
                 partial = {p: [emitter.variable(self._identity(p)) for _ in indices] for p in totals}
                 with emitter.loop(start, stop) as point:
-                    places = self._places(odometer.offsets, hoist=True)
+                    places = self._places(self._moved(odometer.offsets))
                     results = []
                     for number, index in enumerate(indices):
                         slot = emitter.add(emitter.mul(point, width), number * emitter.lanes)
@@ -202,17 +277,18 @@ class _Kernel:
                 for p, variables in totals.items():
                     values[p] = variables[number].value
                 self._evaluate_reduced(values)
-        places = self._places([], hoist=False)
+        places = self._places(self._offsets, hoist=False)
         for index, values in zip(indices, reduced, strict=True):
             for number, output in enumerate(self._expression.outputs):
                 if self._reduced[output]:
                     places[len(self._numbers) + number].store(emitter, values[output], index, mask)
 
-    def _places(self, region_offsets: list[ir.Value], *, hoist: bool) -> list[Place]:
+    def _moved(self, region_offsets: list[ir.Value]) -> list[ir.Value]:
+        """The offsets of a point of the region."""
+        return [self._emitter.add(a, b) for a, b in zip(self._offsets, region_offsets, strict=True)]
+
+    def _places(self, offsets: list[ir.Value], *, hoist: bool = True) -> list[Place]:
         emitter = self._emitter
-        offsets = self._offsets
-        if region_offsets:
-            offsets = [emitter.add(a, b) for a, b in zip(offsets, region_offsets, strict=True)]
         places = [
             operand.at(emitter, offset) for operand, offset in zip(self._operands, offsets, strict=True)
         ]
@@ -302,10 +378,7 @@ class _Kernel:
                 evaluate(self._emitter, self._expression, position, values, _no_input)
 
     def _identity(self, position: int) -> ir.Value:
-        instruction = self._expression.instructions[position]
-        return self._emitter.fill(
-            reduction_identity(instruction.op, instruction.dtype), compute_type(instruction.dtype)
-        )
+        return identity(self._emitter, self._expression.instructions[position])
 
     def _combine(self, position: int, a: ir.Value, b: ir.Value, emitter: Core | None = None) -> ir.Value:
         instruction = self._expression.instructions[position]

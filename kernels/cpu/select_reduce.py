@@ -104,11 +104,11 @@ def emit_reduce(space: Space, emit: StepEmitter, target: Target) -> None:
     outer = outer or [Axis(1, (0,) * total)]
     padded = pad_axes(region, total)
     kinds = "".join(map(access_class, inner.strides))
-    scratch, cache_stride, cached = _scratch(space, target, width)
     inputs = space.views[: len(space.inputs)]
     outputs = space.views[len(space.inputs) :]
     lanes = lane_count(space.expression, space.labels, target)
     streamed = row and streamed_output(target, outputs, kinds, inner.extent, lanes)
+    scratch, cache_stride, cached = _scratch(space, target, width, behind=streamed and not padded)
     expression, words = lift_constants(space.expression)
     ahead, distance = fetched_ahead(inputs, kinds, inner.extent) if row else ((), 0)
     variant = (
@@ -134,12 +134,16 @@ def emit_reduce(space: Space, emit: StepEmitter, target: Target) -> None:
     )
 
 
-def _scratch(space: Space, target: Target, width: int) -> tuple[int, int, bool]:
-    """``(bytes, bytes between cached values, are there any)``; a vector of slack for the last lanes."""
+def _scratch(space: Space, target: Target, width: int, *, behind: bool) -> tuple[int, int, bool]:
+    """``(bytes, bytes between cached values, are there any)``; vectors of slack for the last lanes.
+
+    Where rows are written one ``behind``, there are values of two rows.
+    """
     plan = schedule(space.expression, cache=True)
     if not plan.cached:
         return 0, 0, False
     size = max(accumulator(space.expression.instructions[p].dtype).itemsize for p in plan.cached)
     stride = ceil_div(space.region * width * size, 64) * 64 + 8 * target.vector_bytes
+    stride *= 2 if behind else 1
     nbytes = stride * len(plan.cached)
     return (nbytes, stride, True) if nbytes <= SCRATCH_LIMIT else (0, 0, False)

@@ -54,9 +54,13 @@ def streamed_output(
     return len(outputs) == 1 and streams(target, outputs[0], kinds[-1], row_elements, lanes)
 
 
-def fetching_pass(plan: Schedule) -> Phase:
-    """The pass that fetches what later rows read: a costly one, as memory is idle meanwhile, or the last."""
-    return next((costly for costly in plan.phases if costly.cost > COSTLY), plan.phases[-1])
+def fetching_pass(plan: Schedule, *, behind: bool) -> Phase:
+    """The pass that fetches what later rows read: a costly one, as memory is idle meanwhile, or the last.
+
+    Where the last is done one row ``behind``, it is beside the pass that fetches.
+    """
+    phases = plan.phases[:-1] if behind else plan.phases
+    return next((costly for costly in phases if costly.cost > COSTLY), phases[0 if behind else -1])
 
 
 def fetched_ahead(inputs: Sequence[View], kinds: str, row_elements: int) -> tuple[tuple[int, ...], int]:

@@ -97,11 +97,7 @@ def walk_rows(
     emitter: Emitter, reader: Reader, rank: int, operands: int
 ) -> Iterator[tuple[list[ir.Value], ir.Value]]:
     """Runs the body for each row of the call's tiles: yields the operands' byte offsets and the chunk."""
-    rows, per_tile, chunks = reader.next(), reader.next(), reader.next()
-    axes = read_axes(reader, rank, operands)
-    start = emitter.mul(emitter.first, per_tile)
-    stop = emitter.minimum(emitter.mul(emitter.last, per_tile), rows)
-    odometer = Odometer(emitter, axes, operands)
+    start, stop, chunks, odometer = _tile_rows(emitter, reader, rank, operands)
     chunk: Variable = emitter.variable(emitter.integer(0))
     with emitter.when(emitter.less(0, start)):
         chunk.value = emitter.modulo(start, chunks)
@@ -112,6 +108,35 @@ def walk_rows(
         with emitter.when(emitter.builder.icmp_signed("==", chunk.value, chunks)):
             chunk.value = emitter.integer(0)
             odometer.advance()
+
+
+@contextmanager
+def walk_rows_and_end(
+    emitter: Emitter, reader: Reader, rank: int, operands: int
+) -> Iterator[tuple[list[ir.Value], ir.Value]]:
+    """As :func:`walk_rows` of rows in one chunk, and once more behind the last row, if there is one.
+
+    Yields the offsets and whether there is a row, an ``i1``; behind the last the offsets are still its.
+    """
+    start, stop, _, odometer = _tile_rows(emitter, reader, rank, operands)
+    with emitter.when(emitter.less(0, start)):
+        odometer.move_to(start)
+    end = emitter.builder.select(emitter.less(start, stop), emitter.add(stop, 1), stop)
+    with emitter.loop(start, end) as row:
+        yield odometer.offsets, emitter.less(row, stop)
+        with emitter.when(emitter.less(emitter.add(row, 1), stop)):
+            odometer.advance()
+
+
+def _tile_rows(
+    emitter: Emitter, reader: Reader, rank: int, operands: int
+) -> tuple[ir.Value, ir.Value, ir.Value, Odometer]:
+    """The rows from which and up to which the call's tiles go, chunks of a row, and an odometer at 0."""
+    rows, per_tile, chunks = reader.next(), reader.next(), reader.next()
+    axes = read_axes(reader, rank, operands)
+    start = emitter.mul(emitter.first, per_tile)
+    stop = emitter.minimum(emitter.mul(emitter.last, per_tile), rows)
+    return start, stop, chunks, Odometer(emitter, axes, operands)
 
 
 def whole_vectors(

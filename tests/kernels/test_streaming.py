@@ -82,6 +82,46 @@ def test_results_in_the_place_of_an_operand(isa, always):
     assert_close(got, want, F32, 2)
 
 
+@pytest.mark.parametrize("extent", [256, 301, 2051])
+def test_norms_in_the_place_of_their_operand(isa, extent, always):
+    """A row is written while the next one is read; the last of a call has none behind it."""
+    rng = np.random.default_rng(7)
+    for count in (1, 2, 9, 40):
+        view = rows(F32, count, extent, 3, 1)
+        values = elements(F32, view.storage.size, rng)
+        contents = {view.storage: values}
+        (got,), (want,) = run(softmax(F32), view.shape, (1,), [view], [view], isa, rng, contents)
+        assert_close(got, want, F32, 40, 8.0)
+
+
+def test_rows_have_scales_of_their_own(isa, always):
+    """What does not vary along a row is that of the row which is written, not of the one that is reduced."""
+    rng = np.random.default_rng(8)
+    t = Tracer(F32)
+    powers = t("exp", t.input(0))
+    expression = t.build(t("mul", t("div", powers, t("reduce_sum", powers)), t.input(1)))
+    for count, extent in ((1, 300), (17, 259)):
+        source, result = rows(F32, count, extent, 0, 0), rows(F32, count, extent, 5, 2)
+        scales = View.dense(Storage(F32, count), (count, 1)).expand((count, extent))
+        (got,), (want,) = run(expression, result.shape, (1,), [source, scales], [result], isa, rng)
+        assert_close(got, want, F32, 40, 8.0)
+
+
+def test_values_without_a_sum_stay_in_their_rows(isa, always):
+    rng = np.random.default_rng(9)
+    source, result = rows(F32, 12, 270, 0, 0), rows(F32, 12, 270, 1, 0)
+    values = rng.standard_normal(source.storage.size).astype(np.float32)
+    table = values.reshape(12, 270)
+    table[2, 269], table[5, 0], table[7] = np.nan, np.inf, -np.inf
+    table[9, :100] = -np.inf
+    with np.errstate(invalid="ignore"):
+        contents = {source.storage: values}
+        (got,), (want,) = run(softmax(F32), (12, 270), (1,), [source], [result], isa, rng, contents)
+    assert np.isnan(got).all(axis=1).nonzero()[0].tolist() == [2, 5, 7]
+    assert np.isfinite(got).all(axis=1).sum() == 9
+    assert_close(got, want, F32, 40, 8.0)
+
+
 @pytest.mark.parametrize("dtype", [F32, F64, DType.INT16])
 @pytest.mark.parametrize("offset", [0, 4, 31])
 def test_transpositions(isa, dtype, offset, always):
