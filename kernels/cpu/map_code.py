@@ -12,6 +12,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask, evaluate
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.operand_code import Access, Place, read_operands, vector_head
+from onnxplan.kernels.cpu.streaming import LEAST_AHEAD, fetches
 from onnxplan.kernels.cpu.vector_shape import lane_count, map_unroll
 from onnxplan.kernels.cpu.walk_code import Reader, vector_loop, walk_rows
 
@@ -22,8 +23,8 @@ def build_map(variant: Any, target: Target) -> ObjectCode:
     Operands are the expression's inputs and coordinates, then the outputs: ``labels`` and ``kinds`` are
     those of :class:`~onnxplan.kernels.cpu.operand_code.Access`, ``numbers`` the input or axis that each but
     the outputs stands for. ``rank`` is the number of outer axes. If it is ``streamed``, the one output is
-    written past the caches. Parameters: those of the expression, as doubles, those of the walk, the inner
-    extent, the length of a chunk, the inner strides.
+    written past the caches, and if that is costly, inputs are fetched ahead. Parameters: those of the
+    expression, as doubles, those of the walk, the inner extent, the length of a chunk, the inner strides.
     """
     expression, labels, kinds, numbers, rank, streamed = variant
     accesses = [Access(label, kind) for label, kind in zip(labels, kinds, strict=True)]
@@ -62,7 +63,7 @@ class _Row:
         streamed: bool,
     ) -> None:
         self._emitter, self._expression, self._streamed = emitter, expression, streamed
-        self._scalars = scalars
+        self._scalars, self._fetches = scalars, fetches(expression, streamed=streamed)
         self._outputs = places[len(numbers) :]
         inputs = list(zip(accesses[: len(numbers)], numbers, places[: len(numbers)], strict=True))
         self._inputs = {number: place for access, number, place in inputs if access.label != "index"}
@@ -70,6 +71,10 @@ class _Row:
 
     def compute(self, indices: list[ir.Value], mask: Mask | None) -> None:
         """The vectors at ``indices``; all of them are loaded before any is stored."""
+        if self._fetches and mask is None:
+            for index in indices:
+                for place in self._inputs.values():
+                    place.prefetch(self._emitter, index, self._emitter.integer(LEAST_AHEAD))
         results = [self._evaluate(index, mask) for index in indices]
         for index, values in zip(indices, results, strict=True):
             for place, value in zip(self._outputs, values, strict=True):

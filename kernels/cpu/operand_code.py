@@ -76,7 +76,9 @@ class Place:
         return emitter.load_strided(start, stride, self._dtype, mask)
 
     def prefetch(self, emitter: Emitter, index: ir.Value, distance: ir.Value) -> None:
-        """Asks for what lies ``distance`` bytes behind the element at ``index``."""
+        """Asks for what lies ``distance`` bytes behind the element at ``index``, where elements adjoin."""
+        if self._operand.access.kind != "c":
+            return
         assert self._pointer is not None
         pointer = emitter.element(self._pointer, index, self._dtype)
         emitter.prefetch(emitter.offset(pointer, distance))

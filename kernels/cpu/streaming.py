@@ -1,12 +1,13 @@
 """Tensors beyond the caches: results are written past them, so that nobody reads their lines before.
 
-Operands of rows are fetched a row ahead, while memory would be idle.
+Operands of rows are fetched a row ahead, while memory would be idle, and so are those of maps that take long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.geometry import unique_bytes
@@ -17,8 +18,8 @@ STREAMED_BYTES = 32 << 20
 # Of shorter rows too many lines are written in two parts, which takes longer than reading them before.
 LEAST_ROW_BYTES = 1024
 LEAST_AHEAD, MOST_AHEAD = 4096, 16384
-"""Bytes ahead of a row: the processor's own prefetchers see less far; more would leave the first cache."""
-# A pass with an exponential in it costs more.
+"""Bytes ahead: the processor's own prefetchers see less far; more would leave the first cache."""
+# What an exponential costs.
 COSTLY = 10
 
 
@@ -60,18 +61,24 @@ def fetching_pass(plan: Schedule, *, behind: bool) -> Phase:
     Where the last is done one row ``behind``, it is beside the pass that fetches.
     """
     phases = plan.phases[:-1] if behind else plan.phases
-    return next((costly for costly in phases if costly.cost > COSTLY), phases[0 if behind else -1])
+    return next((costly for costly in phases if costly.cost >= COSTLY), phases[0 if behind else -1])
+
+
+def fetches(expression: Expression, *, streamed: bool) -> bool:
+    """Should a map fetch what lies :data:`LEAST_AHEAD` bytes ahead in its operands?
+
+    While arithmetic fills the processor's window, too few reads are under way. Cheap maps only lose by it.
+    """
+    return streamed and expression.cost >= COSTLY
 
 
 def fetched_ahead(inputs: Sequence[View], kinds: str, row_elements: int) -> tuple[tuple[int, ...], int]:
     """Which operands of a kernel of rows to fetch ahead, and how many bytes; ``kinds`` as above.
 
-    That hangs on no number of rows, and on their length only where they are very long: one kernel serves any.
+    That hangs on no number of rows, and how many bytes on their length alone: one kernel serves any.
     """
     found = tuple(
-        number
-        for number, view in enumerate(inputs)
-        if kinds[number] == "c" and not view.is_constant and row_elements * view.dtype.itemsize <= MOST_AHEAD
+        number for number, view in enumerate(inputs) if kinds[number] == "c" and not view.is_constant
     )
     row = max((row_elements * inputs[number].dtype.itemsize for number in found), default=0)
-    return found, max(row, LEAST_AHEAD)
+    return found, row if LEAST_AHEAD <= row <= MOST_AHEAD else LEAST_AHEAD

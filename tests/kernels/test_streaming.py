@@ -50,6 +50,24 @@ def test_maps(isa, dtype, offset, gap, always):
         assert_close(got, want, dtype, 3, 4.0)
 
 
+def test_costly_maps_fetch_what_they_read(isa, always):
+    """Of neighbours; not what does not vary along the row, nor what lies apart."""
+    t = Tracer(F32)
+    expression = t.build(t("add", t("exp", t("mul", t.input(0), t.input(1))), t.input(2)))
+    assert streaming.fetches(expression, streamed=True)
+    rng = np.random.default_rng(10)
+    for count, extent in ((1, 2500), (3, 301)):
+        inputs = [
+            rows(F32, count, extent, 1, 2),
+            View.dense(Storage(F32, count), (count, 1)).expand((count, extent)),
+            View(Storage(F32, 2 * count * extent), 0, (count, extent), (2 * extent, 2)),
+        ]
+        output = rows(F32, count, extent, 3, 1)
+        assert streamed(expression, output.shape, (), [*inputs, output], isa)
+        (got,), (want,) = run(expression, output.shape, (), inputs, [output], isa, rng)
+        assert_close(got, want, F32, 4, 8.0)
+
+
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize(("offset", "gap"), [(0, 0), (4, 0), (15, 1), (3, 7)])
 def test_norms(isa, dtype, offset, gap, always):
@@ -202,7 +220,7 @@ def test_what_later_rows_read_is_fetched(isa, dtype, always):
 
 
 def test_who_fetches_ahead(isa):
-    """Rows of all but very long lengths, however many; never constants."""
+    """Rows of any length, however many, those of very long ones within the row; never constants."""
     t = Tracer(F32)
     total = t.build(t("reduce_sum", t("mul", t.input(0), t.constant(2))))
 
@@ -213,12 +231,15 @@ def test_who_fetches_ahead(isa):
         if expression is total:
             result = rows(F32, count, 1, 0, 0)
         (step,) = select(MapReduce(expression, (count, extent), (1,)), [source], [result], isa)
-        return step.kernel.variant[-1]
+        return step.kernel.variant[-1], step.parameters[-1]
 
+    least, most = streaming.LEAST_AHEAD, streaming.MOST_AHEAD
     for expression in (exponentials, total):
-        assert ahead(8, expression) == ahead(40, expression, count=1) == ahead(300, expression) == (0,)
-        assert ahead(streaming.MOST_AHEAD // 4, expression) == (0,)
-        assert ahead(streaming.MOST_AHEAD // 4 + 1, expression) == ()
+        assert (
+            ahead(8, expression) == ahead(40, expression, count=1) == ahead(300, expression) == ((0,), least)
+        )
+        assert ahead(most // 4, expression) == ((0,), most)
+        assert ahead(most // 4 + 1, expression) == ((0,), least)
     weights = View.dense(Storage(F32, 300, "w", constant=np.ones(300, np.float32)), (1, 300)).expand((3, 300))
     views = [rows(F32, 3, 300, 0, 0), weights, rows(F32, 3, 1, 0, 0)]
     product = t.build(t("reduce_sum", t("mul", t.input(0), t.input(1))))
