@@ -256,7 +256,7 @@ def _cut_depth(
     target: Target, tile: RegisterTile, conv: Convolution, channels: int, itemsize: int, kind: str
 ) -> _Depth:
     """``channels`` is how many elements of ``itemsize`` bytes a tap has."""
-    rows = max(conv.output.size // max(1, conv.features * conv.groups), tile.rows + 1)
+    rows = max(conv.rows, tile.rows + 1)
     if kind != "addressed":
         # Copied rows are cut between lines of taps only.
         line = conv.kernel[2] * channels
@@ -269,8 +269,7 @@ def _cut_depth(
         each = depth_block(target, tile, channels, itemsize, rows)
         blocks = ceil_div(channels, each)
         return _Depth(1, each, blocks, blocks * conv.taps)
-    taps = max(1, limit * 5 // 4 // channels)
-    taps = ceil_div(conv.taps, ceil_div(conv.taps, taps))
+    taps = ceil_div(conv.taps, ceil_div(conv.taps, max(1, limit * 5 // 4 // channels)))
     return _Depth(taps, channels, 1, ceil_div(conv.taps, taps))
 
 

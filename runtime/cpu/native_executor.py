@@ -78,9 +78,14 @@ def executor_digest() -> str:
     return content_key("executor", *((folder / name).read_bytes() for name in SOURCES))
 
 
+_known: dict[str, StoredCode] = {}
+"""The executor's object code by its key, once this process has read or compiled it: stores may be several."""
+
+
 def has_executor(store: KernelStore) -> bool:
-    """Has ``store`` the executor's object code?"""
-    return store.has(_executor_key())
+    """Does :func:`executor_code` need no compiler?"""
+    key = _executor_key()
+    return key in _known or store.has(key)
 
 
 def _executor_key() -> str:
@@ -93,6 +98,7 @@ def executor_code(store: KernelStore) -> bytes:
     stored: ObjectCode | None = store.get(key)
     if stored is None:
         stored = _build_stored(store, key)
+    _known[key] = StoredCode(stored.symbol, stored.code)
     return stored.code
 
 
@@ -123,7 +129,7 @@ def load_executor(store: KernelStore, supplied: Supplied | None = None) -> Nativ
 def _build_stored(store: KernelStore, key: str) -> ObjectCode:
     from onnxplan.runtime.shared_build import get_or_build
 
-    return get_or_build(store, key, _build, "cpu")
+    return get_or_build(store, key, lambda: _known.get(key) or _build(), "cpu")
 
 
 def _build() -> StoredCode:
