@@ -128,7 +128,7 @@ class RepeatedNodes:
         """Notes what a rule made since ``mark``, where nothing but the key decided that."""
         # What is derived for later nodes is noted in the same list.
         derivations = tuple(builder.derivations)
-        if not key.decides(mark.reads, sum([call.reads for call in derivations]) if derivations else 0):
+        if not key.decides(mark.reads, sum([call.reads for call in derivations])):
             return
         self._records[key.parts] = _Record(
             inputs, outputs, builder.node, builder.prefix, builder.transient, derivations,

@@ -81,8 +81,7 @@ class CompileProcess:
 
     def _send(self) -> None:
         assert self._process.stdin is not None
-        # Where it has ended, that is found out later.
-        with _without_broken_pipe_signal(), contextlib.suppress(OSError):
+        with _reader_may_have_ended():
             while (request := self._requests.get()) is not None:
                 _write_line(self._process.stdin, request.to_json())
 
@@ -97,7 +96,7 @@ class CompileProcess:
             self._requests.put(None)
             self._sender.join()
         assert self._process.stdin is not None
-        with _without_broken_pipe_signal(), contextlib.suppress(OSError):
+        with _reader_may_have_ended():
             self._process.stdin.close()
 
 
@@ -123,20 +122,25 @@ def _spawn(target: Target) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
     )
     assert process.stdin is not None
-    with _without_broken_pipe_signal(), contextlib.suppress(OSError):
+    with _reader_may_have_ended():
         _write_line(process.stdin, {"path": sys.path, "target": target.to_json(), "idle": IDLE_SECONDS})
     return process
 
 
 @contextmanager
-def _without_broken_pipe_signal() -> Iterator[None]:
-    """Writing to a process that has ended only raises ``OSError``, also in programs that SIGPIPE ends."""
+def _reader_may_have_ended() -> Iterator[None]:
+    """Ends what is written to a process that has ended, which is found out later.
+
+    No signal is left of it either, for programs that SIGPIPE ends.
+    """
     if not hasattr(signal, "SIGPIPE"):
-        yield
+        with contextlib.suppress(OSError):
+            yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
     try:
-        yield
+        with contextlib.suppress(OSError):
+            yield
     finally:
         if signal.SIGPIPE not in before:
             if signal.SIGPIPE in signal.sigpending():

@@ -32,6 +32,7 @@ from onnxplan.kernels.cpu.walk_code import (
     vector_loop,
     walk_rows,
     walk_rows_and_end,
+    whole_vectors,
 )
 from onnxplan.kernels.phases import Phase, Schedule, accumulator, schedule
 
@@ -206,11 +207,7 @@ class _Kernel:
             body = self._row_body(phase, places, partial, reduced, cached_from)
             if beside is not None:
                 middle = emitter.maximum(start, emitter.minimum(shared, stop))
-                with emitter.loop(start, middle, step) as index:
-                    indices = [emitter.add(index, i * emitter.lanes) for i in range(unroll)]
-                    body(indices, None)
-                    beside.body([emitter.add(beside.first, each) for each in indices], None)
-                start = middle
+                start = whole_vectors(emitter, start, middle, (unroll,), beside.after(emitter, body))
             vector_loop(emitter, start, stop, unroll, body)
             for p, total in totals.items():
                 for lane in partial[p]:

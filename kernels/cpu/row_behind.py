@@ -27,6 +27,17 @@ class Beside:
     extent: ir.Value
     body: Callable[[list[ir.Value], Mask | None], None]
 
+    def after(
+        self, emitter: Emitter, body: Callable[[list[ir.Value], Mask | None], None]
+    ) -> Callable[[list[ir.Value]], None]:
+        """``body`` for whole vectors, and this work for as many behind it."""
+
+        def both(indices: list[ir.Value]) -> None:
+            body(indices, None)
+            self.body([emitter.add(self.first, index) for index in indices], None)
+
+        return both
+
 
 class RowBehind:
     """The row whose results are still to be written: none of them (an extent of 0) at first."""

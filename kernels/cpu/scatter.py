@@ -12,6 +12,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.axes import compute_itemsize, lane_count, units_per_tile
 from onnxplan.kernels.cpu.gather import ELEMENT_WIDTHS
 from onnxplan.kernels.cpu.mapreduce import select_mapreduce
+from onnxplan.kernels.geometry import ceil_div
 
 FAMILY = "scatter"
 
@@ -55,11 +56,11 @@ def select_scatter(operation: Operation, emit: StepEmitter, target: Target) -> N
         lanes = lane_count(target, compute_itemsize(dtype), columns) if adjoining else 1
         variant = (kind, dtype.label, adjoining, lanes)
     per_tile = units_per_tile(columns, 2 * rows * size)
-    per_tile = min(-(-per_tile // COLUMNS) * COLUMNS, columns)
-    tiles, extent_per_tile = -(-columns // per_tile), 0
+    per_tile = min(ceil_div(per_tile, COLUMNS) * COLUMNS, columns)
+    tiles, extent_per_tile = ceil_div(columns, per_tile), 0
     if tiles < target.threads <= rows // LEAST_SHARED:
-        per_tile, extent_per_tile = 0, -(-output.shape[0] // target.threads)
-        tiles = -(-output.shape[0] // extent_per_tile)
+        per_tile, extent_per_tile = 0, ceil_div(output.shape[0], target.threads)
+        tiles = ceil_div(output.shape[0], extent_per_tile)
     if kind == "none":
         variant = (*variant, extent_per_tile > 0)
     itemsize = dtype.itemsize
