@@ -14,8 +14,8 @@ from onnxplan.compiler.plan_text import binary, duration, shorten
 from onnxplan.compiler.records import dataclass
 from onnxplan.infos import TensorInfo
 from onnxplan.profiling import HOST, Profile, StepProfile
+from onnxplan.runtime.bound_stage import BoundStage
 from onnxplan.runtime.cancellation import CancelFlag
-from onnxplan.runtime.engine import BoundStage
 from onnxplan.session import InferenceSession
 
 EXAMPLES = 8

@@ -12,8 +12,9 @@ from onnxplan.arrays import on_device, to_array
 from onnxplan.compiler.errors import InvalidFeedsError
 from onnxplan.compiler.structures import Absent, Structure, name_tensors
 from onnxplan.infos import TensorInfo, ValueInfo, check_dims, may_be_absent
+from onnxplan.runtime.bound_stage import BoundStage
 from onnxplan.runtime.device import AnyArray, Device, DeviceTensor
-from onnxplan.runtime.engine import BoundStage, OutArrays
+from onnxplan.runtime.engine import OutArrays
 from onnxplan.structures import to_structure
 
 

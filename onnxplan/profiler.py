@@ -38,10 +38,10 @@ from onnxplan.profiling import (
     TileEvent,
     Timeline,
 )
+from onnxplan.runtime.bound_stage import BoundStage
 from onnxplan.runtime.cancellation import CancelFlag, Cancelled
 from onnxplan.runtime.ceilings import Ceilings
 from onnxplan.runtime.cpu.timed_plan import clock_nanoseconds
-from onnxplan.runtime.engine import BoundStage
 from onnxplan.step_timers import Timer, Tracer, ceilings_of, timer_of, tracer_of, workers_of
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ from onnxplan.loading import load
 from onnxplan.observers import observe
 from onnxplan.options import SessionOptions, check_outputs
 from onnxplan.profiled import Profiled
+from onnxplan.runtime.bound_stage import BoundStage
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.devices import open_device
-from onnxplan.runtime.engine import BoundStage, Engine, Observer, OutArrays
+from onnxplan.runtime.engine import Engine, Observer, OutArrays
 from onnxplan.runtime.places import Places
 from onnxplan.runtime.planner import Request
 from onnxplan.shapes import Shapes, check_shapes, static_shapes
@@ -213,6 +214,10 @@ class InferenceSession(RunStarter, ModelInterface, Profiled):
                     return await self._follow(recent, *started)
         on_device = check_outputs(outputs)
         self._require_open()
+        if recent is not None and fetches is None and recent.seconds >= self._inline_seconds:
+            inputs = recent.fitting(feeds)
+            if inputs is not None:
+                return await self._submit(partial(self._run_fitting, recent, inputs, on_device))
         request, arrays = self._check(feeds, fetches, self._device)
         stage = self._engine.plain.get(request.shapes) if request.names == self._names else None
         if stage is not None and fetches is None:

@@ -1,4 +1,4 @@
-"""Runs that the event loop's own thread starts on a device, and how they are awaited."""
+"""Runs of a plan that is known: started on a device by the event loop's own thread, or a worker thread's."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from onnxplan.compiler.errors import OutOfMemoryError, SessionClosedError
 from onnxplan.event_loop import Slice, let_others_run
-from onnxplan.runtime.device import AnyArray, Device, StartedRun
+from onnxplan.runtime.device import AnyArray, Array, Device, StartedRun
 from onnxplan.tensor import Tensor, unwrap, wrap
 
 if TYPE_CHECKING:
-    from onnxplan.runtime.engine import BoundStage
+    from onnxplan.runtime.bound_stage import BoundStage
+    from onnxplan.runtime.cancellation import CancelFlag
+    from onnxplan.runtime.engine import Engine
     from onnxplan.runtime.places import Places
 
 POLL_SECONDS = 50e-6
@@ -23,9 +25,10 @@ long."""
 
 
 class RunStarter:
-    """What a session does to run small plans on a device without a worker thread."""
+    """What a session does to run its latest plan again, small ones on a device without a worker thread."""
 
     _device: Device
+    _engine: Engine
     _names: tuple[str, ...]
     _unwraps: bool
     _running: deque[None]
@@ -51,6 +54,18 @@ class RunStarter:
         if self._unwraps:
             arrays = tuple([unwrap(array) if type(array) is Tensor else array for array in arrays])
         return arrays
+
+    def _run_fitting(
+        self, stage: BoundStage, inputs: tuple[Array, ...], on_device: bool, cancel: CancelFlag
+    ) -> dict[str, Any]:
+        """On a worker thread: a run with what :meth:`BoundStage.fitting` gave."""
+        self._running.append(None)
+        try:
+            if self._closed:
+                raise SessionClosedError("the session was closed before the run began")
+            return wrapped(stage, self._engine.run_fitting(stage, inputs, cancel, on_device=on_device))
+        finally:
+            self._leave()
 
     def _start(
         self, stage: BoundStage, arrays: tuple[Any, ...], *, on_device: bool

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from onnxplan.runtime.bound_stage import BoundStage
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.ceilings import Ceilings
 from onnxplan.runtime.cpu.executor import CpuExecutor
 from onnxplan.runtime.cpu.measure_ceilings import stored_ceilings
 from onnxplan.runtime.cpu.timed_plan import StepTimer, TileTracer
-from onnxplan.runtime.engine import BoundStage
 
 CPU_PREFIX = "cpu"
 CALLER = 0

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
-from functools import cached_property, partial
-from operator import itemgetter
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
 from onnxplan.compiler.plan import DEMAND, CompiledPlan, ExecutionPlan, HostFunction
-from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.structures import Absent, SequenceValue, Structure, map_tensors
+from onnxplan.runtime.bound_stage import BoundStage
 from onnxplan.runtime.budget import Budget
 from onnxplan.runtime.cancellation import CancelFlag
-from onnxplan.runtime.device import AnyArray, Array, Device, Executor, StartingExecutor
+from onnxplan.runtime.device import AnyArray, Array, Device, Executor
 from onnxplan.runtime.planner import Planner, Request, Shape
 from onnxplan.runtime.result_blocks import result_maker
 from onnxplan.runtime.stage_cache import StageCache
@@ -29,118 +26,6 @@ from onnxplan.runtime.stage_cache import StageCache
 logger = logging.getLogger("onnxplan.plan")
 
 OutArrays: TypeAlias = "AnyArray | list[AnyArray]"
-
-
-@dataclass(eq=False)
-class BoundStage:
-    """A stage of a model for one request, bound to a device.
-
-    ``final`` stages end the model; the output ``DEMAND`` of others is the answer to the question that ended
-    them. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
-    ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
-    constants by their identities. ``run_key`` names the input that each run draws at random, if there is one.
-    ``structures`` are the model's outputs that are no tensors, by the names of the tensors in them.
-    ``makers`` make a new array on the host for each output. ``function``, ``host_input`` and ``asked_by`` are
-    those of :class:`onnxplan.compiler.lowering.Stage`.
-    """
-
-    executor: Executor
-    device: Device
-    final: bool
-    request: Request
-    answers: tuple[Array, ...]
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-    allocations: tuple[tuple[Shape, np.dtype[Any]], ...]
-    makers: tuple[Callable[[], AnyArray], ...]
-    seconds: float
-    texts: Mapping[str, Array]
-    constants: Mapping[int, int]
-    run_key: str = ""
-    structures: Mapping[str, Structure[str]] = field(default_factory=dict)
-    function: HostFunction | None = None
-    host_input: str = ""
-    asked_by: str = ""
-    used: bool = False
-
-    def __post_init__(self) -> None:
-        self.allocate: Callable[[], tuple[AnyArray, ...]] = _allocator(
-            self.output_names, self.makers, self._bytes
-        )
-        """Makes new arrays on the host for the outputs; raises ``OutOfMemoryError``."""
-        executor = self.executor
-        self.starter = executor if isinstance(executor, StartingExecutor) and executor.starts else None
-        """What starts runs on the thread of an event loop, where the device and the plan allow it."""
-
-    @property
-    def _bytes(self) -> int:
-        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.allocations)
-
-    @cached_property
-    def pick(self) -> Callable[[Mapping[str, Array]], tuple[Array, ...]] | None:
-        """Takes the plan's inputs out of feeds; ``None`` where the plan does not read all that are fed."""
-        names = self.input_names
-        if self.run_key or not self.final or self.answers or self.texts or self.structures:
-            return None
-        if not names or len(names) < len(self.request.names):
-            return None
-        return itemgetter(*names) if len(names) > 1 else lambda feeds: (feeds[names[0]],)
-
-    def allocate_on_device(self) -> tuple[AnyArray, ...]:
-        """New tensors for the outputs where the device has its memory, but for the answer, which is read."""
-        return self.allocate_beside({}, on_device=True)
-
-    def allocate_beside(self, out: Mapping[str, AnyArray], *, on_device: bool) -> tuple[AnyArray, ...]:
-        """The arrays of ``out``, and new ones for outputs that are not in it.
-
-        Raises ``InvalidFeedsError`` where those of ``out`` have another type or shape, ``OutOfMemoryError``.
-        """
-        for name, (shape, dtype) in zip(self.output_names, self.allocations, strict=True):
-            array = out.get(name)
-            if array is not None and (array.shape != shape or array.dtype != dtype):
-                raise InvalidFeedsError(
-                    f"out: {name!r} is {array.dtype}{list(array.shape)}, the output is {dtype}{list(shape)}"
-                )
-        allocate = self.device.allocate
-        try:
-            return tuple(
-                [
-                    out[name] if name in out else allocate(shape, dtype, host=not on_device or name == DEMAND)
-                    for name, (shape, dtype) in zip(self.output_names, self.allocations, strict=True)
-                ]
-            )
-        except MemoryError as error:
-            raise _out_of_memory(self.output_names, self._bytes, error) from error
-
-
-def _allocator(
-    names: tuple[str, ...], makers: Sequence[Callable[[], AnyArray]], nbytes: int
-) -> Callable[[], tuple[AnyArray, ...]]:
-    """A function that calls all ``makers``. Every run calls it, so it has nothing left to look up."""
-    if len(makers) == 1:
-        (make,) = makers
-
-        def allocate_one() -> tuple[AnyArray, ...]:
-            try:
-                return (make(),)
-            except MemoryError as error:
-                raise _out_of_memory(names, nbytes, error) from error
-
-        return allocate_one
-
-    def allocate() -> tuple[AnyArray, ...]:
-        try:
-            return tuple([make() for make in makers])
-        except MemoryError as error:
-            raise _out_of_memory(names, nbytes, error) from error
-
-    return allocate
-
-
-def _out_of_memory(names: tuple[str, ...], nbytes: int, error: MemoryError) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        f"the outputs {', '.join(map(repr, names))} need {nbytes:,} bytes of memory: {error}"
-    )
 
 
 class Observer(Protocol):
@@ -247,12 +132,7 @@ class Engine:
         """
         tensors: dict[str, AnyArray] = dict(zip(stage.request.names, inputs, strict=True))
         while True:
-            try:
-                outputs = _allocate(stage, out, on_device=on_device)
-            except OutOfMemoryError:
-                if not self.budget.trim():
-                    raise
-                outputs = _allocate(stage, out, on_device=on_device)
+            outputs = self._allocate(stage, out, on_device=on_device)
             if stage.run_key and stage.run_key not in tensors:
                 tensors[stage.run_key] = np.frombuffer(self.draw_key(), np.uint64)
             arrays = tuple([tensors[name] for name in stage.input_names])
@@ -279,6 +159,27 @@ class Engine:
                 tensors[stage.host_input] = made
                 answer = np.array(made.shape, np.int64)
             stage = self._stage_after(stage, answer)
+
+    def run_fitting(
+        self, stage: BoundStage, inputs: tuple[Array, ...], cancel: CancelFlag, *, on_device: bool
+    ) -> tuple[AnyArray, ...]:
+        """:meth:`run` with what :meth:`BoundStage.fitting` gave: the outputs in the plan's order."""
+        outputs = self._allocate(stage, None, on_device=on_device)
+        stage.executor.run(inputs, outputs, cancel)
+        stage.used = True
+        if not self._settled:
+            self.settle()
+        return outputs
+
+    def _allocate(
+        self, stage: BoundStage, out: Mapping[str, OutArrays] | None, *, on_device: bool
+    ) -> tuple[AnyArray, ...]:
+        try:
+            return _allocate(stage, out, on_device=on_device)
+        except OutOfMemoryError:
+            if not self.budget.trim():
+                raise
+            return _allocate(stage, out, on_device=on_device)
 
     def settle(self, *, wait: bool = False) -> None:
         """Has the plans that were made kept for later processes, where they are; with ``wait`` before it

@@ -29,7 +29,9 @@ LEAST_BYTES = 1 << 16
 MOST_BLOCKS = 16
 """Blocks of an output that are looked at again; others are freed with their last reader."""
 MOST_SPARES = 1
-"""Blocks that are kept though a run found none of them in use."""
+"""Blocks that are kept though no run needs them."""
+WINDOW = 64
+"""Results among which the number of those alive at once is looked at: how many depends on who comes first."""
 
 
 def _references(block: Block) -> int:
@@ -85,6 +87,11 @@ class ResultBlocks:
         self._shape, self._dtype = shape, dtype
         self._nbytes = math.prod(shape) * dtype.itemsize
         self._blocks: deque[Block] = deque(maxlen=MOST_BLOCKS)
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self._left = WINDOW
+        self._least_spares = MOST_BLOCKS
 
     def __call__(self) -> Array:
         """An array of unspecified content. Raises ``MemoryError``."""
@@ -110,6 +117,7 @@ class ResultBlocks:
     def _take(self) -> Block | None:
         """A block that no result reads. What is being looked at is out of sight of other threads."""
         found, spares = None, 0
+        surplus = self._surplus()
         for _ in range(len(self._blocks)):
             try:
                 block = self._blocks.popleft()
@@ -119,8 +127,19 @@ class ResultBlocks:
                 if found is None:
                     found = block
                     continue
-                spares += 1
-                if spares > MOST_SPARES:
+                if surplus > 0:
+                    surplus -= 1
                     continue
+                spares += 1
             self._blocks.append(block)
+        self._least_spares = min(self._least_spares, spares)
         return found
+
+    def _surplus(self) -> int:
+        """How many blocks to give up: at the end of a window those that were spare all the time."""
+        self._left -= 1
+        if self._left > 0:
+            return 0
+        surplus = self._least_spares - MOST_SPARES
+        self._begin_window()
+        return surplus

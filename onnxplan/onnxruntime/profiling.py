@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from onnxplan.compiler.plan import ExecutionPlan, HostFunction, Operand, Step
 from onnxplan.compiler.plan_text import kernel_name
 from onnxplan.onnxruntime.types import type_name
+from onnxplan.runtime.bound_stage import BoundStage
 from onnxplan.runtime.cancellation import CancelFlag
 from onnxplan.runtime.cpu.timed_plan import clock_nanoseconds, has_step_clock
-from onnxplan.runtime.engine import BoundStage
 from onnxplan.step_timers import Timer, timer_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from onnxplan.compiler.plan_text import kernel_name, operand_range, operand_text
 from onnxplan.compiler.provenance import COMPUTED, NodeOrigin
 from onnxplan.profiling import BETWEEN, Profile, StageProfile
 from onnxplan.report.layout import Edge, arrange
-from onnxplan.runtime.engine import BoundStage
+from onnxplan.runtime.bound_stage import BoundStage
 from onnxplan.session import InferenceSession
 
 STEPS = "steps"

@@ -65,13 +65,17 @@ def test_max_concurrency_is_kept(slow):
     """Never more runs than places, over all event loops, and never fewer than one."""
     with onnxplan.InferenceSession(long_model(4), max_concurrency=1) as session:
         seen = []
-        real = session._run_request
 
-        def watched(*arguments, **options):
-            seen.append(len(session._running))
-            return real(*arguments, **options)
+        def watched(real):
+            def run(*arguments, **options):
+                seen.append(len(session._running))
+                return real(*arguments, **options)
 
-        session._run_request = watched
+            return run
+
+        session._run_request, session._run_fitting = map(
+            watched, (session._run_request, session._run_fitting)
+        )
 
         async def main():
             await asyncio.gather(*(session.run({"x": matrix(i)}) for i in range(4)))

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 import onnxplan
 from onnxplan import InvalidFeedsError
+from onnxplan.runtime.cancellation import CancelFlag
 
 
 @pytest.fixture
@@ -70,6 +71,76 @@ def test_wrong_feeds_are_refused_on_both_paths(session, name):
     with pytest.raises(InvalidFeedsError, match="input x"):
         session.run_sync(feeds)
     np.testing.assert_array_equal(session.run_sync({"x": values()})["y"].numpy(), np.maximum(values(), 0))
+
+
+@pytest.fixture
+def handing_over(session):
+    """A session whose runs are a worker thread's."""
+    session._inline_seconds = 0.0
+    return session
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_feeds_are_handed_over_as_they_are(handing_over, name, monkeypatch):
+    monkeypatch.setattr(handing_over, "_check", lambda *_: pytest.fail("were checked at length"))
+    results = asyncio.run(handing_over.run({"x": PLAIN[name]}))
+    np.testing.assert_array_equal(results["y"].numpy(), np.maximum(values(), 0))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_feeds_are_converted_before(handing_over, name):
+    feeds = {"x": OTHERS[name]}
+    assert handing_over._recent.fitting(feeds) is None
+    results = asyncio.run(handing_over.run(feeds))
+    np.testing.assert_array_equal(results["y"].numpy(), np.maximum(np.asarray(OTHERS[name]), 0))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_feeds_are_handed_to_no_thread(handing_over, name, monkeypatch):
+    monkeypatch.setattr(handing_over, "_submit", lambda _: pytest.fail("was handed over"))
+    with pytest.raises(InvalidFeedsError, match="input x"):
+        asyncio.run(handing_over.run({"x": REFUSED[name]}))
+
+
+@pytest.mark.parametrize("feeds", [{}, {"y": values()}, {"x": values(), "y": values()}], ids=len)
+def test_wrong_names_are_handed_to_no_thread(handing_over, feeds, monkeypatch):
+    monkeypatch.setattr(handing_over, "_submit", lambda _: pytest.fail("was handed over"))
+    with pytest.raises(InvalidFeedsError):
+        asyncio.run(handing_over.run(feeds))
+
+
+def test_plans_are_kept_for_later_processes_behind_such_runs_too(handing_over):
+    handing_over._engine._settled = False
+    asyncio.run(handing_over.run({"x": values()}))
+    assert handing_over._engine._settled
+
+
+def test_inputs_are_told_apart_by_name_when_they_are_handed_over():
+    infos = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "abc"}
+    graph = helper.make_graph(
+        [helper.make_node("Sub", ["b", "a"], ["c"])], "sub", [infos["a"], infos["b"]], [infos["c"]]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    a, b = np.arange(4, dtype=np.float32), np.full(4, 10, np.float32)
+    with onnxplan.InferenceSession(model) as session:
+        session._inline_seconds = 0.0
+
+        async def runs():
+            for feeds in ({"a": a, "b": b}, {"b": b, "a": a}):
+                results = await session.run(feeds)
+                np.testing.assert_array_equal(results["c"].numpy(), b - a)
+                assert session._recent is not None
+
+        asyncio.run(runs())
+
+
+def test_runs_that_wait_when_the_session_closes_are_refused(handing_over):
+    stage = handing_over._recent
+    handing_over.close()
+    with pytest.raises(onnxplan.SessionClosedError, match="before the run began"):
+        handing_over._run_fitting(stage, (values(),), False, CancelFlag())
+    with pytest.raises(onnxplan.SessionClosedError):
+        asyncio.run(handing_over.run({"x": values()}))
 
 
 @pytest.mark.parametrize("rows", [(3,), (3, 4)], ids=["one shape", "two shapes in turn"])

@@ -11,7 +11,7 @@ from onnx import helper
 
 import onnxplan
 from onnxplan.compiler.blocks import ALIGNMENT
-from onnxplan.runtime.result_blocks import LEAST_BYTES, MOST_BLOCKS, UNREAD, ResultBlocks
+from onnxplan.runtime.result_blocks import LEAST_BYTES, MOST_BLOCKS, UNREAD, WINDOW, ResultBlocks
 
 COUNT = LEAST_BYTES // 4
 pytestmark = pytest.mark.skipif(UNREAD is None, reason="this interpreter does not count references")
@@ -79,11 +79,23 @@ def test_blocks_that_are_not_needed_are_given_up():
     assert make.spare_bytes == 0
     results.clear()
     assert make.spare_bytes == 5 * 4 * COUNT
+    for _ in range(2 * WINDOW):
+        make()
     result = make()
     assert make.spare_bytes == 4 * COUNT
     assert make.trim() == 4 * COUNT
     result[...] = 1
     assert make.spare_bytes == 0
+
+
+def test_blocks_that_are_needed_now_and_then_are_kept():
+    make = ResultBlocks((COUNT,), np.dtype(np.float32))
+    places = set()
+    for number in range(4 * WINDOW):
+        results = [make() for _ in range(5 if number % 8 == 0 else 1)]
+        places.update(map(address, results))
+        del results
+    assert len(places) == 5
 
 
 def test_threads_never_share_memory():
