@@ -59,10 +59,16 @@ def _select_transpose(
     steps = [source_axis.strides[1], *(axis.strides[1] for axis in outer)]
     alike = all(step * dtype.itemsize % target.vector_bytes == 0 for step in steps)
     lanes = target.vector_bytes // dtype.itemsize
-    streamed = alike and lanes <= LARGEST_BLOCK and streams(target, views[1], "c", result_axis.extent, lanes)
-    variant = (dtype.label, len(outer), streamed)
-    _emit_copy(emit, KernelSpec("transpose", variant), views, parameters, tiles)
+    streamed = alike and streams(target, views[1], "c", result_axis.extent, lanes)
+    kernel = KernelSpec("transpose", (dtype.label, len(outer), streamed))
+    scratch = REGION * staged_row_bytes(dtype, target) if streamed else 0
+    _emit_copy(emit, kernel, views, parameters, tiles, scratch)
     return True
+
+
+def staged_row_bytes(dtype: DType, target: Target) -> int:
+    """Bytes of a row of a region in the scratch: the last one of a matrix has up to a line more."""
+    return REGION * dtype.itemsize + target.vector_bytes
 
 
 def _interleave(
@@ -98,7 +104,12 @@ def _interleave(
 
 
 def _emit_copy(
-    emit: StepEmitter, kernel: KernelSpec, views: Sequence[View], parameters: Sequence[int], tiles: int
+    emit: StepEmitter,
+    kernel: KernelSpec,
+    views: Sequence[View],
+    parameters: Sequence[int],
+    tiles: int,
+    scratch: int = 0,
 ) -> None:
     """Emits a step that copies ``views[0]`` to ``views[1]``."""
     emit.step(
@@ -109,4 +120,5 @@ def _emit_copy(
         tiles=tiles,
         flops=0,
         bytes_moved=sum(map(unique_bytes, views)),
+        scratch=scratch,
     )

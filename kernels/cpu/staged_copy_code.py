@@ -9,13 +9,12 @@ from llvmlite import ir
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
-from onnxplan.kernels.cpu.llvm_types import I1, I8, storage_type
+from onnxplan.kernels.cpu.llvm_types import storage_type
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.select_transpose import LARGEST_BLOCK
+from onnxplan.kernels.cpu.stream_code import UNROLL, stream_bytes
 from onnxplan.kernels.cpu.transpose_code import BlockCopy
-from onnxplan.kernels.cpu.walk_code import Reader, vector_loop, walk_rows, whole_vectors
-
-UNROLL = 4
+from onnxplan.kernels.cpu.walk_code import Reader, vector_loop, walk_rows
 
 
 def build_staged_copy(variant: Any, target: Target) -> ObjectCode:
@@ -40,10 +39,11 @@ def build_staged_copy(variant: Any, target: Target) -> ObjectCode:
         if form == "rows":
             _copy_rows(emitter, dtype, source, count, width, step)
         else:
-            copy = BlockCopy(emitter, dtype, source, emitter.scratch, step, row_bytes, ahead=most)
+            ahead = emitter.mul(most, dtype.itemsize)
+            copy = BlockCopy(emitter, dtype, source, emitter.scratch, step, row_bytes, ahead=ahead)
             copy.region(emitter.integer(0), count, emitter.integer(0), width, lanes)
         result = emitter.offset(emitter.operand(1), offsets[1])
-        _stream(emitter, result, emitter.scratch, emitter.mul(count, row_bytes))
+        stream_bytes(emitter, result, emitter.scratch, emitter.mul(count, row_bytes))
     emitter.end_streams()
     return emitter.finish(light=True)
 
@@ -63,25 +63,3 @@ def _copy_rows(
                 emitter.store_stored(value, emitter.element(written, index, dtype), mask)
 
         vector_loop(emitter, emitter.integer(0), width, UNROLL, copy)
-
-
-def _stream(emitter: Emitter, to: ir.Value, source: ir.Value, count: ir.Value) -> None:
-    """Writes ``count`` bytes past the caches, but for those beside whole vectors of the result."""
-    wide = emitter.with_lanes(emitter.target.vector_bytes)
-    head = emitter.minimum(wide.elements_to_line(to, 1), count)
-    _move(emitter, to, source, emitter.integer(0), head)
-
-    def stream(indices: list[ir.Value]) -> None:
-        values = [wide.load_stored(emitter.offset(source, index), I8) for index in indices]
-        for index, value in zip(indices, values, strict=True):
-            wide.stream_stored(value, emitter.offset(to, index))
-
-    stop = whole_vectors(wide, head, count, (UNROLL, 1), stream)
-    _move(emitter, to, source, stop, count)
-
-
-def _move(emitter: Emitter, to: ir.Value, source: ir.Value, start: ir.Value, stop: ir.Value) -> None:
-    """The few bytes from ``start`` up to ``stop``."""
-    with emitter.when(emitter.less(start, stop)):
-        arguments = [emitter.offset(to, start), emitter.offset(source, start), emitter.sub(stop, start)]
-        emitter.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), [*arguments, I1(0)])

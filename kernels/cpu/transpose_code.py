@@ -9,11 +9,13 @@ from typing import Any
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.llvm_types import I32, I64, storage_type
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
-from onnxplan.kernels.cpu.select_transpose import LARGEST_BLOCK, REGION
+from onnxplan.kernels.cpu.select_transpose import LARGEST_BLOCK, REGION, staged_row_bytes
+from onnxplan.kernels.cpu.stream_code import stream_bytes
 from onnxplan.kernels.cpu.walk_code import Reader, walk_rows
 
 SMALLEST_BLOCK = 4
@@ -26,38 +28,91 @@ def build_transpose(variant: Any, target: Target) -> ObjectCode:
 
     Operands: source, result. Parameters: those of the walk (a chunk is a region of ``REGION`` squared
     elements), the extent of the source's contiguous axis ``a`` and of the result's, ``b``, then the
-    source's stride along ``b`` and the result's along ``a`` in bytes. If it is ``streamed``, whole lines of
-    the result are written past the caches; all its rows begin at the same place of a line.
+    source's stride along ``b`` and the result's along ``a`` in bytes. If it is ``streamed``, regions are put
+    together in a thread's scratch and then written past the caches; all rows of the result begin at the same
+    place of a line.
     """
     label, rank, streamed = variant
     dtype = DType.from_label(label)
-    block = min(LARGEST_BLOCK, target.vector_bytes // dtype.itemsize)
-    emitter = Emitter.kernel(kernel_symbol("transpose", variant), target, block)
+    emitter = Emitter.kernel(kernel_symbol("transpose", variant), target, largest_block(dtype, target))
     reader = Reader(emitter)
     with walk_rows(emitter, reader, rank, 2) as (offsets, region):
-        extent_a, extent_b, source_stride, result_stride = (reader.next() for _ in range(4))
-        source = emitter.offset(emitter.operand(0), offsets[0])
-        result = emitter.offset(emitter.operand(1), offsets[1])
-        copy = BlockCopy(emitter, dtype, source, result, source_stride, result_stride, streamed=streamed)
-        across = emitter.divide(emitter.add(extent_a, REGION - 1), REGION)
-        start_a = emitter.mul(emitter.modulo(region, across), REGION)
-        start_b = emitter.mul(emitter.divide(region, across), REGION)
-        stop_a = emitter.minimum(emitter.add(start_a, REGION), extent_a)
-        stop_b = emitter.add(start_b, REGION)
+        places = [emitter.offset(emitter.operand(i), offset) for i, offset in enumerate(offsets)]
+        matrix = Matrix(dtype, *places, *(reader.next() for _ in range(4)))
         if streamed:
-            # Regions begin with lines of the result; the first and the last one have what is beside them.
-            last = emitter.less(extent_b, emitter.add(stop_b, 1))
-            before = emitter.modulo(
-                emitter.sub(block, emitter.elements_to_line(result, dtype.itemsize)), block
-            )
-            start_b = emitter.sub(start_b, before)
-            stop_b = emitter.builder.select(last, extent_b, emitter.sub(stop_b, before))
+            _stream_region(emitter, matrix, region)
         else:
-            stop_b = emitter.minimum(stop_b, extent_b)
-        copy.region(start_a, stop_a, start_b, stop_b, block)
+            _copy_region(emitter, matrix, region)
     if streamed:
         emitter.end_streams()
     return emitter.finish(light=True)
+
+
+def largest_block(dtype: DType, target: Target) -> int:
+    """Rows and columns of the blocks that are transposed in registers."""
+    return min(LARGEST_BLOCK, target.vector_bytes // dtype.itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What is transposed: ``a`` runs along the source's rows, ``b`` along the result's; strides are bytes."""
+
+    dtype: DType
+    source: ir.Value
+    result: ir.Value
+    extent_a: ir.Value
+    extent_b: ir.Value
+    source_stride: ir.Value
+    result_stride: ir.Value
+
+    def start(self, emitter: Emitter, region: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Where a region begins along ``a`` and ``b``; they follow each other along ``a``."""
+        across = emitter.divide(emitter.add(self.extent_a, REGION - 1), REGION)
+        a, b = emitter.modulo(region, across), emitter.divide(region, across)
+        return emitter.mul(a, REGION), emitter.mul(b, REGION)
+
+
+def _copy_region(emitter: Emitter, matrix: Matrix, region: ir.Value) -> None:
+    start_a, start_b = matrix.start(emitter, region)
+    stop_a = emitter.minimum(emitter.add(start_a, REGION), matrix.extent_a)
+    stop_b = emitter.minimum(emitter.add(start_b, REGION), matrix.extent_b)
+    strides = matrix.source_stride, matrix.result_stride
+    copy = BlockCopy(emitter, matrix.dtype, matrix.source, matrix.result, *strides)
+    copy.region(start_a, stop_a, start_b, stop_b, emitter.lanes)
+
+
+def _stream_region(emitter: Emitter, matrix: Matrix, region: ir.Value) -> None:
+    """A region by way of the scratch: memory takes lines that adjoin faster one after the other.
+
+    The region after it is fetched into the second cache meanwhile, as this one fills the first.
+    """
+    dtype, size = matrix.dtype, matrix.dtype.itemsize
+    start_a, start_b = matrix.start(emitter, region)
+    next_a, next_b = matrix.start(emitter, emitter.add(region, 1))
+    ahead = emitter.add(
+        emitter.mul(emitter.sub(next_a, start_a), size),
+        emitter.mul(emitter.sub(next_b, start_b), matrix.source_stride),
+    )
+    stop_a = emitter.minimum(emitter.add(start_a, REGION), matrix.extent_a)
+    # Regions begin with lines of the result; the first and the last one have what is beside them.
+    last = emitter.less(matrix.extent_b, emitter.add(start_b, REGION + 1))
+    line = emitter.target.vector_bytes // size
+    after = emitter.with_lanes(line).elements_to_line(matrix.result, size)
+    start_b = emitter.sub(start_b, emitter.modulo(emitter.sub(line, after), line))
+    stop_b = emitter.builder.select(last, matrix.extent_b, emitter.add(start_b, REGION))
+    pitch = staged_row_bytes(dtype, emitter.target)
+    corner = emitter.add(emitter.mul(start_a, pitch), emitter.mul(start_b, size))
+    staged = emitter.offset(emitter.scratch, emitter.sub(0, corner))
+    strides = matrix.source_stride, emitter.integer(pitch)
+    copy = BlockCopy(emitter, dtype, matrix.source, staged, *strides, ahead=ahead, ahead_cache=2)
+    first_b = emitter.maximum(start_b, 0)
+    copy.region(start_a, stop_a, first_b, stop_b, emitter.lanes)
+    count = emitter.mul(emitter.sub(stop_b, first_b), size)
+    with emitter.loop(start_a, stop_a) as a:
+        row = emitter.offset(matrix.result, emitter.mul(a, matrix.result_stride))
+        staged_row = emitter.offset(staged, emitter.mul(a, pitch))
+        staged_place = emitter.element(staged_row, first_b, dtype)
+        stream_bytes(emitter, emitter.element(row, first_b, dtype), staged_place, count)
 
 
 class BlockCopy:
@@ -72,14 +127,11 @@ class BlockCopy:
         source_stride: ir.Value,
         result_stride: ir.Value,
         *,
-        streamed: bool = False,
         ahead: ir.Value | None = None,
+        ahead_cache: int = 1,
     ) -> None:
-        """If they are ``streamed``, rows of the result are written past the caches, line by line.
-
-        What lies ``ahead`` elements further along ``a`` is fetched.
-        """
-        self._streamed, self._ahead = streamed, ahead
+        """What lies ``ahead`` bytes further in the source is fetched, into the cache of that number."""
+        self._ahead, self._ahead_cache = ahead, ahead_cache
         self._emitter, self._dtype = emitter, dtype
         self._source, self._result = source, result
         self._source_stride, self._result_stride = source_stride, result_stride
@@ -87,33 +139,20 @@ class BlockCopy:
     def region(
         self, start_a: ir.Value, stop_a: ir.Value, start_b: ir.Value, stop_b: ir.Value, block: int
     ) -> None:
-        """Square blocks, the largest that fit; the last of them overlap others, and write the same again.
-
-        ``start_b`` may be negative if rows are streamed: then the first block begins at 0 instead.
-        """
+        """Square blocks, the largest that fit; the last of them overlap others, and write the same again."""
         emitter = self._emitter
         if block < SMALLEST_BLOCK:
             self._elements(start_a, stop_a, start_b, stop_b)
             return
         last_a, last_b = emitter.sub(stop_a, block), emitter.sub(stop_b, block)
-        first_b = emitter.maximum(start_b, 0) if self._streamed else start_b
         fits = emitter.builder.and_(
-            emitter.less(start_a, emitter.add(last_a, 1)), emitter.less(first_b, emitter.add(last_b, 1))
+            emitter.less(start_a, emitter.add(last_a, 1)), emitter.less(start_b, emitter.add(last_b, 1))
         )
         with emitter.branch(fits) as (whole, smaller):
             with whole, self._blocks(start_a, stop_a, start_b, stop_b, block) as (a, b):
-                at_b = emitter.minimum(b, last_b)
-                lines = None
-                if self._streamed:
-                    at_b = emitter.maximum(at_b, 0)
-                    lines = emitter.builder.icmp_signed("==", at_b, b)
-                self._block(emitter.minimum(a, last_a), at_b, block, lines)
+                self._block(emitter.minimum(a, last_a), emitter.minimum(b, last_b), block)
             with smaller:
-                rest = BlockCopy(
-                    emitter, self._dtype, self._source, self._result, self._source_stride,
-                    self._result_stride, ahead=self._ahead,
-                )  # fmt: skip
-                rest.region(start_a, stop_a, first_b, stop_b, block // 2)
+                self.region(start_a, stop_a, start_b, stop_b, block // 2)
 
     @contextmanager
     def _blocks(
@@ -121,13 +160,9 @@ class BlockCopy:
     ) -> Iterator[tuple[ir.Value, ir.Value]]:
         """Runs the body for each block: along ``a`` inside, unless the result's rows share lines of a cache.
 
-        Then each row's part is finished before the next rows, but for streamed ones, which are in no cache.
+        Then each row's part is finished before the next rows.
         """
         emitter, builder = self._emitter, self._emitter.builder
-        if self._streamed:
-            with emitter.loop(start_b, stop_b, block) as b, emitter.loop(start_a, stop_a, block) as a:
-                yield a, b
-            return
         crowded = builder.icmp_signed("==", builder.and_(self._result_stride, I64(CROWDED_BYTES - 1)), I64(0))
 
         def either(first: ir.Value, second: ir.Value) -> ir.Value:
@@ -147,17 +182,14 @@ class BlockCopy:
         row = self._emitter.offset(self._result, self._emitter.mul(a, self._result_stride))
         return self._emitter.element(row, b, self._dtype)
 
-    def _block(self, a: ir.Value, b: ir.Value, block: int, lines: ir.Value | None) -> None:
-        """A square block: each stage interleaves rows that are half the block apart.
-
-        ``lines`` says that its rows are lines of the result, to be streamed.
-        """
+    def _block(self, a: ir.Value, b: ir.Value, block: int) -> None:
+        """A square block: each stage interleaves rows that are half the block apart."""
         emitter = self._emitter.with_lanes(block)
         element = storage_type(self._dtype)
         if self._ahead is not None:
-            following = emitter.add(a, self._ahead)
             for i in range(block):
-                emitter.prefetch(self._source_at(following, emitter.add(b, i)))
+                following = emitter.offset(self._source_at(a, emitter.add(b, i)), self._ahead)
+                emitter.prefetch(following, locality=4 - self._ahead_cache)
         rows = [emitter.load_stored(self._source_at(a, emitter.add(b, i)), element) for i in range(block)]
         low = ir.Constant(ir.VectorType(I32, block), [I32(i // 2 + block * (i % 2)) for i in range(block)])
         high = ir.Constant(
@@ -169,18 +201,8 @@ class BlockCopy:
                 stage.append(emitter.builder.shuffle_vector(first, second, low))
                 stage.append(emitter.builder.shuffle_vector(first, second, high))
             rows = stage
-        places = [self._result_at(emitter.add(a, i), b) for i in range(block)]
-        if lines is None:
-            for row, place in zip(rows, places, strict=True):
-                emitter.store_stored(row, place)
-            return
-        with emitter.branch(lines) as (whole, apart):
-            with whole:
-                for row, place in zip(rows, places, strict=True):
-                    emitter.stream_stored(row, place)
-            with apart:
-                for row, place in zip(rows, places, strict=True):
-                    emitter.store_stored(row, place)
+        for i, row in enumerate(rows):
+            emitter.store_stored(row, self._result_at(emitter.add(a, i), b))
 
     def _elements(self, start_a: ir.Value, stop_a: ir.Value, start_b: ir.Value, stop_b: ir.Value) -> None:
         """One by one, where there are few along an axis."""
