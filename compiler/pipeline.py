@@ -12,6 +12,7 @@ from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.emit_steps import emit_steps
 from onnxplan.compiler.errors import CompilerError, OnnxPlanError
 from onnxplan.compiler.passes.bind_outputs import bind_outputs
+from onnxplan.compiler.passes.cut_bands import cut_bands
 from onnxplan.compiler.passes.elide_copies import elide_copies
 from onnxplan.compiler.passes.eliminate_dead import eliminate_dead
 from onnxplan.compiler.passes.expand_block_products import expand_block_products
@@ -80,10 +81,14 @@ def passes_for(selector: KernelSelector, optimize: int = 1) -> tuple[tuple[str, 
     def copies(program: Program, pool: ConstantPool) -> Program:
         return elide_copies(program, selector.prefers)
 
+    def bands(program: Program, pool: ConstantPool) -> Program:
+        return cut_bands(program, selector.target)
+
     first: tuple[str, Pass] = ("expand_block_products", block_products)
     if not optimize:
         return (first, *NECESSARY)
     last: tuple[tuple[str, Pass], ...] = (
+        ("cut_bands", bands),
         ("unify_gelu", _plain(unify_gelu)),
         ("order_operands", _plain(order_operands)),
     )

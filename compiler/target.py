@@ -41,6 +41,12 @@ class Target:
     launch: float = 0.0
     cudnn: int = 0
 
+    @property
+    def private_cache_bytes(self) -> int:
+        """Bytes that all threads together have in second caches of their own; 0 where that is not known."""
+        has_second = self.device == "cpu" and len(self.cache_bytes) > 1
+        return self.threads * self.cache_bytes[1] if has_second else 0
+
     def seconds(self, flops: float, nbytes: float) -> float:
         """Estimated time of a step on one thread: arithmetic, or moving bytes, whichever takes longer.
 
