@@ -3,7 +3,11 @@
 All are compiled for :data:`REFERENCE`. Another architecture compiles what its compiler could see differently:
 texts that differ or that ask for the architecture and take another path there, and, of each family, so many
 kernels that every function, type and instruction that the family uses is among them.
-``pytest --all-architectures`` compiles everything for all.
+
+The reference compiles some as the runtime does, to see what they take of a device: these few, and the longest
+of each family. The rest, thousands of maps and reductions that differ in an expression, is compiled with
+:data:`QUICK`, which passes the same front end and assembler in a third of the time.
+``pytest --all-architectures`` compiles everything for all as the runtime does.
 """
 
 from __future__ import annotations
@@ -21,8 +25,11 @@ from onnxplan.kernels.scalar_cuda import PRELUDE
 
 ARCHITECTURES = tuple(SHARED_KILOBYTES)
 REFERENCE = "sm_90"
+QUICK = ("--Ofast-compile=mid",)
+"""Options of NVRTC for kernels of which only whether they compile is asked."""
+LONGEST = 100
 QUESTION = re.compile(r"__CUDA_ARCH__\s*(?P<relation>\S+)\s*(?P<number>\w+)")
-WORD = re.compile(r"[A-Za-z_]\w*(?=\s*[(<*])|[a-z]\w*(?:\.\w+)+")
+WORD = re.compile(r"\b(?:[A-Za-z_]\w*+(?=\s*[(<*])|[a-z]\w*+(?:\.\w++)++)")
 """What is called, instantiated or pointed to, and PTX instructions."""
 NUMBERED = re.compile(r"[a-z]\d+")
 """Variables of expressions, of which any number may be."""
@@ -81,3 +88,12 @@ def cover(specs: Iterable[KernelSpec]) -> set[KernelSpec]:
             chosen.add(best)
             missing -= used[best]
     return chosen
+
+
+def longest(specs: Iterable[KernelSpec]) -> set[KernelSpec]:
+    """Of each family the :data:`LONGEST` kernels by their texts."""
+    target = target_of(REFERENCE)
+    lengths: dict[str, dict[KernelSpec, int]] = defaultdict(dict)
+    for spec in specs:
+        lengths[spec.family][spec] = len(build(spec, target).text)
+    return {spec for found in lengths.values() for spec in sorted(found, key=found.__getitem__)[-LONGEST:]}

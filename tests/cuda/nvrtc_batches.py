@@ -45,9 +45,13 @@ class CompilationError(AssertionError):
 
 
 def compile_kernels(
-    nvrtc: Any, sources: Sequence[KernelSource], architecture: str, record: str
+    nvrtc: Any,
+    sources: Sequence[KernelSource],
+    architecture: str,
+    record: str,
+    options: tuple[str, ...] = (),
 ) -> list[Usage]:
-    """Compiles kernels to cubin as the runtime does.
+    """Compiles kernels to cubin as the runtime does, but for more ``options`` of NVRTC.
 
     Raises :class:`CompilationError` for the first that is wrong. ``record`` names the file that remembers
     what was compiled; only one process at a time should use it.
@@ -55,19 +59,21 @@ def compile_kernels(
     path = FOLDER / f"{record}.json"
     known = _read(path)
     version = ".".join(map(str, nvrtc.getVersion()))
-    keys = [_key(source, architecture, version) for source in sources]
+    keys = [_key(source, architecture, version, options) for source in sources]
     missing = {key: source for key, source in zip(keys, sources, strict=True) if key not in known}
     try:
         waiting = list(missing)
         for batch in (waiting[first : first + BATCH] for first in range(0, len(waiting), BATCH)):
-            usages = _compile(nvrtc, [missing[key] for key in batch], architecture)
+            usages = _compile(nvrtc, [missing[key] for key in batch], architecture, options)
             known |= zip(batch, usages, strict=True)
     finally:
         _write(path, {key: known[key] for key in keys if key in known})
     return [known[key] for key in keys]
 
 
-def _compile(nvrtc: Any, sources: Sequence[KernelSource], architecture: str) -> list[Usage]:
+def _compile(
+    nvrtc: Any, sources: Sequence[KernelSource], architecture: str, options: tuple[str, ...]
+) -> list[Usage]:
     """Compiles all kernels as one program; alone where that fails, to tell which is wrong."""
     texts = [PRELUDE]
     for number, source in enumerate(sources):
@@ -77,13 +83,14 @@ def _compile(nvrtc: Any, sources: Sequence[KernelSource], architecture: str) -> 
         texts.append(f"namespace n{number} {{\n{own}\n}}")
     program = nvrtc.createProgram("\n".join(texts), "kernels.cu", (), ())
     try:
-        nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, "-w", "--ptxas-options=-v"))
+        more = ("-w", "--ptxas-options=-v", *options)
+        nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, *more))
         assert nvrtc.getCUBIN(program)
         log = nvrtc.getProgramLog(program)
     except nvrtc.NVRTCError:
         if len(sources) > 1:
             for source in sources:
-                _compile(nvrtc, [source], architecture)
+                _compile(nvrtc, [source], architecture, options)
         log = nvrtc.getProgramLog(program)
         raise CompilationError(sources[0], log) from None
     finally:
@@ -94,8 +101,8 @@ def _compile(nvrtc: Any, sources: Sequence[KernelSource], architecture: str) -> 
     return [found[f"k{number}"] for number in range(len(sources))]
 
 
-def _key(source: KernelSource, architecture: str, version: str) -> str:
-    facts = "\0".join([source.symbol, source.text, architecture, version, *OPTIONS])
+def _key(source: KernelSource, architecture: str, version: str, options: tuple[str, ...]) -> str:
+    facts = "\0".join([source.symbol, source.text, architecture, version, *OPTIONS, *options])
     return hashlib.sha256(facts.encode()).hexdigest()
 
 

@@ -45,3 +45,7 @@ def test_a_kernel_is_compiled_again_for_another_text_or_another_path():
 def test_words_are_functions_types_and_instructions():
     found = words(source('float* p; kernel(v12(f<int>(x))); asm("mma.sync.aligned %0"); y + z;'))
     assert found == {"float", "f", "mma.sync.aligned", "asm"}
+
+
+def test_ends_of_names_and_numbers_are_no_words():
+    assert words(source("sum = 2u * other; onnxplan_read (x)")) == {"onnxplan_read"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 
 import numpy as np
 import onnx.parser
@@ -30,6 +31,7 @@ from tests.models.light_networks import softened, with_random_weights
 NETWORKS = ("resnet50", "shufflenet", "squeezenet")
 BATCHES = (1, 3, 2, 1)
 SLICES, COUNT = 4, 25
+CACHE = functools._lru_cache_wrapper
 SELECTOR = CpuKernels(detect_target(2))
 
 
@@ -37,10 +39,22 @@ def planned(model, shapes, pool):
     return compile_program(lower(model, shapes, pool=pool).program, SELECTOR, pool)
 
 
+def caches():
+    """The caches of results in the compiler's modules and their classes.
+
+    Looked for where they are defined: a walk over all objects of a process that collected every test takes a
+    hundred times as long.
+    """
+    modules = [module for name, module in sys.modules.items() if name.startswith("onnxplan.compiler.")]
+    scopes = [vars(module) for module in modules]
+    scopes += [vars(found) for scope in scopes for found in scope.values() if isinstance(found, type)]
+    found = {item for scope in scopes for item in scope.values() if isinstance(item, CACHE)}
+    return {cache for cache in found if cache.__module__.startswith("onnxplan.compiler.")}
+
+
 def forget():
     """Empties all caches of results in the compiler; returns how many were in use."""
-    caches = [found for found in gc.get_objects() if isinstance(found, functools._lru_cache_wrapper)]
-    own = [cache for cache in caches if cache.__module__.startswith("onnxplan.compiler.")]
+    own = caches()
     used = sum(cache.cache_info().currsize > 0 for cache in own)
     for cache in own:
         cache.cache_clear()
@@ -123,6 +137,14 @@ def transformer(layers):
         onnx.numpy_helper.from_array(array, name) for name, array in constants.items()
     )
     return model
+
+
+def test_no_cache_is_overlooked():
+    planned(load_model(transformer(1)), {"x0": (2, 5, 32)}, ConstantPool())
+    gc.unfreeze()
+    alive = [found for found in gc.get_objects() if isinstance(found, CACHE)]
+    gc.freeze()
+    assert {cache for cache in alive if cache.__module__.startswith("onnxplan.compiler.")} == caches()
 
 
 def test_shapes_of_a_transformer():
