@@ -2,8 +2,9 @@
 
 A tile is some queries of one attention. A group of queries, as many as a register tile has rows, passes
 through all three phases while its scores are in the first cache. The result so far and the sum of the
-exponentials are scaled down whenever a row's maximum grows. Groups are always full: the last one of a tile
-begins early enough, and computes some rows once more.
+exponentials are scaled down when a row's maximum has grown by more than
+:data:`~onnxplan.kernels.cpu.attention_rows.HEADROOM`. Groups are always full: the last one of a tile begins
+early enough, and computes some rows once more.
 """
 
 from __future__ import annotations

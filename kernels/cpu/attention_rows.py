@@ -12,13 +12,16 @@ from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Core
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, finished_sums
-from onnxplan.kernels.cpu.llvm_types import I64, POINTER, compute_type
-from onnxplan.kernels.cpu.math_exponential import exp_below
+from onnxplan.kernels.cpu.llvm_types import I1, I64, POINTER, compute_type
+from onnxplan.kernels.cpu.math_exponential import exp_below, exp_weight
 from onnxplan.kernels.cpu.registers import local_function
 from onnxplan.kernels.cpu.tiling import RegisterTile
 
 UNROLL = 2
 """Vectors of exponentials side by side."""
+
+HEADROOM = 8.0
+"""So much may scores exceed what is subtracted from them before that, and all it went into, is made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def row_weigher(emitter: Emitter, softmax: Softmax, score: Epilogue) -> ir.Funct
     inner = local_function(emitter, "weigh_rows", types, lanes)
     scores, _, tops, sums, results, keys, seen, *pointers = inner.function.args
     builder = inner.builder
-    pitch, panels = (inner.parameter(WORDS.index(name)) for name in ("score_pitch", "panels"))
+    pitch = inner.parameter(WORDS.index("score_pitch"))
     places = [
         Place(
             pointer,
@@ -67,28 +70,22 @@ def row_weigher(emitter: Emitter, softmax: Softmax, score: Epilogue) -> ir.Funct
         )
         for number, pointer in enumerate(pointers)
     ]
+    bests = inner.stack(inner.vector(compute_type(dtype)), tile.rows)
+    rise = inner.variable(inner.constant(float("-inf"), dtype))
     # Maxima of all rows first: a row's exponentials then follow those of the row before without a pause.
     with inner.loop(0, tile.rows) as row:
         line = inner.offset(scores, inner.mul(row, pitch))
         best = _finish_scores(inner, score, line, [place.row(inner, row) for place in places], keys)
-        place = inner.element(tops, row, dtype)
-        before = inner.load_scalar(place, dtype)
-        top = _larger(inner, before, inner.horizontal(best, _larger))
-        builder.store(top, place, align=dtype.itemsize)
-        grown = builder.fcmp_ordered(">", top, before)
-        started = builder.icmp_signed("!=", seen, I64(0))
-        if softmax.kind != "smooth":
-            grown = builder.and_(grown, started)
-        with inner.when(grown):
-            factor = exp_below(inner, inner.splat(builder.fsub(before, top)))
-            at = inner.element(sums, inner.mul(row, lanes), dtype)
-            inner.store(builder.fmul(inner.load(at, dtype), factor), at, dtype)
-            own = inner.offset(results, inner.mul(row, softmax.row_bytes))
-            with inner.loop(0, panels) as panel:
-                part = inner.offset(own, inner.mul(panel, tile.rows * softmax.row_bytes))
-                for vector in range(tile.vectors):
-                    at = inner.element(part, vector * lanes, dtype)
-                    inner.store(builder.fmul(inner.load(at, dtype), factor), at, dtype)
+        inner.store(best, inner.element(bests, inner.mul(row, lanes), dtype), dtype)
+        top = inner.splat(inner.load_scalar(inner.element(tops, row, dtype), dtype))
+        rise.value = _larger(inner, builder.fsub(best, top), rise.value)
+    number = compute_type(dtype)
+    with (
+        inner.when(builder.fcmp_ordered(">", inner.horizontal(rise.value, _larger), number(HEADROOM))),
+        inner.loop(0, tile.rows) as row,
+    ):
+        best = inner.load(inner.element(bests, inner.mul(row, lanes), dtype), dtype)
+        _raise_top(inner, softmax, row, best, (tops, sums, results, seen))
     with inner.loop(0, tile.rows) as row:
         top = inner.load_scalar(inner.element(tops, row, dtype), dtype)
         at = inner.element(sums, inner.mul(row, lanes), dtype)
@@ -96,6 +93,35 @@ def row_weigher(emitter: Emitter, softmax: Softmax, score: Epilogue) -> ir.Funct
         inner.store(builder.fadd(inner.load(at, dtype), total), at, dtype)
     builder.ret_void()
     return inner.function
+
+
+def _raise_top(
+    inner: Emitter, softmax: Softmax, row: ir.Value, best: ir.Value, state: tuple[ir.Value, ...]
+) -> None:
+    """Subtracts the largest of ``best`` from a row's scores from now on if they pass the headroom.
+
+    ``state`` is what :func:`row_weigher` takes: tops, sums, results and the number of keys seen. The row's
+    sums and results so far are scaled down.
+    """
+    builder, dtype, tile, lanes = inner.builder, softmax.dtype, softmax.tile, softmax.tile.lanes
+    tops, sums, results, seen = state
+    place = inner.element(tops, row, dtype)
+    before = inner.load_scalar(place, dtype)
+    top = inner.horizontal(best, _larger)
+    rise = builder.fsub(top, before)
+    with inner.when(builder.fcmp_ordered(">", rise, compute_type(dtype)(HEADROOM))):
+        builder.store(top, place, align=dtype.itemsize)
+        started = builder.icmp_signed("!=", seen, I64(0))
+        with inner.when(builder.or_(started, ir.Constant(I1, softmax.kind == "smooth"))):
+            factor = exp_below(inner, inner.splat(builder.fneg(rise)))
+            at = inner.element(sums, inner.mul(row, lanes), dtype)
+            inner.store(builder.fmul(inner.load(at, dtype), factor), at, dtype)
+            own = inner.offset(results, inner.mul(row, softmax.row_bytes))
+            with inner.loop(0, inner.parameter(WORDS.index("panels"))) as panel:
+                part = inner.offset(own, inner.mul(panel, tile.rows * softmax.row_bytes))
+                for vector in range(tile.vectors):
+                    at = inner.element(part, vector * lanes, dtype)
+                    inner.store(builder.fmul(inner.load(at, dtype), factor), at, dtype)
 
 
 def _finish_scores(
@@ -135,7 +161,7 @@ def _exponentials(inner: Emitter, dtype: DType, line: ir.Value, top: ir.Value, k
         places = [inner.element(line, inner.add(key, vector * lanes), dtype) for vector in range(count)]
         loaded = [inner.load(at, dtype) for at in places]
         for at, value, total in zip(places, loaded, totals[:count], strict=True):
-            power = exp_below(inner, builder.fsub(value, base))
+            power = exp_weight(inner, builder.fsub(value, base))
             inner.store(power, at, dtype)
             total.value = builder.fadd(total.value, power)
 

@@ -11,6 +11,13 @@ EXP_FLOAT = (
     0.008368745696267638,
     0.001381454874683347,
 )
+# The same with a term less; relative error of exp(r) below 2**-23.
+EXP_WEIGHT_FLOAT = (
+    0.4999923119765379,
+    0.1666711483492817,
+    0.041890200690867366,
+    0.008312515470968397,
+)
 # (exp(r) - 1 - r) / r**2 for |r| <= log(2) / 2; relative error of exp(r) - 1 below 2**-31.
 EXPM1_FLOAT = (
     0.5,

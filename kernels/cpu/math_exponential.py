@@ -38,12 +38,17 @@ def reduce(emitter: Core, x: Value) -> tuple[Value, Value]:
     Where ``|x|`` is 2**20 or more ``r`` may be anything.
     """
     form = format_of(x)
-    rounder = emitter.like(x, form.rounder)
-    whole = emitter.builder.fsub(emitter.fma(x, emitter.like(x, LOG2_E), rounder), rounder)
+    whole = _powers_of_two(emitter, x)
     exact = has_fma(emitter.target)
     high, low = (form.log_2_high, form.log_2_low) if exact else (form.log_2_short, form.log_2_rest)
     rest = emitter.fma(whole, emitter.like(x, -high), x)
     return whole, emitter.fma(whole, emitter.like(x, -low), rest)
+
+
+def _powers_of_two(emitter: Core, x: Value) -> Value:
+    """The whole number nearest to ``x / log(2)``."""
+    rounder = emitter.like(x, format_of(x).rounder)
+    return emitter.builder.fsub(emitter.fma(x, emitter.like(x, LOG2_E), rounder), rounder)
 
 
 def expm1_reduced(emitter: Core, rest: Value) -> Value:
@@ -66,17 +71,39 @@ def exp_below(emitter: Core, x: Value, *, low: Value | None = None, shift: float
 
     Results that round to 0 are not computed but set: underflow makes a vector a hundred times as slow.
     """
-    form = format_of(x)
-    hardware = scales_in_hardware(emitter, x)
-    if not hardware:
-        x = at_least(emitter, x, form.vanishing_log)
+    x = _scalable(emitter, x)
     whole, rest = reduce(emitter, x)
     value = exp_reduced(emitter, rest if low is None else emitter.builder.fadd(rest, low))
     if shift:
         whole = emitter.builder.fadd(whole, emitter.like(x, shift))
-    if not hardware:
+    return _scaled(emitter, x, value, whole)
+
+
+def exp_weight(emitter: Core, x: Value) -> Value:
+    """As :func:`exp_below`, in fewer instructions; in single precision within 2 ulp down to ``x = -16``.
+
+    Smaller weights have errors of up to 4 ulp, far below those that rounding ``x`` brings.
+    """
+    form = format_of(x)
+    if form is not SINGLE or not has_fma(emitter.target):
+        return exp_below(emitter, x)
+    x = _scalable(emitter, x)
+    whole = _powers_of_two(emitter, x)
+    rest = emitter.fma(whole, emitter.like(x, -form.log_2_high), x)
+    value = polynomial(emitter, rest, (1.0, 1.0, *coefficients.EXP_WEIGHT_FLOAT))
+    return _scaled(emitter, x, value, whole)
+
+
+def _scalable(emitter: Core, x: Value) -> Value:
+    """``x``, or where :func:`_scaled` needs it, no less than what vanishes."""
+    return x if scales_in_hardware(emitter, x) else at_least(emitter, x, format_of(x).vanishing_log)
+
+
+def _scaled(emitter: Core, x: Value, value: Value, whole: Value) -> Value:
+    """``value * 2**whole``, 0 where it vanishes as ``x`` is so small."""
+    if not scales_in_hardware(emitter, x):
         return scale(emitter, value, whole)
-    kept = emitter.builder.fcmp_unordered(">=", x, emitter.like(x, form.smallest_log))
+    kept = emitter.builder.fcmp_unordered(">=", x, emitter.like(x, format_of(x).smallest_log))
     return scale_kept(emitter, value, whole, kept)
 
 

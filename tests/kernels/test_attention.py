@@ -143,9 +143,9 @@ def test_many_rows_pack_keys_in_a_step_of_its_own(isa):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_without_a_finite_maximum(isa, kind):
-    """Rows of scores: all masked, masked but for one block of keys, NaN, infinite, uniformly low, huge."""
+    """Rows of scores: all masked, masked but for one block, NaN, infinite, uniformly low, huge, growing."""
     rng = np.random.default_rng(1)
-    rows, keys = 12, 600
+    rows, keys = 14, 600
     q, k, v = operands(rng, (), rows, keys, 4, 20, layout="dense")
     mask = dense(F32, (rows, keys))
     values = fill(rng, [q, k, v])
@@ -161,6 +161,8 @@ def test_rows_without_a_finite_maximum(isa, kind):
     scores[8] = 3e38 * rng.uniform(-1, 1, keys)
     scores[9] = np.linspace(-500, 500, keys)
     scores[10] = np.linspace(500, -500, keys)
+    scores[11] = np.linspace(-3, 19, keys)
+    scores[12] = np.linspace(-80, -100, keys)
     values[mask.storage] = scores.reshape(-1)
     score = trace(lambda s, mask: s * 0.5 + mask, (F32, F32))
     found = check(isa, rng, Attention(F32, score, kind), (q, k, v, mask), result(rng, (), rows, 20), values)
@@ -168,6 +170,24 @@ def test_rows_without_a_finite_maximum(isa, kind):
     assert empty[kind](found[0]).all()
     assert (np.isnan(found[3:6]).all(axis=1) == (kind != "guarded")).all()
     assert np.isfinite(found[6:]).all()
+
+
+def test_weights_are_exact_to_some_ulp(isa):
+    """Two keys of scores 0 and x, of which the second has the value 1: exp(x) / (1 + exp(x))."""
+    rng = np.random.default_rng(3)
+    rows = 6000
+    x = np.linspace(-86, 0, rows, dtype=np.float32)
+    q, k, v, mask = (dense(F32, shape) for shape in ((rows, 1), (1, 2), (2, 1), (rows, 2)))
+    values = {q.storage: np.zeros(rows, np.float32), k.storage: np.zeros(2, np.float32)}
+    values[v.storage] = np.array([0, 1], np.float32)
+    values[mask.storage] = np.stack([np.zeros_like(x), x], axis=1).reshape(-1)
+    score = trace(lambda s, mask: s + mask, (F32, F32))
+    found = check(isa, rng, Attention(F32, score, "plain"), (q, k, v, mask), dense(F32, (rows, 1)), values)
+    expected = 1 / (1 + np.exp(-x.astype(np.float64)))
+    errors = np.abs(found[:, 0] / expected - 1) * 2.0**23
+    # Sum, quotient and product round as well.
+    assert errors.max() < 4 + 1.5
+    assert errors[x > -16].max() < 2 + 1.5
 
 
 @pytest.mark.parametrize("kind", KINDS)
