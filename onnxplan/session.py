@@ -199,14 +199,14 @@ class InferenceSession(RunStarter, ModelInterface, Profiled):
         Cancelling the task stops the run at its next step. Raises :class:`~onnxplan.InvalidFeedsError`,
         :class:`~onnxplan.OutOfMemoryError`, and ``ValueError`` for another value of ``outputs``.
         """
-        recent = self._recent
-        if recent is not None and fetches is None and recent.seconds < self._inline_seconds:
+        recent = self._recent if fetches is None else None
+        if recent is not None and recent.seconds < self._inline_seconds:
             results = self._try_recent(recent, feeds, outputs)
             if results is not None:
                 if self._slice.ends_with(recent.seconds):
                     await let_others_run()
                 return results
-        if recent is not None and fetches is None and recent.starter is not None:
+        if recent is not None and recent.starter is not None:
             fitting = self._fitting(recent, feeds)
             if fitting is not None:
                 started = self._start(recent, fitting, on_device=check_outputs(outputs))
@@ -214,7 +214,7 @@ class InferenceSession(RunStarter, ModelInterface, Profiled):
                     return await self._follow(recent, *started)
         on_device = check_outputs(outputs)
         self._require_open()
-        if recent is not None and fetches is None and recent.seconds >= self._inline_seconds:
+        if recent is not None and recent.seconds >= self._inline_seconds:
             inputs = recent.fitting(feeds)
             if inputs is not None:
                 return await self._submit(partial(self._run_fitting, recent, inputs, on_device))
@@ -261,8 +261,8 @@ class InferenceSession(RunStarter, ModelInterface, Profiled):
         whatever ``outputs`` says about the other results. A sequence takes a list of them, as many as it
         has elements; those for an optional without a value stay as they are.
         """
-        recent = self._recent
-        if recent is not None and fetches is None and (out is None or outputs == "cpu"):
+        recent = self._recent if fetches is None else None
+        if recent is not None and (out is None or outputs == "cpu"):
             results = self._try_recent(recent, feeds, outputs, out)
             if results is not None:
                 return results

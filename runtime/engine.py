@@ -175,11 +175,11 @@ class Engine:
         self, stage: BoundStage, out: Mapping[str, OutArrays] | None, *, on_device: bool
     ) -> tuple[AnyArray, ...]:
         try:
-            return _allocate(stage, out, on_device=on_device)
+            return _make_outputs(stage, out, on_device=on_device)
         except OutOfMemoryError:
             if not self.budget.trim():
                 raise
-            return _allocate(stage, out, on_device=on_device)
+            return _make_outputs(stage, out, on_device=on_device)
 
     def settle(self, *, wait: bool = False) -> None:
         """Has the plans that were made kept for later processes, where they are; with ``wait`` before it
@@ -285,7 +285,7 @@ class Engine:
             self._count_constants()
 
 
-def _allocate(
+def _make_outputs(
     stage: BoundStage, out: Mapping[str, OutArrays] | None, *, on_device: bool
 ) -> tuple[AnyArray, ...]:
     if not stage.final:

@@ -17,6 +17,8 @@ from onnxplan.kernels.cpu import convert, objects
 from onnxplan.kernels.cpu.llvm_types import (
     DOUBLE,
     FLOAT,
+    I1,
+    I8,
     I32,
     I64,
     POINTER,
@@ -262,6 +264,14 @@ class Core:
         """Asks for a line of memory, into the first cache or (``locality`` 2) the second; never faults."""
         arguments = [pointer, I32(int(write)), I32(locality), I32(1)]
         self.intrinsic("llvm.prefetch.p0", ir.VoidType(), arguments)
+
+    def copy_bytes(self, to: ir.Value, source: ir.Value, count: ir.Value) -> None:
+        """Copies ``count`` bytes between places that do not overlap."""
+        self.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), [to, source, count, I1(0)])
+
+    def clear_bytes(self, to: ir.Value, count: ir.Value) -> None:
+        """Sets ``count`` bytes to 0."""
+        self.intrinsic("llvm.memset.p0.i64", ir.VoidType(), [to, I8(0), count, I1(0)])
 
     def elementwise(self, name: str, *arguments: ir.Value) -> ir.Value:
         """Calls an intrinsic on operands of the result's type: ``elementwise("llvm.fma", a, b, c)``."""

@@ -10,7 +10,7 @@ from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.emitter import Emitter
-from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I1, I8, I32, I64, zeros
+from onnxplan.kernels.cpu.llvm_types import DOUBLE, FLOAT, I1, I32, I64, zeros
 from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.pack_code import axis_offsets
 
@@ -194,11 +194,11 @@ def _copy(emitter: Emitter, to: ir.Value, source: ir.Value, length: ir.Value, wi
         element = emitter.builder.load(source, align=1, typ=ir.IntType(8 * width))
         emitter.builder.store(element, to, align=1)
     else:
-        emitter.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), [to, source, length, I1(0)])
+        emitter.copy_bytes(to, source, length)
 
 
 def _clear(emitter: Emitter, to: ir.Value, length: ir.Value, width: int) -> None:
     if width:
         emitter.builder.store(ir.IntType(8 * width)(0), to, align=1)
     else:
-        emitter.intrinsic("llvm.memset.p0.i64", ir.VoidType(), [to, I8(0), length, I1(0)])
+        emitter.clear_bytes(to, length)

@@ -12,7 +12,7 @@ from llvmlite import ir
 
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.emitter_core import Number
-from onnxplan.kernels.cpu.llvm_types import I1, I8, I32, I64
+from onnxplan.kernels.cpu.llvm_types import I32, I64
 from onnxplan.kernels.cpu.sort import BUCKETS
 
 
@@ -39,7 +39,7 @@ def radix_sort(
     half = 4 * entries.size
     shifts = [*range(half, 2 * half, 8)] if in_order else [*range(0, 32, 8), *range(half, 2 * half, 8)]
     nbytes = I64(4 * BUCKETS * len(shifts))
-    emitter.intrinsic("llvm.memset.p0.i64", ir.VoidType(), [tables, I8(0), nbytes, I1(0)])
+    emitter.clear_bytes(tables, nbytes)
     buckets = [
         _Buckets(emitter, emitter.offset(tables, 4 * BUCKETS * number), shift)
         for number, shift in enumerate(shifts)

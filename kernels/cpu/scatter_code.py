@@ -12,7 +12,7 @@ from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.columns import Group, Lane, for_groups
 from onnxplan.kernels.cpu.emitter import Emitter
-from onnxplan.kernels.cpu.llvm_types import I1, I64
+from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.scalar import cpu_function
 
@@ -118,8 +118,7 @@ def _copy(
     if not width:
         start = emitter.mul(first, word["size"])
         length = emitter.mul(emitter.sub(last, first), word["size"])
-        arguments = [emitter.offset(to, start), emitter.offset(source, start), length, I1(0)]
-        emitter.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), arguments)
+        emitter.copy_bytes(emitter.offset(to, start), emitter.offset(source, start), length)
         return
     element = ir.IntType(8 * width)
     with emitter.loop(first, last) as column:

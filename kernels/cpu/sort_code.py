@@ -160,8 +160,7 @@ class _Entries:
         self, target: ir.Value, to: ir.Value, source: ir.Value, start: ir.Value, count: ir.Value
     ) -> None:
         nbytes = self.emitter.mul(count, self.size)
-        arguments = [self.at(target, to), self.at(source, start), nbytes, I1(0)]
-        self.emitter.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), arguments)
+        self.emitter.copy_bytes(self.at(target, to), self.at(source, start), nbytes)
 
     def sift(self, heap: ir.Value, count: ir.Value, start: Number, entry: ir.Value) -> None:
         """Puts ``entry`` at ``start`` of a heap with the largest on top, or below."""

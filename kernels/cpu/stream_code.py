@@ -5,7 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from onnxplan.kernels.cpu.emitter import Emitter
-from onnxplan.kernels.cpu.llvm_types import I1, I8
+from onnxplan.kernels.cpu.llvm_types import I8
 from onnxplan.kernels.cpu.walk_code import whole_vectors
 
 UNROLL = 4
@@ -29,5 +29,5 @@ def stream_bytes(emitter: Emitter, to: ir.Value, source: ir.Value, count: ir.Val
 def _move(emitter: Emitter, to: ir.Value, source: ir.Value, start: ir.Value, stop: ir.Value) -> None:
     """The few bytes from ``start`` up to ``stop``."""
     with emitter.when(emitter.less(start, stop)):
-        arguments = [emitter.offset(to, start), emitter.offset(source, start), emitter.sub(stop, start)]
-        emitter.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), [*arguments, I1(0)])
+        count = emitter.sub(stop, start)
+        emitter.copy_bytes(emitter.offset(to, start), emitter.offset(source, start), count)

@@ -104,7 +104,7 @@ def _stream_region(emitter: Emitter, matrix: Matrix, region: ir.Value) -> None:
     corner = emitter.add(emitter.mul(start_a, pitch), emitter.mul(start_b, size))
     staged = emitter.offset(emitter.scratch, emitter.sub(0, corner))
     strides = matrix.source_stride, emitter.integer(pitch)
-    copy = BlockCopy(emitter, dtype, matrix.source, staged, *strides, ahead=ahead, ahead_cache=2)
+    copy = BlockCopy(emitter, dtype, matrix.source, staged, *strides, ahead=ahead, locality=2)
     first_b = emitter.maximum(start_b, 0)
     copy.region(start_a, stop_a, first_b, stop_b, emitter.lanes)
     count = emitter.mul(emitter.sub(stop_b, first_b), size)
@@ -128,10 +128,10 @@ class BlockCopy:
         result_stride: ir.Value,
         *,
         ahead: ir.Value | None = None,
-        ahead_cache: int = 1,
+        locality: int = 3,
     ) -> None:
-        """What lies ``ahead`` bytes further in the source is fetched, into the cache of that number."""
-        self._ahead, self._ahead_cache = ahead, ahead_cache
+        """What lies ``ahead`` bytes further in the source is fetched, ``locality`` says into which cache."""
+        self._ahead, self._locality = ahead, locality
         self._emitter, self._dtype = emitter, dtype
         self._source, self._result = source, result
         self._source_stride, self._result_stride = source_stride, result_stride
@@ -189,7 +189,7 @@ class BlockCopy:
         if self._ahead is not None:
             for i in range(block):
                 following = emitter.offset(self._source_at(a, emitter.add(b, i)), self._ahead)
-                emitter.prefetch(following, locality=4 - self._ahead_cache)
+                emitter.prefetch(following, locality=self._locality)
         rows = [emitter.load_stored(self._source_at(a, emitter.add(b, i)), element) for i in range(block)]
         low = ir.Constant(ir.VectorType(I32, block), [I32(i // 2 + block * (i % 2)) for i in range(block)])
         high = ir.Constant(
