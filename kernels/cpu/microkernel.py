@@ -13,6 +13,7 @@ https://arxiv.org/abs/1907.02129.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from llvmlite import ir
 
@@ -132,6 +133,10 @@ class MicroKernels:
         }
         self._finishing = sorted(finishing, reverse=True)
         self._finish = tile_finisher(emitter, micro.epilogue, micro.lanes, micro.row_bytes)
+
+    def configured(self, emitter: Emitter) -> AbstractContextManager[None]:
+        """What :meth:`call` runs inside of: nothing, as the processor's state stays as it is."""
+        return nullcontext()
 
     def call(
         self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], last: ir.Value
