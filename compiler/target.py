@@ -22,9 +22,9 @@ class Target:
     for; ``cache_bytes`` are the capacities of the caches a core sees, nearest first. ``dot_products`` says
     whether vectors have sums of four products of bytes (VNNI), ``byte_tiles`` whether there are registers
     of tiles that multiply bytes (AMX), ``cudnn`` the version of cuDNN that plans use, 0 for none. ``flops``
-    (float32, per second and thread), ``bandwidth`` (bytes per second) and ``launch`` (seconds that a step takes beside
-    its work) feed the plan's time estimates only. Of a CUDA device ``threads`` are multiprocessors, ``flops``
-    and ``bandwidth`` those of all of it.
+    (float32, per second and thread), ``bandwidth`` (bytes per second) and ``launch`` (seconds that a step
+    takes beside its work) feed the plan's time estimates only. Of a CUDA device ``threads`` are
+    multiprocessors, ``flops`` and ``bandwidth`` those of all of it.
     """
 
     device: str

@@ -1,6 +1,7 @@
 """Code of :mod:`onnxplan.kernels.cpu.byte_tiles`: sums of products of bytes in AMX's tile registers.
 
-All registers have 16 rows of 64 bytes: 0 to 3 hold sums, row by row of tiles, 4 and 5 tiles of A, 6 and 7 of B.
+All registers have 16 rows of 64 bytes: 0 to 3 hold sums, row by row of tiles, 4 and 5 tiles of A, 6 and 7
+those of B.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
+from onnxplan.kernels.cpu.fetch_code import fetch_ahead
 from onnxplan.kernels.cpu.llvm_types import I8, I64, POINTER
 from onnxplan.kernels.cpu.microkernel import Source
 from onnxplan.kernels.cpu.objects import machine_description
@@ -74,10 +76,12 @@ class _Block:
     length: ir.Value
     sums: ir.Value
     accumulate: ir.Value
+    ahead: ir.Value
+    ahead_step: ir.Value
 
     @property
     def values(self) -> list[ir.Value]:
-        return [self.a, self.b, self.length, self.sums, self.accumulate]
+        return [getattr(self, name) for name in self.__slots__]
 
 
 class TileKernels:
@@ -119,7 +123,11 @@ class TileKernels:
     ) -> None:
         """Computes ``rows`` rows and ``source.columns`` columns; runs the epilogue if ``last`` holds."""
         a = emitter.offset(emitter.builder.load(source.table, align=8, typ=POINTER), source.a_offset)
-        block = _Block(a, source.b, source.length, source.tile, source.accumulate)
+        assert source.ahead is not None
+        assert source.ahead_step is not None
+        block = _Block(
+            a, source.b, source.length, source.tile, source.accumulate, source.ahead, source.ahead_step
+        )
 
         def pick(row_tiles: int) -> None:
             with emitter.branch(emitter.less(SIDE, source.columns)) as (two, one):
@@ -138,7 +146,7 @@ class TileKernels:
 
     def _core(self, emitter: Emitter, row_tiles: int, column_tiles: int) -> ir.Function:
         """The function that sums a block of so many tiles; what rows or columns are too many mean nothing."""
-        types = [POINTER, POINTER, I64, POINTER, I64]
+        types = [POINTER, POINTER, I64, POINTER, I64, POINTER, I64]
         inner = local_function(emitter, f"tiles_{row_tiles}x{column_tiles}", types, TILE.lanes)
         block = _Block(*inner.function.args)
         sums = [
@@ -156,6 +164,8 @@ class TileKernels:
         with inner.loop(0, inner.divide(inner.add(block.length, SIDE - 1), SIDE)) as number:
             a = inner.offset(block.a, inner.mul(number, _BLOCK_BYTES))
             b = inner.offset(block.b, inner.mul(number, SIDE * _B_STEP))
+            later = inner.offset(block.ahead, inner.mul(number, inner.mul(block.ahead_step, SIDE)))
+            fetch_ahead(inner, b, _B_STEP, later, block.ahead_step, SIDE)
             for j in range(column_tiles):
                 _move(inner, "tileloadd64", _FIRST_B + j, inner.offset(b, j * TILE_ROW_BYTES), _B_STEP)
             for i in range(row_tiles):

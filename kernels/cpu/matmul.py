@@ -22,6 +22,7 @@ from onnxplan.kernels.cpu.product import lay_out_scratch, place_words, product_s
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, rows_of_quads, takes_quads
 from onnxplan.kernels.cpu.row_sums import emit_row_sums, prefers_row_sums
 from onnxplan.kernels.cpu.tiling import (
+    TILES_A_THREAD,
     Problem,
     RegisterTile,
     Tiling,
@@ -117,6 +118,8 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         depth_blocks=blocks,
         columns_first=packs,
         copied_row=copied_row,
+        rereads=tiles,
+        tiles_a_thread=2 if tiles else TILES_A_THREAD,
     )
     if tiles:
         layout, kind, pitch, a_scratch = "packed", "tiles", tile.rows * copied_row, tiling.rows * copied_row
@@ -248,7 +251,7 @@ def _right_operand(
     element: int,
     unit: int,
 ) -> _RightOperand:
-    """``element`` and ``unit`` are those of :func:`.pack.packed_depth`: a quad is one element of the product."""
+    """``element`` and ``unit`` are those of :func:`.pack.packed_depth`."""
     b = matrices.b
     size = b.dtype.itemsize
     row = tile.width * size * element

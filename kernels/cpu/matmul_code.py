@@ -42,8 +42,9 @@ class MatrixRows:
     ``kind``: ``in_place`` (elements of a row are neighbours), ``quads`` (the same, elements are quads of
     bytes), ``blocks`` (a register tile's rows side by side, then the next ones) or ``in_place_strided``; or
     copied and converted to the type of the sums: ``rows`` (elements of a row are neighbours), ``columns``
-    (elements of a column are) or ``strided``; or copied as tiles of bytes, ``tiles``. The parameters after the common ones: A's row and depth step,
-    and bytes of a copied row, or for ``blocks``, ``columns`` and ``tiles`` of a block of rows.
+    (elements of a column are) or ``strided``; or copied as ``tiles`` of bytes. The parameters after the
+    common ones: A's row and depth step, and bytes of a copied row, or for ``blocks``, ``columns`` and
+    ``tiles`` of a block of rows.
     """
 
     words = 1

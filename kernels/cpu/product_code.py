@@ -110,7 +110,7 @@ class ProductCode:
 
     @property
     def fetches_ahead(self) -> bool:
-        return self.b_layout == "packed" and not self.tiles
+        return self.b_layout == "packed"
 
 
 def product_words(emitter: Emitter) -> dict[str, ir.Value]:
