@@ -111,7 +111,7 @@ def has_byte_tiles() -> bool:
     if not (sys.platform == "linux" and needed <= x86_flags()):
         return False
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
-    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
 
 
 def _macos_flags() -> frozenset[str]:

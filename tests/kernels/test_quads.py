@@ -63,7 +63,9 @@ def check_product(isa, rng, a, b, output, *, constant, extreme=False):
 def test_every_tail(isa, types):
     rng = np.random.default_rng(0)
     heights = (16, 17, 31, 32, 33, 50) if isa in TILES else (1, 2, 5, 6, 7, 11)
-    for rows, columns in itertools.product(heights, (1, 15, 16, 17, 33, 48, 64, 65)):
+    # A lone column is a row times a matrix, which other kernels compute.
+    narrowest = 2 if isa in TILES else 1
+    for rows, columns in itertools.product(heights, (narrowest, 15, 16, 17, 33, 48, 64, 65)):
         depth = int(rng.choice([1, 2, 3, 4, 5, 8, 31, 64, 67]))
         a = place(rng, (rows, depth), types[0], "gaps")
         b, output = place(rng, (depth, columns), types[1], "gaps"), place(rng, (rows, columns), I32, "gaps")
