@@ -35,6 +35,17 @@ def fetch_later(inner: Emitter, place: ir.Value, step: ir.Value, rows: int) -> N
         inner.prefetch(inner.offset(place, moved), locality=2)
 
 
+def fetch_ahead(
+    inner: Emitter, b: ir.Value, row_bytes: int, place: ir.Value, step: ir.Value, rows: int
+) -> None:
+    """As :func:`fetch_later`, or with step 0 what comes next of ``b``, of which ``rows`` rows are read."""
+    with inner.branch(inner.builder.icmp_signed("==", step, I64(0))) as (own, later):
+        with own:
+            fetch_next(inner, b, rows * row_bytes)
+        with later:
+            fetch_later(inner, place, step, rows)
+
+
 def fetch_next(inner: Emitter, place: ir.Value, nbytes: int) -> None:
     """Asks for as many lines as ``nbytes`` bytes from ``place`` on are, from each of the next pages in turn.
 

@@ -13,14 +13,16 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.byte_tiles import TILE, depth_unit, takes_tiles, tile_target
 from onnxplan.kernels.cpu.dot import emit_dot, prefers_dot
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
-from onnxplan.kernels.cpu.pack import access_kind, pack, panel_count
+from onnxplan.kernels.cpu.pack import access_kind, pack, packed_depth, panel_count
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words, product_seconds
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, rows_of_quads, takes_quads
 from onnxplan.kernels.cpu.row_sums import emit_row_sums, prefers_row_sums
 from onnxplan.kernels.cpu.tiling import (
+    TILES_A_THREAD,
     Problem,
     RegisterTile,
     Tiling,
@@ -77,6 +79,8 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     quads = matrices.depth > 0 and takes_quads(
         target, matrices.a.dtype, matrices.b.dtype, primitive.accumulator
     )
+    b = matrices.b
+    tiles = quads and takes_tiles(target, matrices)
     if quads:
         matrices = replace(matrices, a=rows_of_quads(emit, target, matrices.a))
     elif _worth_reordering(matrices, sums):
@@ -84,30 +88,48 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     output, extras = matrices.output, matrices.extras
     rank = output.rank
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, rank - 1)
-    element = QUAD if quads else 1
-    tile = quad_tile(target, matrices.columns) if quads else register_tile(target, sums, matrices.columns)
+    element, unit = (QUAD, depth_unit(target)) if quads else (1, 1)
+    if tiles:
+        tile, speed = TILE, tile_target(target)
+    else:
+        tile = quad_tile(target, matrices.columns) if quads else register_tile(target, sums, matrices.columns)
+        speed = target
     batch = math.prod(output.shape[:-2])
     problem = Problem(
         batch,
         matrices.rows,
         matrices.columns,
-        ceil_div(matrices.depth, element),
+        packed_depth(matrices.depth, element, unit if tiles else 1),
         sums.itemsize,
         matrices.b.dtype.itemsize * element,
         output.dtype.itemsize,
     )
-    depth = depth_block(target, tile, problem.depth, sums.itemsize, matrices.rows)
+    depth = problem.depth
+    if not tiles:
+        depth = depth_block(target, tile, problem.depth, sums.itemsize, matrices.rows)
     blocks = max(1, ceil_div(problem.depth, depth))
-    b = matrices.b
     packs = not b.is_constant and access_kind(b.strides[-2], b.strides[-1], matrices.columns) != "rows"
-    tiling = cut(target, tile, problem, depth=depth, depth_blocks=blocks, columns_first=packs)
-    if quads:
+    copied_row = depth * QUAD if tiles else 0
+    tiling = cut(
+        speed,
+        tile,
+        problem,
+        depth=depth,
+        depth_blocks=blocks,
+        columns_first=packs,
+        copied_row=copied_row,
+        rereads=tiles,
+        tiles_a_thread=2 if tiles else TILES_A_THREAD,
+    )
+    if tiles:
+        layout, kind, pitch, a_scratch = "packed", "tiles", tile.rows * copied_row, tiling.rows * copied_row
+    elif quads:
         layout, kind, pitch, a_scratch = "packed", "quads", 0, 0
     else:
         layout = _b_layout(target, tile, matrices, tiling)
         kind, pitch, a_scratch = left_operand(tile, matrices, tiling, sums)
-    right = _right_operand(emit, tile, matrices, tiling, layout, element)
-    copies = kind in ("rows", "columns", "strided")
+    right = _right_operand(emit, tile, matrices, tiling, layout, element, unit)
+    copies = kind in ("rows", "columns", "strided", "tiles")
     scratch = lay_out_scratch(
         tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows, copies=copies
     )
@@ -117,7 +139,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     parameters = [
         matrices.rows,
         matrices.columns,
-        problem.depth,
+        ceil_div(matrices.depth, element),
         tiling.row_tiles,
         tiling.column_tiles,
         *tiling.steps,
@@ -156,7 +178,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         bytes_moved=bytes_moved,
         scratch=scratch.size,
         in_place=tuple([(2, 3 + number) for number in shared_with_output(output, extras)]),
-        seconds=product_seconds(target, problem, bytes_moved) if quads else None,
+        seconds=product_seconds(speed, problem, bytes_moved) if quads else None,
     )
 
 
@@ -221,25 +243,33 @@ def _b_layout(target: Target, tile: RegisterTile, matrices: Matrices, tiling: Ti
 
 
 def _right_operand(
-    emit: StepEmitter, tile: RegisterTile, matrices: Matrices, tiling: Tiling, layout: str, element: int
+    emit: StepEmitter,
+    tile: RegisterTile,
+    matrices: Matrices,
+    tiling: Tiling,
+    layout: str,
+    element: int,
+    unit: int,
 ) -> _RightOperand:
-    """``element`` is how many elements of B are one of the product's, :data:`~.quads.QUAD` or 1."""
+    """``element`` and ``unit`` are those of :func:`.pack.packed_depth`."""
     b = matrices.b
     size = b.dtype.itemsize
     row = tile.width * size * element
-    panel = ceil_div(matrices.depth, element) * row
+    panel = packed_depth(matrices.depth, element, unit) * row
     depth_step, column_step = b.strides[-2] * size, b.strides[-1] * size
     if matrices.depth == 0:
         return _RightOperand(b, b, (panel, row, 0, 0), 0)
     if layout == "packed":
-        packed, axes = packed_batch(emit, b, tile, element)
+        packed, axes = packed_batch(emit, b, tile, element, unit)
         return _RightOperand(packed, axes, (panel, row, 0, 0), 0)
     if layout.startswith("scratch"):
         return _RightOperand(b, b, (panel, row, depth_step, column_step), tiling.panels * panel)
     return _RightOperand(b, b, (row, depth_step, depth_step, column_step), 0)
 
 
-def packed_batch(emit: StepEmitter, b: View, tile: RegisterTile, element: int = 1) -> tuple[View, View]:
+def packed_batch(
+    emit: StepEmitter, b: View, tile: RegisterTile, element: int = 1, unit: int = 1
+) -> tuple[View, View]:
     """Packs ``b (*batch, depth, columns)``, shared matrices once, as quads of bytes if ``element`` is 4.
 
     Returns the packed view and one of the batch axes' strides in it (the last two axes mean nothing).
@@ -248,8 +278,9 @@ def packed_batch(emit: StepEmitter, b: View, tile: RegisterTile, element: int = 
     for axis in range(b.rank - 2):
         if b.strides[axis] == 0:
             distinct = distinct.slice(axis, 0, 1)
-    packed = pack(emit, distinct, tile, quads=element == QUAD)
-    step = panel_count(b.shape[-1], tile) * ceil_div(b.shape[-2], element) * element * tile.width
+    packed = pack(emit, distinct, tile, quads=element == QUAD, unit=unit)
+    depth = packed_depth(b.shape[-2], element, unit)
+    step = panel_count(b.shape[-1], tile) * depth * element * tile.width
     strides = [0] * b.rank
     for axis in reversed(range(b.rank - 2)):
         if distinct.shape[axis] > 1:

@@ -8,6 +8,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
+from onnxplan.kernels.cpu.byte_tiles_code import TILE_ROW_BYTES, copy_tiles
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64
@@ -28,8 +29,9 @@ def build_matmul(variant: Variant, target: Target) -> ObjectCode:
     epilogue = Epilogue.from_variant(epilogue_variant)
     emitter = Emitter.kernel(kernel_symbol("matmul", variant), target, tile.lanes)
     a_dtype, b_dtype = (DType.from_label(str(label)) for label in (a_label, b_label))
-    quads = QuadProduct(a_dtype, b_dtype) if a_kind == "quads" else None
-    code = ProductCode(target, tile, b_dtype, str(b_layout), epilogue, quads=quads)
+    tiles = a_kind == "tiles"
+    quads = QuadProduct(a_dtype, b_dtype) if tiles or a_kind == "quads" else None
+    code = ProductCode(target, tile, b_dtype, str(b_layout), epilogue, quads=quads, tiles=tiles)
     source = MatrixRows(emitter, a_dtype, sum_dtype(epilogue.accumulator), str(a_kind), tile)
     return emit_product(emitter, code, source, len(WORDS) + 3)
 
@@ -40,8 +42,9 @@ class MatrixRows:
     ``kind``: ``in_place`` (elements of a row are neighbours), ``quads`` (the same, elements are quads of
     bytes), ``blocks`` (a register tile's rows side by side, then the next ones) or ``in_place_strided``; or
     copied and converted to the type of the sums: ``rows`` (elements of a row are neighbours), ``columns``
-    (elements of a column are) or ``strided``. The parameters after the common ones: A's row and depth step,
-    and bytes of a copied row, or for ``blocks`` and ``columns`` of a block of rows.
+    (elements of a column are) or ``strided``; or copied as ``tiles`` of bytes. The parameters after the
+    common ones: A's row and depth step, and bytes of a copied row, or for ``blocks``, ``columns`` and
+    ``tiles`` of a block of rows.
     """
 
     words = 1
@@ -54,7 +57,8 @@ class MatrixRows:
             emitter.parameter(len(WORDS) + number) for number in range(3)
         )
         self._origin = emitter.variable(emitter.operand(0))
-        self.copies = kind in ("rows", "columns", "strided")
+        self.copies = kind in ("rows", "columns", "strided", "tiles")
+        self._inside_step = TILE_ROW_BYTES if kind == "tiles" else sums.itemsize
         self.step_bytes = self._known_step()
 
     def _known_step(self) -> int | None:
@@ -80,9 +84,9 @@ class MatrixRows:
         copies = emitter.offset(emitter.scratch, self._word["a_scratch"])
         with emitter.loop(0, round_up_rows(emitter, rows, self._tile)) as entry:
             row = emitter.minimum(entry, emitter.sub(rows, 1))
-            if self._kind in ("columns", "blocks"):
+            if self._kind in ("columns", "blocks", "tiles"):
                 block = emitter.divide(row, self._tile.rows)
-                inside = emitter.mul(emitter.modulo(row, self._tile.rows), self._sums.itemsize)
+                inside = emitter.mul(emitter.modulo(row, self._tile.rows), self._inside_step)
                 place = emitter.add(emitter.mul(block, self._pitch), inside)
                 address = emitter.offset(copies if self.copies else origin, place)
             elif not self.copies:
@@ -100,7 +104,9 @@ class MatrixRows:
             return Block(start, length, I64(1), I64(0), offset)
         source = emitter.offset(self._origin.value, offset)
         copies = emitter.offset(emitter.scratch, word["a_scratch"])
-        if self._kind == "columns":
+        if self._kind == "tiles":
+            copy_tiles(emitter, source, self._row_step, copies, self._pitch, rows, length)
+        elif self._kind == "columns":
             self._copy_columns(source, copies, rows, length)
         else:
             self._copy_rows(source, copies, rows, length)

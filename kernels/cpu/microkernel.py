@@ -13,6 +13,7 @@ https://arxiv.org/abs/1907.02129.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from llvmlite import ir
 
@@ -30,7 +31,7 @@ from onnxplan.kernels.cpu.epilogue_code import (
     places_of,
     tile_finisher,
 )
-from onnxplan.kernels.cpu.fetch_code import UNROLL, fetch_later, fetch_next
+from onnxplan.kernels.cpu.fetch_code import UNROLL, fetch_ahead, fetch_later
 from onnxplan.kernels.cpu.llvm_types import I1, I32, I64, POINTER, compute_type
 from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
@@ -132,6 +133,10 @@ class MicroKernels:
         }
         self._finishing = sorted(finishing, reverse=True)
         self._finish = tile_finisher(emitter, micro.epilogue, micro.lanes, micro.row_bytes)
+
+    def configured(self, emitter: Emitter) -> AbstractContextManager[None]:
+        """What :meth:`call` runs inside of: nothing, as the processor's state stays as it is."""
+        return nullcontext()
 
     def call(
         self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], last: ir.Value
@@ -394,13 +399,9 @@ def _fetch_ahead(
     """
     step = source.ahead_step
     assert step is not None
-    if not (micro.fetches_b and whole):
+    if micro.fetches_b and whole:
+        assert micro.b_step is not None
+        fetch_ahead(inner, b, micro.b_step, place, step, rows)
+    else:
         fetch_later(inner, place, step, rows)
-        return inner.offset(place, inner.mul(step, rows))
-    assert micro.b_step is not None
-    with inner.branch(inner.builder.icmp_signed("==", step, I64(0))) as (own, later):
-        with own:
-            fetch_next(inner, b, rows * micro.b_step)
-        with later:
-            fetch_later(inner, place, step, rows)
     return inner.offset(place, inner.mul(step, rows))

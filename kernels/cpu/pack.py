@@ -18,7 +18,7 @@ from onnxplan.compiler.blocks import empty_block
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.view import View, normal_strides
-from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div
+from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, round_up
 
 FAMILY = "pack"
 
@@ -40,10 +40,13 @@ def pack_array(matrices: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
     return packed
 
 
-def pack_quads(matrices: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
-    """Packs bytes ``(..., depth, columns)`` into a flat array of ``(..., panel, depth / 4, width, 4)``."""
+def pack_quads(matrices: npt.NDArray[Any], width: int, unit: int = 1) -> npt.NDArray[Any]:
+    """Packs bytes ``(..., depth, columns)`` into a flat array of ``(..., panel, depth / 4, width, 4)``.
+
+    The depth is filled up with zeros to a multiple of ``unit`` quads.
+    """
     *outer, depth, columns = matrices.shape
-    panels, rows = ceil_div(columns, width), ceil_div(depth, 4)
+    panels, rows = ceil_div(columns, width), round_up(ceil_div(depth, 4), unit)
     packed = empty_block(math.prod((*outer, panels, rows, width, 4)), matrices.dtype)
     by_panel = packed.reshape(*outer, panels, rows, width, 4)
     block = np.zeros((*outer, 4 * rows, width), matrices.dtype)
@@ -62,30 +65,42 @@ def access_kind(depth_stride: int, column_stride: int, columns: int) -> str:
     return "columns" if depth_stride == 1 else "strided"
 
 
+def packed_depth(depth: int, element: int, unit: int) -> int:
+    """Elements of the product, ``element`` of B each, that a column has place for after :func:`pack`."""
+    return round_up(ceil_div(depth, element), unit)
+
+
 def pack(
-    emit: StepEmitter, matrices: View, tile: RegisterTile, depth_axes: int = 1, *, quads: bool = False
+    emit: StepEmitter,
+    matrices: View,
+    tile: RegisterTile,
+    depth_axes: int = 1,
+    *,
+    quads: bool = False,
+    unit: int = 1,
 ) -> View:
     """The packed form of ``matrices (*outer, *depth, columns)`` as a flat view.
 
     The last ``depth_axes`` axes before the columns are the depth, outermost first, and only one for ``quads``
     that are not constant. Outer axes must have no stride 0. The result is ``(*outer, panel, depth, width)``
-    of the same element type, with ``quads`` ``(*outer, panel, depth / 4, width, 4)``.
+    of the same element type, with ``quads`` ``(*outer, panel, depth / 4, width, 4)``; there the depth takes
+    the place of a multiple of ``unit`` quads.
     """
     outer = matrices.rank - 1 - depth_axes
     depth = math.prod(matrices.shape[outer:-1])
     columns = matrices.shape[-1]
     panels = panel_count(columns, tile)
-    rows, element = (ceil_div(depth, 4), 4) if quads else (depth, 1)
+    element = 4 if quads else 1
+    rows = packed_depth(depth, element, unit)
     size = math.prod(matrices.shape[:outer]) * panels * rows * tile.width * element
     if matrices.is_constant:
-        lay_out = pack_quads if quads else pack_array
 
         def make(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return lay_out(array.reshape(*array.shape[:outer], depth, columns), tile.width)
+            array = array.reshape(*array.shape[:outer], depth, columns)
+            return pack_quads(array, tile.width, unit) if quads else pack_array(array, tile.width)
 
-        packed = emit.constant(
-            (matrices,), f"{'quads' if quads else 'panels'}{tile.width} outer{outer}", make
-        )
+        layout = f"quads{unit}x{tile.width}" if quads else f"panels{tile.width}"
+        packed = emit.constant((matrices,), f"{layout} outer{outer}", make)
         return View.dense(packed, (size,))
     packed = emit.temporary(matrices.dtype, size, "packed")
     result = View.dense(packed, (size,))

@@ -15,6 +15,7 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.block_unpack_code import panel_unpacker
 from onnxplan.kernels.cpu.block_weights import BlockFormat
+from onnxplan.kernels.cpu.byte_tiles_code import TileKernels
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
@@ -84,7 +85,7 @@ class ProductCode:
     last vector); ``scratch_<kind>``, packed by each tile (kinds of :func:`~.pack.access_kind`);
     ``gathered``, packed by each tile in the family's own way; or ``unpacked``, weights in the layout
     ``blocks``, each block of the depth unpacked where it is used.
-    ``quads`` says that elements are quads of bytes.
+    ``quads`` says that elements are quads of bytes, ``tiles`` that tile registers multiply them.
     """
 
     target: Target
@@ -94,6 +95,7 @@ class ProductCode:
     epilogue: Epilogue
     blocks: BlockFormat | None = None
     quads: QuadProduct | None = None
+    tiles: bool = False
 
     @property
     def dtype(self) -> DType:
@@ -131,20 +133,7 @@ def emit_product(
     """
     word = product_words(emitter)
     operands = len(code.epilogue.dtypes)
-    micro = MicroKernel(
-        code.target,
-        code.b_dtype,
-        code.tile,
-        masked=code.b_layout == "rows_masked",
-        taps=rows.has_taps,
-        epilogue=code.epilogue,
-        a_step=rows.step_bytes,
-        b_step=code.b_row,
-        ahead=code.fetches_ahead,
-        fetches_b=code.fetches_ahead,
-        quads=code.quads,
-    )
-    kernels = MicroKernels(emitter, micro)
+    kernels = _kernels(emitter, code, rows)
     steps = [
         (emitter.parameter(parameters + 2 * number), emitter.parameter(parameters + 2 * number + 1))
         for number in range(operands)
@@ -153,7 +142,7 @@ def emit_product(
     if code.b_layout.startswith("scratch_"):
         pack = _pack_matrix(emitter, code, word)
     unpacker = None if code.blocks is None else panel_unpacker(emitter, code.blocks)
-    with emitter.loop(emitter.first, emitter.last) as number:
+    with kernels.configured(emitter), emitter.loop(emitter.first, emitter.last) as number:
         row_tile = emitter.modulo(emitter.divide(number, word["row_tile_step"]), word["row_tiles"])
         column_tile = emitter.modulo(emitter.divide(number, word["column_tile_step"]), word["column_tiles"])
         batch_tile = emitter.divide(number, emitter.mul(word["row_tiles"], word["column_tiles"]))
@@ -181,6 +170,26 @@ def emit_product(
             _TileWriter(emitter, code, kernels, rows, tile, unpacker).write()
     emitter.builder.ret_void()
     return compile_module(emitter.module, emitter.function.name, code.target, light=True)
+
+
+def _kernels(emitter: Emitter, code: ProductCode, rows: RowSource) -> MicroKernels | TileKernels:
+    if code.tiles:
+        assert code.quads is not None
+        return TileKernels(emitter, code.quads, code.epilogue)
+    micro = MicroKernel(
+        code.target,
+        code.b_dtype,
+        code.tile,
+        masked=code.b_layout == "rows_masked",
+        taps=rows.has_taps,
+        epilogue=code.epilogue,
+        a_step=rows.step_bytes,
+        b_step=code.b_row,
+        ahead=code.fetches_ahead,
+        fetches_b=code.fetches_ahead,
+        quads=code.quads,
+    )
+    return MicroKernels(emitter, micro)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +226,7 @@ class _TileWriter:
         self,
         emitter: Emitter,
         code: ProductCode,
-        kernels: MicroKernels,
+        kernels: MicroKernels | TileKernels,
         rows: RowSource,
         tile: _Tile,
         unpacker: ir.Function | None,

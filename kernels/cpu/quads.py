@@ -31,7 +31,12 @@ def takes_quads(target: Target, a: DType, b: DType, accumulator: DType) -> bool:
 
 
 def quad_tile(target: Target, columns: int) -> RegisterTile:
-    """The register tile for products of quads; as :func:`register_tile` it does not depend on the rows."""
+    """The register tile for products of quads; as :func:`register_tile` it does not depend on the rows.
+
+    With tiles of bytes it is as wide as two of them, which multiply the same packed columns.
+    """
+    if target.byte_tiles:
+        return RegisterTile(12, 2, target.vector_bytes // DType.INT32.itemsize)
     if target.dot_products:
         return register_tile(target, DType.INT32, columns)
     lanes = target.vector_bytes // DType.INT32.itemsize

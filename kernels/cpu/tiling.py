@@ -191,6 +191,8 @@ def cut(
     depth_blocks: int,
     columns_first: bool = False,
     copied_row: int = 0,
+    rereads: bool = False,
+    tiles_a_thread: int = TILES_A_THREAD,
 ) -> Tiling:
     """Cuts a problem into tiles. Sums do not depend on the cut: no element is computed in parts.
 
@@ -200,7 +202,8 @@ def cut(
     halved first where the cache holds all of B.
     ``columns_first`` leaves the rows whole as long as columns can be halved: tiles that pack their part of B
     then pack nothing twice. ``copied_row`` is the size of a row that tiles copy: the copies should stay in
-    the first cache, unless B is so large that reading it again costs more.
+    the first cache, unless B is so large that reading it again costs more, or ``rereads`` says that it never
+    does. Threads get ``tiles_a_thread`` tiles each where there are enough.
     """
     first, second = _caches(target)
     row_blocks = max(1, ceil_div(problem.rows, tile.rows))
@@ -212,9 +215,8 @@ def cut(
     tile_rows = _even(row_blocks, max(4, 3 * second // 8 // max(1, row_bytes)))
     b_bytes = problem.depth * problem.columns * problem.b_itemsize
     if copied_row:
-        tile_rows = _even(
-            row_blocks, min(tile_rows, max(1, max(first, b_bytes // 4) // (tile.rows * copied_row)))
-        )
+        room = first if rereads else max(first, b_bytes // 4)
+        tile_rows = _even(row_blocks, min(tile_rows, max(1, room // (tile.rows * copied_row))))
     full_panel = tile.width * problem.depth * problem.b_itemsize
     full_row = tile.rows * problem.depth * problem.a_itemsize
 
@@ -224,7 +226,7 @@ def cut(
     def seconds() -> float:
         return _seconds(target, tile, problem, tile_rows, tile_panels)
 
-    wanted = TILES_A_THREAD * target.threads if target.threads > 1 else 1
+    wanted = tiles_a_thread * target.threads if target.threads > 1 else 1
     while tiles() < wanted and seconds() > 2 * LEAST_SECONDS:
         splits_rows = tile_rows >= ROW_BLOCKS_WORTH_SPLITTING or tiles() < 4 * target.threads
         whole_rows = b_bytes <= second // 4 and tile_rows >= ROW_BLOCKS_WORTH_SPLITTING

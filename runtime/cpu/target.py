@@ -37,6 +37,7 @@ X86_FLAGS = {
 }
 DOT_PRODUCT_FLAGS = {"avx512": "avx512_vnni", "avx2": "avx_vnni"}
 """The flag of an instruction set's dot products of bytes, as Linux names it."""
+BYTE_TILE_FLAGS = frozenset(("amx_tile", "amx_int8"))
 FALLBACK_CACHES = (32 << 10, 512 << 10, 8 << 20)
 BANDWIDTH = 1e10
 
@@ -45,8 +46,8 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
     """The CPU of this machine as a compilation target.
 
     ``threads`` defaults to :func:`default_threads`. ``ONNXPLAN_ISA`` (``avx512``, ``avx2``, ``neon`` or
-    ``generic``) overrides the instruction set. Raises ``ValueError`` for an unknown instruction set or math
-    mode and for fewer than one thread.
+    ``generic``) overrides the instruction set, and ``ONNXPLAN_AMX=0`` leaves out AMX. Raises ``ValueError``
+    for an unknown instruction set or math mode and for fewer than one thread.
     """
     if math not in MATH_MODES:
         raise ValueError(f"math must be one of {', '.join(MATH_MODES)}, not {math!r}")
@@ -68,6 +69,7 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
         math=math,
         alignment=64,
         dot_products=DOT_PRODUCT_FLAGS.get(isa) in x86_flags(),
+        byte_tiles=isa == "avx512" and os.environ.get("ONNXPLAN_AMX") != "0" and has_byte_tiles(),
         flops=found.flops,
         bandwidth=BANDWIDTH,
     )
@@ -96,6 +98,20 @@ def x86_flags() -> frozenset[str]:
         if line.startswith("flags"):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
+
+
+@functools.cache
+def has_byte_tiles() -> bool:
+    """Does this processor multiply tiles of bytes, and does Linux let the process use their registers?
+
+    They are asked for once by a process, for all of its threads, and its children inherit the permission.
+    Source: https://docs.kernel.org/arch/x86/xstate.html
+    """
+    needed = BYTE_TILE_FLAGS | {DOT_PRODUCT_FLAGS["avx512"]}
+    if not (sys.platform == "linux" and needed <= x86_flags()):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
 
 
 def _macos_flags() -> frozenset[str]:

@@ -32,14 +32,14 @@ SIGNATURE = ctypes.CFUNCTYPE(
 def make_target(isa, threads=2):
     """The test machine's target for an instruction set, or that of a GPU for a compute capability.
 
-    ``avx512_words`` and ``avx2_words`` are targets without dot products of bytes, ``sm_90_fast`` is one with
-    ``math="fast"``.
+    ``avx512_words`` and ``avx2_words`` are targets without dot products of bytes, ``avx512_tiles`` is one
+    with tiles of bytes, ``sm_90_fast`` one with ``math="fast"``.
     """
     if is_cuda(isa):
         math = "fast" if isa.endswith("_fast") else "strict"
         cache = (227 << 10, 50 << 20)
         return Target("cuda", isa.removesuffix("_fast"), 16, 255, cache, 132, math=math, alignment=256)
-    name = isa.removesuffix("_words")
+    name, _, variant = isa.partition("_")
     return Target(
         "cpu",
         name,
@@ -47,7 +47,9 @@ def make_target(isa, threads=2):
         32 if name == "avx512" else 16,
         (32 << 10, 1 << 20),
         threads,
-        dot_products=isa in DOT_PRODUCTS and bool(llvm.get_host_cpu_features().get(DOT_PRODUCTS[isa])),
+        dot_products=variant != "words"
+        and bool(llvm.get_host_cpu_features().get(DOT_PRODUCTS.get(name, ""))),
+        byte_tiles=variant == "tiles",
     )
 
 

@@ -14,17 +14,20 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Conv, MatMul
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.trace import apply, cast, select, trace
-from onnxplan.kernels.cpu import quad_code
+from onnxplan.kernels.cpu import byte_tiles_code, quad_code
+from onnxplan.kernels.cpu.byte_tiles import LEAST_ROWS
+from onnxplan.runtime.cpu.target import has_byte_tiles
 
 I8, U8, I32, F32 = DType.INT8, DType.UINT8, DType.INT32, DType.FLOAT32
 PAIRS = [(U8, I8), (I8, U8)]
 NATIVE = [name for name in cpu_isas() if name in harness.DOT_PRODUCTS]
+TILES = ["avx512_tiles"] if has_byte_tiles() else []
 ISAS = [isa for name in NATIVE for isa in (name, f"{name}_words")]
 EXTREMES = {U8: (0, 255), I8: (-128, 127)}
 
 pytestmark = pytest.mark.skipif(not ISAS, reason="products of quads are x86's")
-native = pytest.mark.parametrize("isa", NATIVE)
-either = pytest.mark.parametrize("isa", ISAS)
+native = pytest.mark.parametrize("isa", NATIVE + TILES)
+either = pytest.mark.parametrize("isa", ISAS + TILES)
 
 
 def random_bytes(rng, views, extreme=False):
@@ -48,7 +51,8 @@ def check_product(isa, rng, a, b, output, *, constant, extreme=False):
     left, right = (array.astype(np.int64) for array in arrays((a, b), values))
     operand = as_constant(b, values) if constant else b
     operation = Operation(MatMul(I32), (a, operand), (output,))
-    assert ("matmul", "quads") in families(operation, isa)
+    by_tiles = isa in TILES and output.shape[-2] >= LEAST_ROWS
+    assert ("matmul", "tiles" if by_tiles else "quads") in families(operation, isa)
     needed = {view.storage: values[view.storage] for view in ((a,) if constant else (a, b))}
     (got,) = run_operation(operation, needed, isa, rng)
     np.testing.assert_array_equal(got, (left @ right).astype(np.int32))
@@ -58,7 +62,10 @@ def check_product(isa, rng, a, b, output, *, constant, extreme=False):
 @pytest.mark.parametrize("types", PAIRS, ids=lambda types: "-".join(t.label for t in types))
 def test_every_tail(isa, types):
     rng = np.random.default_rng(0)
-    for rows, columns in itertools.product((1, 2, 5, 6, 7, 11), (1, 15, 16, 17, 33, 48, 64, 65)):
+    heights = (16, 17, 31, 32, 33, 50) if isa in TILES else (1, 2, 5, 6, 7, 11)
+    # A lone column is a row times a matrix, which other kernels compute.
+    narrowest = 2 if isa in TILES else 1
+    for rows, columns in itertools.product(heights, (narrowest, 15, 16, 17, 33, 48, 64, 65)):
         depth = int(rng.choice([1, 2, 3, 4, 5, 8, 31, 64, 67]))
         a = place(rng, (rows, depth), types[0], "gaps")
         b, output = place(rng, (depth, columns), types[1], "gaps"), place(rng, (rows, columns), I32, "gaps")
@@ -70,7 +77,7 @@ def test_every_tail(isa, types):
 @pytest.mark.parametrize("constant", [True, False])
 def test_layouts_and_batches(isa, layout, constant):
     rng = np.random.default_rng(1)
-    for rows, depth, columns in ((7, 33, 50), (20, 64, 17), (9, 130, 70), (40, 4, 5)):
+    for rows, depth, columns in ((7, 33, 50), (20, 64, 17), (19, 130, 70), (40, 4, 5)):
         a, b = place(rng, (rows, depth), U8, layout), place(rng, (depth, columns), I8, layout)
         check_product(isa, rng, a, b, dense(I32, (rows, columns)), constant=constant)
         batch = (2, 3)
@@ -87,12 +94,13 @@ def test_layouts_and_batches(isa, layout, constant):
 def test_sums_that_saturate_sixteen_bits(isa, types):
     """Neighbouring products of extremes leave int16, and sums of many the range of int32."""
     rng = np.random.default_rng(2)
+    rows = 17 if isa in TILES else 3
     for depth in (4, 6, 1024, 4097, 70000):
-        a, b = place(rng, (3, depth), types[0], "dense"), place(rng, (depth, 18), types[1], "dense")
-        check_product(isa, rng, a, b, dense(I32, (3, 18)), constant=True, extreme=True)
-    a, b = dense(U8, (2, 70000)), dense(I8, (70000, 3))
+        a, b = place(rng, (rows, depth), types[0], "dense"), place(rng, (depth, 18), types[1], "dense")
+        check_product(isa, rng, a, b, dense(I32, (rows, 18)), constant=True, extreme=True)
+    a, b = dense(U8, (rows, 70000)), dense(I8, (70000, 3))
     values = {a.storage: np.full(a.size, 255, np.uint8), b.storage: np.full(b.size, -128, np.int8)}
-    operation = Operation(MatMul(I32), (a, as_constant(b, values)), (dense(I32, (2, 3)),))
+    operation = Operation(MatMul(I32), (a, as_constant(b, values)), (dense(I32, (rows, 3)),))
     (got,) = run_operation(operation, {a.storage: values[a.storage]}, isa)
     assert (got == np.int64(-255 * 128 * 70000).astype(np.int32)).all()
 
@@ -230,11 +238,21 @@ def test_other_sums_and_types_take_other_kernels(isa):
         rng = np.random.default_rng(11)
         a, b, output = dense(left, (5, 40)), dense(right, (40, 20)), dense(sums, (5, 20))
         operation = Operation(MatMul(sums), (a, b), (output,))
-        assert ("matmul", "quads") not in families(operation, isa)
+        assert not {("matmul", "quads"), ("matmul", "tiles")} & set(families(operation, isa))
         values = random_bytes(rng, (a, b))
         (got,) = run_operation(operation, values, isa)
         product = array_of(a, values[a.storage]).astype(np.int64) @ array_of(b, values[b.storage])
         np.testing.assert_array_equal(got, product.astype(sums.numpy))
+
+
+@pytest.mark.skipif(not TILES, reason="this processor, or its system, has no AMX")
+def test_tiles_that_the_processor_lacks_are_refused(monkeypatch):
+    monkeypatch.setattr(byte_tiles_code, "machine_description", lambda isa: ("", "", "+avx512vnni,-amx-int8"))
+    operation = Operation(MatMul(I32), (dense(U8, (16, 40)), dense(I8, (40, 20))), (dense(I32, (16, 20)),))
+    recorder = harness.Recorder()
+    harness.selector(TILES[0]).select(operation, recorder)
+    with pytest.raises(ValueError, match="lacks AMX"):
+        harness.registry.build(recorder.steps[-1].kernel, harness.make_target(TILES[0]))
 
 
 @either

@@ -62,6 +62,28 @@ def test_x86_flags_choose_the_instruction_set(monkeypatch):
         assert detection.detect_isa.__wrapped__() == isa
 
 
+@pytest.mark.skipif(not detection.has_byte_tiles(), reason="this processor, or its system, has no AMX")
+def test_tiles_of_bytes_belong_to_avx512_and_can_be_turned_off(monkeypatch):
+    monkeypatch.delenv("ONNXPLAN_AMX", raising=False)
+    for isa in INSTRUCTION_SETS:
+        monkeypatch.setenv("ONNXPLAN_ISA", isa)
+        assert detect_target().byte_tiles == (isa == "avx512")
+    monkeypatch.setenv("ONNXPLAN_ISA", "avx512")
+    monkeypatch.setenv("ONNXPLAN_AMX", "0")
+    assert not detect_target().byte_tiles
+
+
+def test_tiles_need_the_processor_and_the_system(monkeypatch):
+    for name in ("amx_tile", "amx_int8", "avx512_vnni"):
+        flags = frozenset(("amx_tile", "amx_int8", "avx512_vnni")) - {name}
+        monkeypatch.setattr(detection, "x86_flags", lambda flags=flags: flags)
+        assert not detection.has_byte_tiles.__wrapped__()
+    flags = frozenset(("amx_tile", "amx_int8", "avx512_vnni"))
+    monkeypatch.setattr(detection, "x86_flags", lambda: flags)
+    monkeypatch.setattr(detection.ctypes, "CDLL", lambda name: type("C", (), {"syscall": lambda *call: -1}))
+    assert not detection.has_byte_tiles.__wrapped__()
+
+
 def test_detection_imports_no_compiler():
     source = (
         "import sys; from onnxplan.runtime.cpu.target import detect_target; detect_target(); "

@@ -1,0 +1,39 @@
+"""Tiles of bytes: products of 16 x 64 by 64 x 16 bytes are one instruction of processors that have AMX.
+
+Rows of A are copied as tiles that follow one another, filled up with zeros; B is packed in quads
+(:mod:`onnxplan.kernels.cpu.quads`), with place for whole tiles. Knows nothing of code generation.
+
+Source: Intel, "Intel 64 and IA-32 Architectures Software Developer's Manual", volume 1, chapter 18.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.tiling import RegisterTile
+from onnxplan.kernels.matrices import Matrices
+
+SIDE = 16
+"""Rows and columns of a tile of sums; also the quads of its depth."""
+TILE = RegisterTile(2 * SIDE, 2, SIDE)
+"""Four tiles of sums, whose products take two tiles of A and two of B: all eight registers."""
+LEAST_ROWS = 16
+"""Fewer rows leave most of a tile's rows empty."""
+SPEED = 8.0
+"""Products of quads in the time of one of float32."""
+
+
+def takes_tiles(target: Target, matrices: Matrices) -> bool:
+    """Are products of quads computed by tiles?"""
+    return target.byte_tiles and matrices.rows >= LEAST_ROWS
+
+
+def depth_unit(target: Target) -> int:
+    """B is packed with place for a multiple of so many quads, for any number of rows."""
+    return SIDE if target.byte_tiles else 1
+
+
+def tile_target(target: Target) -> Target:
+    """``target`` with the speed of tiles, for estimates."""
+    return replace(target, flops=SPEED * target.flops)

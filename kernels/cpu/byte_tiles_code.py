@@ -1,0 +1,189 @@
+"""Code of :mod:`onnxplan.kernels.cpu.byte_tiles`: sums of products of bytes in AMX's tile registers.
+
+All registers have 16 rows of 64 bytes: 0 to 3 hold sums, row by row of tiles, 4 and 5 tiles of A, 6 and 7
+those of B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llvmlite import ir
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
+from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.epilogue import Epilogue
+from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
+from onnxplan.kernels.cpu.fetch_code import fetch_ahead
+from onnxplan.kernels.cpu.llvm_types import I8, I64, POINTER
+from onnxplan.kernels.cpu.microkernel import Source
+from onnxplan.kernels.cpu.objects import machine_description
+from onnxplan.kernels.cpu.quad_code import QuadProduct
+from onnxplan.kernels.cpu.registers import local_function
+
+TILE_ROW_BYTES = 64
+_TILE_BYTES = SIDE * TILE_ROW_BYTES
+_BLOCK_BYTES = TILE.rows * TILE_ROW_BYTES
+_B_STEP = TILE.width * DType.INT32.itemsize
+_SUM_STEP = TILE.width * DType.INT32.itemsize
+_REGISTERS = 8
+_FIRST_A, _FIRST_B = 4, 6
+
+
+def copy_tiles(
+    emitter: Emitter,
+    source: ir.Value,
+    row_step: ir.Value,
+    target: ir.Value,
+    block_step: ir.Value,
+    rows: ir.Value,
+    length: ir.Value,
+) -> None:
+    """Copies ``rows`` rows of ``length`` quads from ``source`` on as tiles.
+
+    Blocks of ``TILE.rows`` rows are ``block_step`` bytes apart, and in a block so many rows of the first 64
+    bytes of the depth come first. The last tiles of a row are filled up with zeros, blocks are not.
+    """
+    whole = emitter.builder.and_(length, I64(-SIDE))
+    rest = emitter.sub(length, whole)
+    mask = emitter.mask(rest)
+    with emitter.loop(0, rows) as row:
+        at = emitter.offset(source, emitter.mul(row, row_step))
+        block = emitter.mul(emitter.divide(row, TILE.rows), block_step)
+        inside = emitter.mul(emitter.modulo(row, TILE.rows), TILE_ROW_BYTES)
+        to = emitter.offset(target, emitter.add(block, inside))
+
+        def copy(quad: ir.Value, limit: Mask | None, at: ir.Value = at, to: ir.Value = to) -> None:
+            value = emitter.load(emitter.element(at, quad, DType.INT32), DType.INT32, limit)
+            place = emitter.offset(to, emitter.mul(quad, _BLOCK_BYTES // SIDE))
+            emitter.store(value, place, DType.INT32)
+
+        with emitter.loop(0, whole, SIDE) as quad:
+            copy(quad, None)
+        with emitter.when(emitter.less(0, rest)):
+            copy(whole, mask)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of A by a panel of B: both begin at the same depth, of which there are ``length`` quads."""
+
+    a: ir.Value
+    b: ir.Value
+    length: ir.Value
+    sums: ir.Value
+    accumulate: ir.Value
+    ahead: ir.Value
+    ahead_step: ir.Value
+
+    @property
+    def values(self) -> list[ir.Value]:
+        return [getattr(self, name) for name in self.__slots__]
+
+
+class TileKernels:
+    """As :class:`~.microkernel.MicroKernels`, for rows of A that :func:`copy_tiles` copied.
+
+    Raises ``ValueError`` where this machine lacks AMX, which the plan's target has.
+    """
+
+    def __init__(self, emitter: Emitter, product: QuadProduct, epilogue: Epilogue) -> None:
+        features = machine_description(emitter.target.isa)[2].split(",")
+        if not {"+amx-tile", "+amx-int8"} <= set(features):
+            raise ValueError("this processor lacks AMX's products of bytes, which the plan's target has")
+        self._multiply = _instruction(product)
+        self._cores = {
+            (rows, columns): self._core(emitter, rows, columns) for rows in (1, 2) for columns in (1, 2)
+        }
+        self._finish = tile_finisher(emitter, epilogue, TILE.lanes, _SUM_STEP)
+
+    @contextmanager
+    def configured(self, emitter: Emitter) -> Iterator[None]:
+        """Sets the registers' sizes for what runs inside; then the system need not keep them any more.
+
+        The record has the palette first, widths of 16 bits from byte 16 on, and rows from byte 48 on.
+        """
+        record = bytearray(64)
+        record[0] = 1
+        for register in range(_REGISTERS):
+            record[16 + 2 * register] = TILE_ROW_BYTES
+            record[48 + register] = SIDE
+        kind = ir.VectorType(I8, len(record))
+        place = emitter.stack(kind)
+        emitter.builder.store(ir.Constant(kind, list(record)), place, align=64)
+        emitter.intrinsic("llvm.x86.ldtilecfg", ir.VoidType(), [place])
+        yield
+        emitter.intrinsic("llvm.x86.tilerelease", ir.VoidType(), [])
+
+    def call(
+        self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], last: ir.Value
+    ) -> None:
+        """Computes ``rows`` rows and ``source.columns`` columns; runs the epilogue if ``last`` holds."""
+        a = emitter.offset(emitter.builder.load(source.table, align=8, typ=POINTER), source.a_offset)
+        assert source.ahead is not None
+        assert source.ahead_step is not None
+        block = _Block(
+            a, source.b, source.length, source.tile, source.accumulate, source.ahead, source.ahead_step
+        )
+
+        def pick(row_tiles: int) -> None:
+            with emitter.branch(emitter.less(SIDE, source.columns)) as (two, one):
+                for branch, column_tiles in ((two, 2), (one, 1)):
+                    with branch:
+                        emitter.builder.call(self._cores[row_tiles, column_tiles], block.values)
+
+        with emitter.branch(emitter.less(SIDE, rows)) as (two, one):
+            with two:
+                pick(2)
+            with one:
+                pick(1)
+        with emitter.when(last):
+            arguments = [source.tile, rows, source.columns, *place_values(places)]
+            emitter.builder.call(self._finish, arguments)
+
+    def _core(self, emitter: Emitter, row_tiles: int, column_tiles: int) -> ir.Function:
+        """The function that sums a block of so many tiles; what rows or columns are too many mean nothing."""
+        types = [POINTER, POINTER, I64, POINTER, I64, POINTER, I64]
+        inner = local_function(emitter, f"tiles_{row_tiles}x{column_tiles}", types, TILE.lanes)
+        block = _Block(*inner.function.args)
+        sums = [
+            (2 * i + j, inner.offset(block.sums, SIDE * (i * _SUM_STEP + j * DType.INT32.itemsize)))
+            for i in range(row_tiles)
+            for j in range(column_tiles)
+        ]
+        with inner.branch(inner.builder.icmp_signed("!=", block.accumulate, I64(0))) as (resume, start):
+            with resume:
+                for register, place in sums:
+                    _move(inner, "tileloadd64", register, place, _SUM_STEP)
+            with start:
+                for register, _ in sums:
+                    inner.intrinsic("llvm.x86.tilezero", ir.VoidType(), [I8(register)])
+        with inner.loop(0, inner.divide(inner.add(block.length, SIDE - 1), SIDE)) as number:
+            a = inner.offset(block.a, inner.mul(number, _BLOCK_BYTES))
+            b = inner.offset(block.b, inner.mul(number, SIDE * _B_STEP))
+            later = inner.offset(block.ahead, inner.mul(number, inner.mul(block.ahead_step, SIDE)))
+            fetch_ahead(inner, b, _B_STEP, later, block.ahead_step, SIDE)
+            for j in range(column_tiles):
+                _move(inner, "tileloadd64", _FIRST_B + j, inner.offset(b, j * TILE_ROW_BYTES), _B_STEP)
+            for i in range(row_tiles):
+                _move(inner, "tileloadd64", _FIRST_A + i, inner.offset(a, i * _TILE_BYTES), TILE_ROW_BYTES)
+                for j in range(column_tiles):
+                    registers = [I8(2 * i + j), I8(_FIRST_A + i), I8(_FIRST_B + j)]
+                    inner.intrinsic(self._multiply, ir.VoidType(), registers)
+        for register, place in sums:
+            _move(inner, "tilestored64", register, place, _SUM_STEP)
+        inner.builder.ret_void()
+        return inner.function
+
+
+def _move(inner: Emitter, instruction: str, register: int, place: ir.Value, row_step: int) -> None:
+    inner.intrinsic(f"llvm.x86.{instruction}", ir.VoidType(), [I8(register), place, I64(row_step)])
+
+
+def _instruction(product: QuadProduct) -> str:
+    """The intrinsic for A's and B's signedness, in this order."""
+    signs = "".join("s" if dtype is DType.INT8 else "u" for dtype in (product.a, product.b))
+    return f"llvm.x86.tdpb{signs}d"
