@@ -25,7 +25,9 @@ def assemble(
     Buffers stand in this order: inputs, outputs, constants, arena.
     """
     bindings = [view.storage for view in (*program.inputs.values(), *program.outputs.values())]
-    placement = place(steps, set(bindings), target.alignment)
+    placement = place(
+        steps, set(bindings), target.alignment, shared=target.threads > 1 and target.private_cache_bytes > 0
+    )
     table = _BufferTable(lifetimes(steps))
     for index, view in enumerate(program.inputs.values()):
         table.add(view.storage, "input", index, 0)

@@ -4,6 +4,11 @@ A storage is alive from the first to the last step that uses it. Where a kernel 
 input that dies at that step, the two share one place. Places are found greedily, best fit first, in several
 orders, the first of which (by size, largest first) is that of Pisarchyk and Lee, *Efficient Memory
 Management for Deep Neural Net Inference* (https://arxiv.org/abs/2001.03288).
+
+Workers that share steps compute and read the same part of each storage, as far as they can: where a core
+writes lines that another one's cache has, or reads lines that it wrote, each is fetched from there. So
+storages lie around common middles, where that costs no memory: what is in one half of a storage is in the
+same half of the next one at this place.
 """
 
 from __future__ import annotations
@@ -14,6 +19,10 @@ from dataclasses import field
 from onnxplan.compiler.emission import EmittedStep
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Storage, View
+
+MIDDLE_ROUNDS = 2
+"""What a place has no room for in the first round may have moved away by the second."""
+MOST_MIDDLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +60,13 @@ def lifetimes(steps: Sequence[EmittedStep]) -> dict[Storage, tuple[int, int]]:
     return {storage: (number, last[storage]) for storage, number in first.items()}
 
 
-def place(steps: Sequence[EmittedStep], external: Container[Storage], alignment: int) -> Placement:
-    """Places all storages that ``steps`` use, except constants and those in ``external``."""
+def place(
+    steps: Sequence[EmittedStep], external: Container[Storage], alignment: int, *, shared: bool = False
+) -> Placement:
+    """Places all storages that ``steps`` use, except constants and those in ``external``.
+
+    ``shared`` says that several workers share steps.
+    """
     alive = {
         storage: span
         for storage, span in lifetimes(steps).items()
@@ -69,6 +83,8 @@ def place(steps: Sequence[EmittedStep], external: Container[Storage], alignment:
         if arena <= bound:
             break
     assert best is not None
+    if shared:
+        _share_middles(best, arena, len(steps), alignment)
     return Placement(
         {member: offset for place, offset in best.items() for member in place.members}, arena, bound
     )
@@ -172,6 +188,31 @@ def _best_fit(places: Sequence[_Place], count: int) -> tuple[dict[_Place, int], 
         for step in at_step[new.first : new.last + 1]:
             step.append(new)
     return offsets, arena
+
+
+def _share_middles(offsets: dict[_Place, int], arena: int, count: int, alignment: int) -> None:
+    """Moves places within the arena, the largest first, so that they lie around few middles."""
+    at_step: list[list[_Place]] = [[] for _ in range(count)]
+    for moved in offsets:
+        for step in at_step[moved.first : moved.last + 1]:
+            step.append(moved)
+    order = sorted(offsets, key=_ORDERS[0])
+    for _ in range(MIDDLE_ROUNDS):
+        middles: dict[int, None] = {}
+        for moved in order:
+            others = {other for step in at_step[moved.first : moved.last + 1] for other in step} - {moved}
+            taken = [(offsets[other], offsets[other] + other.size) for other in others]
+            for middle in middles:
+                start = (middle - moved.size // 2) // alignment * alignment
+                if _is_free(taken, start, moved.size, arena):
+                    offsets[moved] = start
+                    break
+            if len(middles) < MOST_MIDDLES:
+                middles.setdefault(offsets[moved] + moved.size // 2)
+
+
+def _is_free(taken: Sequence[tuple[int, int]], start: int, size: int, arena: int) -> bool:
+    return 0 <= start <= arena - size and all(start + size <= low or high <= start for low, high in taken)
 
 
 def _gap(taken: Sequence[tuple[int, int]], size: int) -> int:

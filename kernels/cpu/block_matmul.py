@@ -165,8 +165,6 @@ def _many_rows(
         *tiling.steps,
         1,
         tiling.batch,
-        tiling.rows,
-        tiling.panels,
         tiling.depth,
         tiling.depth_blocks,
         ceil_div(depth, form.block) * form.record,

@@ -347,8 +347,6 @@ def _emit_general(
         *tiling.steps,
         batch,
         tiling.batch,
-        tiling.rows,
-        tiling.panels,
         tiling.depth,
         tiling.depth_blocks,
         depth * row_bytes,

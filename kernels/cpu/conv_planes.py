@@ -110,8 +110,6 @@ def emit_conv_planes(emit: StepEmitter, target: Target, conv: Convolution, primi
         *tiling.steps,
         batch,
         tiling.batch,
-        tiling.rows,
-        tiling.panels,
         tiling.depth,
         tiling.depth_blocks,
         panel,

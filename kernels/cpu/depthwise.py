@@ -19,6 +19,7 @@ from onnxplan.kernels.cpu.tiling import (
     RegisterTile,
     ceil_div,
     register_tile,
+    round_up,
     sum_dtype,
 )
 from onnxplan.kernels.matrices import distinct_bytes
@@ -33,9 +34,8 @@ UNROLLED = (3, 5, 7)
 WORDS = (
     "channels",
     "lines",
-    "tile_lines",
     "line_tiles",
-    "tile_channels",
+    "channel_tiles",
     *(
         f"{name}_{axis}"
         for name in ("out", "in", "kernel", "stride", "dilation", "pad", "step")
@@ -63,13 +63,12 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
     bytes_moved = sum(distinct_bytes(view) for view in (x, w, output, *extras))
     lines = math.prod(output.shape[:3])
     seconds = max(flops / target.flops, bytes_moved / target.bandwidth)
-    tile_lines, tile_channels = _cut(target, tile.width, lines, channels, seconds)
+    line_tiles, channel_tiles = _cut(target, ceil_div(channels, tile.width), lines, seconds)
     parameters = [
         channels,
         lines,
-        tile_lines,
-        ceil_div(lines, tile_lines),
-        tile_channels,
+        line_tiles,
+        channel_tiles,
         *output.shape[1:-1],
         *x.shape[1:-1],
         *conv.kernel,
@@ -97,10 +96,10 @@ def emit_depthwise(emit: StepEmitter, target: Target, conv: Convolution, primiti
         (x, w, output, *extras),
         (2,),
         tuple(parameters),
-        tiles=ceil_div(lines, tile_lines) * ceil_div(channels, tile_channels),
+        tiles=line_tiles * channel_tiles,
         flops=flops,
         bytes_moved=bytes_moved,
-        scratch=sums_and_zeros + tile_lines * record,
+        scratch=sums_and_zeros + ceil_div(lines, line_tiles) * record,
         in_place=tuple((2, 3 + number) for number in shared_with_output(output, extras)),
     )
 
@@ -115,13 +114,16 @@ def _register_tile(tile: RegisterTile, unrolled: bool) -> RegisterTile:
     return RegisterTile(4, tile.vectors, tile.lanes)
 
 
-def _cut(target: Target, width: int, lines: int, channels: int, seconds: float) -> tuple[int, int]:
-    """Lines and channels of a tile: whole lines of all channels, or of some where there are few lines."""
+def _cut(target: Target, panels: int, lines: int, seconds: float) -> tuple[int, int]:
+    """How many tiles along the lines and along the panels of channels.
+
+    Whole lines of all channels, or of some where there are few lines, and as many tiles for each thread.
+    """
     wanted = max(1, min(LEAST_TILES, int(seconds / LEAST_SECONDS)))
-    tile_lines = max(1, lines // wanted)
-    panels = ceil_div(channels, width)
-    groups = max(1, min(panels, wanted // ceil_div(lines, tile_lines)))
-    return tile_lines, ceil_div(panels, groups) * width
+    if wanted > 1:
+        wanted = round_up(wanted, target.threads)
+    line_tiles = min(lines, wanted)
+    return line_tiles, min(panels, wanted // line_tiles)
 
 
 def _repeated(x: View, times: int) -> View:

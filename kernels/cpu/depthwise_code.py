@@ -91,10 +91,12 @@ class _Kernel:
         with emitter.loop(emitter.first, emitter.last) as number:
             line_tile = emitter.modulo(number, word["line_tiles"])
             channel_tile = emitter.divide(number, word["line_tiles"])
-            first_line = emitter.mul(line_tile, word["tile_lines"])
-            last_line = emitter.minimum(emitter.add(first_line, word["tile_lines"]), word["lines"])
-            first = emitter.mul(channel_tile, word["tile_channels"])
-            last = emitter.minimum(emitter.add(first, word["tile_channels"]), word["channels"])
+            first_line, last_line = emitter.share(word["lines"], word["line_tiles"], line_tile)
+            first, last = (
+                emitter.mul(panel, self._choices.tile.width)
+                for panel in emitter.share(self._panels, word["channel_tiles"], channel_tile)
+            )
+            last = emitter.minimum(last, word["channels"])
             records = emitter.offset(self._zeros, self._zero_bytes)
             size = emitter.add(
                 emitter.mul(emitter.mul(word["kernel_z"], word["kernel_y"]), 16), self._header_bytes
@@ -109,6 +111,11 @@ class _Kernel:
             ):
                 columns = emitter.minimum(emitter.sub(last, channel), self._choices.tile.width)
                 self._emit_line(emitter.offset(records, emitter.mul(line, size)), channel, columns)
+
+    @property
+    def _panels(self) -> ir.Value:
+        width = self._choices.tile.width
+        return self._emitter.divide(self._emitter.add(self._word["channels"], width - 1), width)
 
     @property
     def _zeros(self) -> ir.Value:

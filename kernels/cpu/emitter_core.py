@@ -177,6 +177,11 @@ class Core:
         """Remainder of non-negative integers."""
         return self.builder.urem(self.number(a), self.number(b))
 
+    def share(self, count: Number, parts: Number, number: Number) -> tuple[ir.Value, ir.Value]:
+        """The first and behind the last of the ``number``-th of ``parts`` even shares of ``count`` things."""
+        following = self.add(number, 1)
+        return self.divide(self.mul(count, number), parts), self.divide(self.mul(count, following), parts)
+
     def less(self, a: Number, b: Number) -> ir.Value:
         return self.builder.icmp_signed("<", self.number(a), self.number(b))
 

@@ -145,8 +145,6 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         *tiling.steps,
         batch,
         tiling.batch,
-        tiling.rows,
-        tiling.panels,
         tiling.depth,
         tiling.depth_blocks,
         *right.words,

@@ -23,8 +23,6 @@ WORDS = (
     "column_tile_step",
     "batch",
     "tile_batch",
-    "tile_rows",
-    "tile_panels",
     "depth_block",
     "depth_blocks",
     "b_panel",

@@ -146,11 +146,15 @@ def emit_product(
         row_tile = emitter.modulo(emitter.divide(number, word["row_tile_step"]), word["row_tiles"])
         column_tile = emitter.modulo(emitter.divide(number, word["column_tile_step"]), word["column_tiles"])
         batch_tile = emitter.divide(number, emitter.mul(word["row_tiles"], word["column_tiles"]))
-        first_row = emitter.mul(row_tile, word["tile_rows"])
-        row_count = emitter.minimum(word["tile_rows"], emitter.sub(word["rows"], first_row))
-        first_panel = emitter.mul(column_tile, word["tile_panels"])
+        first_row, last_row = (
+            emitter.mul(place, code.tile.rows)
+            for place in emitter.share(
+                row_blocks(emitter, word["rows"], code.tile), word["row_tiles"], row_tile
+            )
+        )
+        row_count = emitter.sub(emitter.minimum(last_row, word["rows"]), first_row)
         panels = emitter.divide(emitter.add(word["columns"], code.tile.width - 1), code.tile.width)
-        last_panel = emitter.minimum(emitter.add(first_panel, word["tile_panels"]), panels)
+        first_panel, last_panel = emitter.share(panels, word["column_tiles"], column_tile)
         first_batch = emitter.mul(batch_tile, word["tile_batch"])
         last_batch = emitter.minimum(emitter.add(first_batch, word["tile_batch"]), word["batch"])
         with emitter.loop(first_batch, last_batch) as batch:

@@ -129,9 +129,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a problem is cut: ``rows`` and ``panels`` of a tile, ``batch`` problems in it, a block's ``depth``.
+    """How a problem is cut: most ``rows`` and ``panels`` of a tile, ``batch`` problems, a block's ``depth``.
 
-    ``row_tiles``, ``column_tiles``, ``batch_tiles`` and ``depth_blocks`` are the counts. Tiles are numbered
+    Blocks of rows and panels are shared out evenly, so that tiles differ by one at most. ``row_tiles``,
+    ``column_tiles``, ``batch_tiles`` and ``depth_blocks`` are the counts. Tiles are numbered
     along the rows first, or along the columns if ``along_columns``.
     """
 
@@ -209,45 +210,48 @@ def cut(
     row_blocks = max(1, ceil_div(problem.rows, tile.rows))
     panels = max(1, ceil_div(problem.columns, tile.width))
     panel_bytes = max(1, depth * tile.width * problem.b_itemsize)
-    tile_panels = _even(panels, max(1, second // 2 // panel_bytes) if row_blocks > 1 else panels)
-    tile_columns = min(problem.columns, tile_panels * tile.width)
+    column_tiles = ceil_div(panels, max(1, second // 2 // panel_bytes)) if row_blocks > 1 else 1
+    tile_columns = min(problem.columns, ceil_div(panels, column_tiles) * tile.width)
     row_bytes = tile.rows * (depth * problem.a_itemsize + tile_columns * problem.out_itemsize)
-    tile_rows = _even(row_blocks, max(4, 3 * second // 8 // max(1, row_bytes)))
+    most_rows = max(4, 3 * second // 8 // max(1, row_bytes))
     b_bytes = problem.depth * problem.columns * problem.b_itemsize
     if copied_row:
         room = first if rereads else max(first, b_bytes // 4)
-        tile_rows = _even(row_blocks, min(tile_rows, max(1, room // (tile.rows * copied_row))))
+        most_rows = min(most_rows, max(1, room // (tile.rows * copied_row)))
+    row_tiles = ceil_div(row_blocks, most_rows)
     full_panel = tile.width * problem.depth * problem.b_itemsize
     full_row = tile.rows * problem.depth * problem.a_itemsize
 
     def tiles() -> int:
-        return ceil_div(row_blocks, tile_rows) * ceil_div(panels, tile_panels) * problem.batch
+        return row_tiles * column_tiles * problem.batch
 
     def seconds() -> float:
-        return _seconds(target, tile, problem, tile_rows, tile_panels)
+        return _seconds(
+            target, tile, problem, ceil_div(row_blocks, row_tiles), ceil_div(panels, column_tiles)
+        )
 
     wanted = tiles_a_thread * target.threads if target.threads > 1 else 1
     while tiles() < wanted and seconds() > 2 * LEAST_SECONDS:
+        tile_rows, tile_panels = ceil_div(row_blocks, row_tiles), ceil_div(panels, column_tiles)
         splits_rows = tile_rows >= ROW_BLOCKS_WORTH_SPLITTING or tiles() < 4 * target.threads
         whole_rows = b_bytes <= second // 4 and tile_rows >= ROW_BLOCKS_WORTH_SPLITTING
         halve_rows = not columns_first and (whole_rows or tile_rows * full_row >= tile_panels * full_panel)
         if tile_rows > 1 and splits_rows and (tile_panels == 1 or halve_rows):
-            tile_rows = _even(row_blocks, ceil_div(tile_rows, 2))
+            row_tiles = min(2 * row_tiles, row_blocks)
         elif tile_panels > 1:
-            tile_panels = _even(panels, ceil_div(tile_panels, 2))
+            column_tiles = min(2 * column_tiles, panels)
         else:
             break
     batch = 1
     if problem.batch > 1:
         batch = max(1, min(int(LEAST_SECONDS / max(seconds(), 1e-9)), tiles() // LEAST_TILES, problem.batch))
-    row_tiles = ceil_div(row_blocks, tile_rows)
     return Tiling(
-        rows=tile_rows * tile.rows,
-        panels=tile_panels,
+        rows=ceil_div(row_blocks, row_tiles) * tile.rows,
+        panels=ceil_div(panels, column_tiles),
         batch=batch,
         depth=depth,
         row_tiles=row_tiles,
-        column_tiles=ceil_div(panels, tile_panels),
+        column_tiles=column_tiles,
         batch_tiles=ceil_div(problem.batch, batch),
         depth_blocks=depth_blocks,
         # Threads walk tiles by number. Where the cache holds all of B, each had better compute whole rows,
@@ -263,11 +267,6 @@ def _seconds(target: Target, tile: RegisterTile, problem: Problem, tile_rows: in
     arithmetic = 2 * rows * columns * problem.depth / target.flops
     reading = columns * problem.depth * problem.b_itemsize / target.bandwidth
     return max(arithmetic, reading if rows <= tile.rows else 0.0)
-
-
-def _even(count: int, most: int) -> int:
-    """The size of parts when ``count`` things are cut evenly into parts of at most ``most``."""
-    return ceil_div(count, ceil_div(count, max(1, most)))
 
 
 def _caches(target: Target) -> tuple[int, int]:

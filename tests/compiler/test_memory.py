@@ -90,12 +90,14 @@ def step_lists(draw):
 
 
 @settings(max_examples=200, deadline=None)
-@given(step_lists())
-def test_random_graphs_are_placed_without_overlap(drawn):
+@given(step_lists(), st.booleans())
+def test_random_graphs_are_placed_without_overlap(drawn, shared):
     source, steps = drawn
     order = schedule(steps, {source})
     assert sorted(map(id, order)) == sorted(map(id, steps))
-    placement = place(order, {source}, 64)
+    placement = place(order, {source}, 64, shared=shared)
+    assert placement.arena_bytes == place(order, {source}, 64).arena_bytes
+    assert all(offset % 64 == 0 for offset in placement.offsets.values())
     written_over = {}
     for number, item in enumerate(order):
         spans = {}
@@ -112,7 +114,18 @@ def test_random_graphs_are_placed_without_overlap(drawn):
                 pairs = {(spans[a][0], spans[b][0]), (spans[b][0], spans[a][0])}
                 assert pairs & set(item.in_place)
                 written_over[number] = True
+        assert all(placement.offsets[a] + a.nbytes <= placement.arena_bytes for a in storages)
     assert placement.lower_bound <= placement.arena_bytes
+
+
+def test_storages_that_workers_share_lie_around_the_middles_of_larger_ones():
+    """So each worker's half of one lies where the same worker's half of the others was."""
+    source, *rest = [storage(size, str(size)) for size in (16, 1600, 3200, 960, 3200, 640, 1600)]
+    steps = [step([b], [a]) for a, b in zip([source, *rest], rest, strict=False)]
+    shared, packed = (place(steps, {source}, 64, shared=each) for each in (True, False))
+    middles = [{offset + s.nbytes // 2 for s, offset in p.offsets.items()} for p in (shared, packed)]
+    assert len(middles[0]) == 2 < len(middles[1])
+    assert shared.arena_bytes == packed.arena_bytes
 
 
 @settings(max_examples=100, deadline=None)
