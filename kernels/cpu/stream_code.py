@@ -38,12 +38,13 @@ def _move(emitter: Emitter, to: ir.Value, source: ir.Value, start: ir.Value, sto
 class FloatStream:
     """Vectors of float32 that follow each other in a result, written past the caches wherever it begins.
 
-    What does not fill a vector of the result waits in a register for what follows. Where a result begins or
-    ends within a vector, that part alone is written, and not past the caches.
+    What does not fill a vector of the result waits in a register for what follows: written in two parts, it
+    would be read before, and the stores behind it wait for that. Where a result begins or ends within a
+    vector, that part alone is written, and not past the caches.
     """
 
     def __init__(self, emitter: Emitter) -> None:
-        self._emitter = emitter
+        self._emitter = emitter = emitter.with_lanes(emitter.target.vector_bytes // FLOAT32.itemsize)
         zero = emitter.integer(0)
         # The address of the vector to be written next; how many of its lanes are known, and which of these
         # stand before the result. They are the last lanes of ``_before``.
@@ -78,6 +79,14 @@ class FloatStream:
                 self._write(value)
                 self._known.value = emitter.sub(known, emitter.lanes)
         self._before.value = self._window(value, count)
+
+    def append_part(self, value: ir.Value, count: ir.Value, to: ir.Value) -> None:
+        """As :meth:`append_first`, ``to`` a place, of a full vector of elements of 4 or 8 bytes as stored."""
+        emitter = self._emitter
+        size = emitter.target.vector_bytes // value.type.count
+        floats = emitter.builder.bitcast(value, emitter.vector(FLOAT))
+        self.move_to(to)
+        self.append_first(floats, emitter.mul(count, size // FLOAT32.itemsize))
 
     def end(self) -> None:
         """Writes what waits."""

@@ -101,11 +101,15 @@ def test_results_in_the_place_of_an_operand(isa, always):
 
 
 @pytest.mark.parametrize("extent", [256, 301, 2051])
-def test_norms_in_the_place_of_their_operand(isa, extent, always):
-    """A row is written while the next one is read; the last of a call has none behind it."""
+@pytest.mark.parametrize("gap", [0, 1])
+def test_norms_in_the_place_of_their_operand(isa, extent, gap, always):
+    """A row is written while the next one is read; the last of a call has none behind it.
+
+    Where rows adjoin, the end of one is written together with the beginning of the next.
+    """
     rng = np.random.default_rng(7)
     for count in (1, 2, 9, 40):
-        view = rows(F32, count, extent, 3, 1)
+        view = rows(F32, count, extent, 3, gap)
         values = elements(F32, view.storage.size, rng)
         contents = {view.storage: values}
         (got,), (want,) = run(softmax(F32), view.shape, (1,), [view], [view], isa, rng, contents)
