@@ -73,7 +73,8 @@ def test_costly_maps_fetch_what_they_read(isa, always):
 def test_norms(isa, dtype, offset, gap, always):
     rng = np.random.default_rng(2)
     for expression in (softmax(dtype), rms_norm(dtype, 301)):
-        for count, extent in ((1, 301), (5, 256), (2, 2051), (1, 9001)):
+        short = ((40, 77), (9, 64)) if gap == 0 else ()
+        for count, extent in ((1, 301), (5, 256), (2, 2051), (1, 9001), *short):
             inputs = [rows(dtype, count, extent, 1, 2) for _ in range(expression.input_count)]
             output = rows(dtype, count, extent, offset, gap)
             assert streamed(expression, output.shape, (1,), [*inputs, output], isa)
@@ -194,6 +195,9 @@ def test_small_and_narrow_results_stay_in_the_caches(isa):
     for count, extent, wanted in ((large // 1024, 1024, True), (8, 1024, False), (large // 64, 64, False)):
         source, result = rows(F32, count, extent, 0, 1), rows(F32, count, extent, 0, 1)
         assert streamed(identity(F32), source.shape, (), [source, result], isa) == wanted
+        assert streamed(softmax(F32), source.shape, (1,), [source, result], isa) == wanted
+    for extent, gap, wanted in ((64, 0, True), (64, 1, False), (63, 0, False)):
+        source = result = rows(F32, large // extent + 1, extent, 0, gap)
         assert streamed(softmax(F32), source.shape, (1,), [source, result], isa) == wanted
     half = rows(DType.FLOAT16, large // 512, 1024, 0, 1)
     t = Tracer(DType.FLOAT16)
