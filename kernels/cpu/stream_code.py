@@ -36,7 +36,7 @@ def _move(emitter: Emitter, to: ir.Value, source: ir.Value, start: ir.Value, sto
 
 
 class FloatStream:
-    """Vectors of float32 that follow each other in a result, written past the caches wherever it begins.
+    """Vectors that follow each other in a result, written past the caches wherever it begins.
 
     What does not fill a vector of the result waits in a register for what follows: written in two parts, it
     would be read before, and the stores behind it wait for that. Where a result begins or ends within a
@@ -64,13 +64,16 @@ class FloatStream:
             self._known.value = self._skipped.value = emitter.divide(inside, size)
 
     def append(self, value: ir.Value) -> None:
-        """A whole vector."""
+        """A whole vector, of elements of 4 or 8 bytes as stored."""
+        value = self._floats(value)
         self._write(value)
         self._before.value = value
 
     def append_first(self, value: ir.Value, count: ir.Value) -> None:
-        """The first ``count`` lanes of a vector, fewer than it has; none are fine."""
+        """The first ``count`` lanes of a vector as for :meth:`append`: none, all, or any number between."""
         emitter = self._emitter
+        count = emitter.mul(count, emitter.lanes // value.type.count)
+        value = self._floats(value)
         known = emitter.add(self._known.value, count)
         with emitter.branch(emitter.less(known, emitter.lanes)) as (then, otherwise):
             with then:
@@ -80,13 +83,8 @@ class FloatStream:
                 self._known.value = emitter.sub(known, emitter.lanes)
         self._before.value = self._window(value, count)
 
-    def append_part(self, value: ir.Value, count: ir.Value, to: ir.Value) -> None:
-        """As :meth:`append_first`, ``to`` a place, of a full vector of elements of 4 or 8 bytes as stored."""
-        emitter = self._emitter
-        size = emitter.target.vector_bytes // value.type.count
-        floats = emitter.builder.bitcast(value, emitter.vector(FLOAT))
-        self.move_to(to)
-        self.append_first(floats, emitter.mul(count, size // FLOAT32.itemsize))
+    def _floats(self, value: ir.Value) -> ir.Value:
+        return self._emitter.builder.bitcast(value, self._emitter.vector(FLOAT))
 
     def end(self) -> None:
         """Writes what waits."""

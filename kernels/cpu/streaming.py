@@ -19,6 +19,8 @@ STREAMED_BYTES = 32 << 20
 LEAST_ROW_BYTES = 1024
 # Of shorter ones that adjoin, putting such lines together takes longer.
 LEAST_JOINED_ROW_BYTES = 256
+JOINED_BYTES = 4
+"""Elements as large and larger can be joined by a :class:`~onnxplan.kernels.cpu.stream_code.FloatStream`."""
 LEAST_AHEAD, MOST_AHEAD = 4096, 16384
 """Bytes ahead: the processor's own prefetchers see less far; more would leave the first cache."""
 # What an exponential costs.
@@ -34,7 +36,8 @@ def streams(
     along the rows (:func:`onnxplan.kernels.cpu.walk.access_class`).
     """
     size = output.dtype.itemsize
-    least = LEAST_JOINED_ROW_BYTES if joins and output.is_dense else LEAST_ROW_BYTES
+    joined = joins and size >= JOINED_BYTES and output.is_dense
+    least = LEAST_JOINED_ROW_BYTES if joined else LEAST_ROW_BYTES
     return (
         has_streams(target)
         and kind == "c"

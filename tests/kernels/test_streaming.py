@@ -179,6 +179,26 @@ def test_transpositions(isa, dtype, offset, always):
         np.testing.assert_array_equal(got, contents[source.storage].reshape(outer, b, a).swapaxes(1, 2))
 
 
+@pytest.mark.parametrize("dtype", [F32, F64, DType.INT32, DType.INT16])
+@pytest.mark.parametrize("offset", [0, 4, 15])
+def test_planes_that_are_joined(isa, dtype, offset, always):
+    """Also one that stands for all, whose elements are repeated; with and without gaps between rows."""
+    rng = np.random.default_rng(11)
+    for count, planes, extent, gap, moved in ((5, 2, 300, 0, 1), (3, 3, 401, 0, 0), (2, 8, 133, 5, 1)):
+        pitch = planes * extent + gap
+        shape = (count, extent, planes)
+        result = View(Storage(dtype, offset + count * pitch), offset, shape, (pitch, planes, 1))
+        source = View(Storage(dtype, count * planes * extent), 0, shape, (planes * extent, 1, moved * extent))
+        (step,) = select(MapReduce(identity(dtype), shape), [source], [result], isa)
+        assert step.kernel.family == "interleave"
+        assert step.kernel.variant[-1] is (dtype.itemsize >= 4)
+        values = elements(dtype, source.storage.size, rng)
+        contents = {source.storage: values}
+        (got,), _ = run(identity(dtype), shape, (), [source], [result], isa, rng, contents)
+        table = values.reshape(count, planes, extent)[:, :: 1 if moved else planes]
+        np.testing.assert_array_equal(got, np.broadcast_to(table.swapaxes(1, 2), shape))
+
+
 def test_rows_that_begin_at_different_places_are_not_streamed(isa, always):
     rng = np.random.default_rng(6)
     result = View.dense(Storage(F32, 33 * 1027), (33, 1027))
