@@ -32,6 +32,7 @@ from onnxplan.compiler.primitives import (
     Recurrent,
     Reinterpret,
     Resample,
+    ResamplePlane,
     Scan,
     Scatter,
     Sort,
@@ -322,6 +323,12 @@ def _resample(primitive: Resample, inputs: Sequence[Array]) -> tuple[Array, ...]
     return (convert(total if double else total.astype(np.float32), dtype),)
 
 
+def _resample_plane(primitive: ResamplePlane, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    data, positions, weights, *last = inputs
+    (between,) = _resample(Resample(primitive.axis), (data, positions, weights))
+    return _resample(Resample(data.ndim - 1), (between, *last))
+
+
 def _recurrent(primitive: Recurrent, inputs: Sequence[Array]) -> tuple[Array, ...]:
     return evaluate_recurrent(primitive, inputs)
 
@@ -332,6 +339,7 @@ _RULES: dict[type[Primitive], Callable[[Any, Sequence[Array]], tuple[Array, ...]
     ArgReduce: _arg_reduce,
     Scan: _scan,
     Resample: _resample,
+    ResamplePlane: _resample_plane,
     Recurrent: _recurrent,
     GatherReduce: evaluate_gather_reduce,
     Scatter: evaluate_scatter,

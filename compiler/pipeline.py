@@ -22,6 +22,7 @@ from onnxplan.compiler.passes.fuse_attention import fuse_attention
 from onnxplan.compiler.passes.fuse_epilogues import fuse_epilogues
 from onnxplan.compiler.passes.fuse_maps import fuse_maps
 from onnxplan.compiler.passes.fuse_norms import fuse_norms
+from onnxplan.compiler.passes.fuse_resamples import fuse_resamples
 from onnxplan.compiler.passes.inline_scalars import inline_scalars
 from onnxplan.compiler.passes.merge_common import merge_common
 from onnxplan.compiler.passes.merge_products import merge_products
@@ -78,6 +79,9 @@ def passes_for(selector: KernelSelector, optimize: int = 1) -> tuple[tuple[str, 
     def attention(program: Program, pool: ConstantPool) -> Program:
         return fuse_attention(program, pool, selector.prefers)
 
+    def resamples(program: Program, pool: ConstantPool) -> Program:
+        return fuse_resamples(program, selector.prefers)
+
     def copies(program: Program, pool: ConstantPool) -> Program:
         return elide_copies(program, selector.prefers)
 
@@ -92,7 +96,8 @@ def passes_for(selector: KernelSelector, optimize: int = 1) -> tuple[tuple[str, 
         ("unify_gelu", _plain(unify_gelu)),
         ("order_operands", _plain(order_operands)),
     )
-    return (first, *PASSES, ("fuse_attention", attention), ("elide_copies", copies), *last)
+    fused: tuple[tuple[str, Pass], ...] = (("fuse_attention", attention), ("fuse_resamples", resamples))
+    return (first, *PASSES, *fused, ("elide_copies", copies), *last)
 
 
 def compile_program(

@@ -260,6 +260,16 @@ class Resample(Primitive):
 
 
 @dataclass(frozen=True, slots=True)
+class ResamplePlane(Primitive):
+    """:class:`Resample` along ``axis``, then along the last one.
+
+    Inputs ``(x, positions, weights, positions, weights)``, those of the last axis last.
+    """
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recurrent(Primitive):
     """The recurrent half of LSTM (and its kin) for one direction.
 

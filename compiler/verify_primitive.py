@@ -22,6 +22,7 @@ from onnxplan.compiler.primitives import (
     Recurrent,
     Reinterpret,
     Resample,
+    ResamplePlane,
     Scan,
     Scatter,
     Sort,
@@ -246,11 +247,27 @@ def _resample(primitive: Resample, inputs: Sequence[View], outputs: Sequence[Vie
     x, positions, weights = inputs
     axis = primitive.axis
     _axis(axis, x)
+    _weighted_positions(positions, weights)
+    _expect(outputs[0], (*x.shape[:axis], positions.shape[0], *x.shape[axis + 1 :]), x.dtype, "output 0")
+
+
+def _resample_plane(primitive: ResamplePlane, inputs: Sequence[View], outputs: Sequence[View]) -> None:
+    _count(inputs, 5, 5, "inputs")
+    _count(outputs, 1, 1, "outputs")
+    x, positions, weights, last_positions, last_weights = inputs
+    axis = primitive.axis
+    demand(0 <= axis < x.rank - 1, f"axis {axis} of {x.rank}, the last of which is another")
+    _weighted_positions(positions, weights)
+    _weighted_positions(last_positions, last_weights)
+    shape = (*x.shape[:axis], positions.shape[0], *x.shape[axis + 1 : -1], last_positions.shape[0])
+    _expect(outputs[0], shape, x.dtype, "output 0")
+
+
+def _weighted_positions(positions: View, weights: View) -> None:
     demand(positions.rank == 2, f"positions have rank {positions.rank}")
     _expect(positions, positions.shape, DType.INT32, "positions")
     _expect(weights, positions.shape, None, "weights")
     demand(weights.dtype.is_float, f"weights are {weights.dtype}")
-    _expect(outputs[0], (*x.shape[:axis], positions.shape[0], *x.shape[axis + 1 :]), x.dtype, "output 0")
 
 
 def _scatter(primitive: Scatter, inputs: Sequence[View], outputs: Sequence[View]) -> None:
@@ -348,6 +365,7 @@ _CHECKS: dict[type[Primitive], Callable[[Any, Sequence[View], Sequence[View]], N
     ArgReduce: _arg_reduce,
     Scan: _scan,
     Resample: _resample,
+    ResamplePlane: _resample_plane,
     Recurrent: _recurrent,
     GatherReduce: _gather_reduce,
     Scatter: _scatter,

@@ -12,10 +12,11 @@ from onnxplan.compiler.primitives import (
     Pool,
     Primitive,
     Resample,
+    ResamplePlane,
 )
 from onnxplan.compiler.view import View
 
-ROWS = (MatMul, BlockMatMul, Attention, Conv, Pool, Gather, Resample)
+ROWS = (MatMul, BlockMatMul, Attention, Conv, Pool, Gather, Resample, ResamplePlane)
 """Primitives that write (and read, where said below) any views whose last axis has stride 1."""
 
 
@@ -46,7 +47,7 @@ def may_read(primitive: Primitive, number: int, view: View) -> bool:
         return number >= 4 or (number == 0 and has_rows(view))
     if isinstance(primitive, Conv):
         return number >= 2 or (number == 0 and has_rows(view))
-    if isinstance(primitive, Pool | Gather | Resample):
+    if isinstance(primitive, Pool | Gather | Resample | ResamplePlane):
         return number == 0 and has_rows(view)
     return False
 

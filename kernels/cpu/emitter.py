@@ -24,7 +24,7 @@ from onnxplan.compiler.expression import REDUCTIONS, Expression, Instruction
 from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter_core import Core, Number
-from onnxplan.kernels.cpu.llvm_types import I8, I32, I64, size_of, storage_type, type_suffix, undefined
+from onnxplan.kernels.cpu.llvm_types import FLOAT, I8, I32, I64, size_of, storage_type, type_suffix, undefined
 from onnxplan.kernels.cpu.ranges import bounds
 from onnxplan.kernels.scalar import cpu_function
 
@@ -174,6 +174,17 @@ class Emitter(Core):
         for lane in range(self.lanes):
             scalar = self.builder.extract_element(value, I32(lane))
             self.builder.store(scalar, self.offset(pointer, self.mul(lane, stride)), align=size)
+
+    def permute_two(self, low: ir.Value, high: ir.Value, places: ir.Value) -> ir.Value:
+        """The lanes of ``low`` and, behind them, ``high`` that a vector of ``i32`` names; of AVX's floats."""
+        floats = self.vector(FLOAT)
+        if self.target.isa == "avx512":
+            return self.intrinsic("llvm.x86.avx512.vpermi2var.ps.512", floats, [low, places, high])
+        from_low, from_high = (
+            self.intrinsic("llvm.x86.avx2.permps", floats, [part, places]) for part in (low, high)
+        )
+        behind = self.builder.icmp_signed(">", places, self.fill(self.lanes - 1, I32))
+        return self.builder.select(behind, from_high, from_low)
 
     def _at(self, pointer: ir.Value, index: ir.Value, size: int) -> ir.Value:
         return self.offset(pointer, self.mul(index, size))

@@ -8,7 +8,10 @@ from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
+from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.stream_code import FloatStream
+from onnxplan.kernels.cpu.streaming import JOINED_BYTES
 from onnxplan.kernels.cpu.walk_code import Reader
 
 COORDINATE = "index"
@@ -93,6 +96,17 @@ class Place:
         """Writes a vector from ``index`` on past the caches, which must be whole in memory."""
         assert self._pointer is not None
         emitter.stream(value, emitter.element(self._pointer, index, self._dtype), self._dtype)
+
+    def stream_part(
+        self, emitter: Emitter, stream: FloatStream, value: ir.Value, index: ir.Value, mask: Mask
+    ) -> None:
+        """Hands ``stream`` the elements of a part of a vector, where they are as large as it can take."""
+        assert self._pointer is not None
+        if self._dtype.itemsize < JOINED_BYTES:
+            self.store(emitter, value, index, mask)
+            return
+        stream.move_to(emitter.element(self._pointer, index, self._dtype))
+        stream.append_first(convert.narrow(emitter, value, self._dtype), mask.count)
 
     def store(self, emitter: Emitter, value: ir.Value, index: ir.Value, mask: Mask | None) -> None:
         """Writes elements from ``index`` on."""

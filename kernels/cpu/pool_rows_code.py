@@ -23,6 +23,9 @@ from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.pool_rows import AXIS_WORDS, WORDS
 from onnxplan.kernels.cpu.pool_window import neutral, window_at
 
+AHEAD_BYTES = 8192
+"""Where planes are read through, far enough ahead of what is read: the next rows, or the next plane."""
+
 
 def build_pool_rows(variant: Variant, target: Target) -> ObjectCode:
     """``variant``: kind, element type, lanes, stride (3 for any above), taps if unrolled, are they dilated?
@@ -154,9 +157,9 @@ class _Rows:
             )
             line = emitter.element(emitter.offset(x, offset), position, self.dtype)
             for vector, (total, mask) in enumerate(zip(totals, masks, strict=True)):
-                value = emitter.load(
-                    emitter.element(line, vector * emitter.lanes, self.dtype), self.dtype, mask
-                )
+                at = emitter.element(line, vector * emitter.lanes, self.dtype)
+                emitter.prefetch(emitter.offset(at, AHEAD_BYTES))
+                value = emitter.load(at, self.dtype, mask)
                 total.value = self._combine(value, total.value)
         return [total.value for total in totals]
 

@@ -22,6 +22,7 @@ from onnxplan.kernels.cpu.emitter_core import Core, Variable
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.operand_code import Access, Operand, Place, read_operands, vector_head
 from onnxplan.kernels.cpu.row_behind import Beside, RowBehind, Values, identity
+from onnxplan.kernels.cpu.stream_code import FloatStream
 from onnxplan.kernels.cpu.streaming import fetching_pass
 from onnxplan.kernels.cpu.vector_shape import column_unroll, lane_count, unroll_factor
 from onnxplan.kernels.cpu.walk_code import (
@@ -60,6 +61,7 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
     behind = None
     if streamed and not region_rank:
         behind = RowBehind(emitter, expression, len(accesses))
+    stream = FloatStream(emitter) if streamed else None
     walk = walk_rows if behind is None else walk_rows_and_end
     # ``chunk`` is whether there is a row, where rows are written behind.
     with walk(emitter, reader, outer_rank, len(accesses)) as (offsets, chunk):
@@ -69,7 +71,7 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
         fetched = _Ahead(ahead, reader.next() if ahead else emitter.integer(0))
         kernel = _Kernel(
             emitter, expression, scalars, schedule(expression, cache=cache), operands, numbers, offsets,
-            region, points, cache_stride, fetched, streamed=streamed,
+            region, points, cache_stride, fetched, stream=stream,
         )  # fmt: skip
         if behind is not None:
             kernel.row_and_behind(emitter.builder.select(chunk, extent, emitter.integer(0)), extent, behind)
@@ -80,7 +82,8 @@ def build_reduce(variant: Any, target: Target) -> ObjectCode:
             stop = emitter.minimum(emitter.add(start, length), extent)
             unroll = column_unroll(expression, kinds)
             vector_loop(emitter, start, stop, unroll, kernel.columns, always_masked=True)
-    if streamed:
+    if stream is not None:
+        stream.end()
         emitter.end_streams()
     return emitter.finish(light=True)
 
@@ -110,16 +113,16 @@ class _Kernel:
         cache_stride: ir.Value,
         ahead: _Ahead,
         *,
-        streamed: bool,
+        stream: FloatStream | None,
     ) -> None:
-        self._streamed, self._ahead = streamed, ahead
+        self._stream, self._ahead = stream, ahead
         self._emitter, self._expression, self._plan = emitter, expression, plan
         self._scalars = scalars
         self._operands, self._numbers, self._offsets = operands, numbers, offsets
         self._region, self._points, self._cache_stride = region, points, cache_stride
         self._kinds = "".join(operand.access.kind for operand in operands)
         self._reduced = expression.reduced()
-        self._fetching = fetching_pass(plan, behind=streamed and not region)
+        self._fetching = fetching_pass(plan, behind=stream is not None and not region)
 
     def row(self, extent: ir.Value) -> None:
         """All passes with vectors along the innermost reduced axis of ``extent``."""
@@ -197,7 +200,7 @@ class _Kernel:
         if beside is not None:
             shared = emitter.mul(emitter.divide(beside.extent, step), step)
         begin: ir.Value = emitter.integer(0)
-        if self._streamed and phase.outputs:
+        if self._stream is not None and phase.outputs:
             # The last pass, which reduces nothing.
             body = self._row_body(phase, places, {}, reduced, cached_from)
             begin = vector_head(emitter, begin, extent, places[-1], body)
@@ -361,10 +364,12 @@ class _Kernel:
         for number in phase.outputs:
             value = values[self._expression.outputs[number]]
             place = places[len(self._numbers) + number]
-            if self._streamed and mask is None:
+            if self._stream is None:
+                place.store(self._emitter, value, index, mask)
+            elif mask is None:
                 place.stream(self._emitter, value, index)
             else:
-                place.store(self._emitter, value, index, mask)
+                place.stream_part(self._emitter, self._stream, value, index, mask)
 
     def _evaluate_reduced(self, values: Values) -> None:
         """Adds what hangs on constants and known reductions only."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Attention, BlockMatMul, Conv
+from onnxplan.compiler.primitives import Attention, BlockMatMul, Conv, ResamplePlane
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.device_kernels import DeviceKernels, resolve
 
@@ -47,6 +47,7 @@ FAMILIES: dict[str, str] = {
     "arg_reduce": "arg_reduce_code:build_arg_reduce",
     "scan": "scan_code:build_scan",
     "resample": "resample_code:build_resample",
+    "resample_rows": "resample_rows_code:build_resample_rows",
     "recurrent": "recurrent_code:build_recurrent",
     "non_maximum": "non_maximum:build_non_maximum",
     "recurrent_pack": "recurrent_code:build_recurrent_pack",
@@ -84,4 +85,5 @@ class CpuKernels(DeviceKernels):
         Attention: ("attention:prefers_attention", "attention:select_attention"),
         BlockMatMul: ("block_matmul:prefers_block_matmul", "block_matmul:select_block_matmul"),
         Conv: ("conv:prefers_conv", "conv:select_conv"),
+        ResamplePlane: ("resample_rows:prefers_resample_plane", "resample_rows:select_resample_plane"),
     }

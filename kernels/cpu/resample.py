@@ -12,6 +12,7 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.axes import Axis, lane_count, positions, units_per_tile, words
+from onnxplan.kernels.cpu.resample_rows import Rows, emit_resample_rows, has_resample_rows
 from onnxplan.kernels.cpu.scan import kept_axes
 
 FAMILY = "resample"
@@ -28,6 +29,10 @@ def select_resample(operation: Operation, emit: StepEmitter, target: Target) -> 
     if y.size == 0:
         return
     axis = primitive.axis
+    rows = _along_rows(axis, x, y, places, weights)
+    if has_resample_rows(rows, target):
+        emit_resample_rows(rows, emit, target)
+        return
     sums = DType.FLOAT64 if DType.FLOAT64 in (x.dtype, weights.dtype) else DType.FLOAT32
     size = x.dtype.itemsize
     axes = kept_axes(axis, (x, y))
@@ -64,6 +69,16 @@ def select_resample(operation: Operation, emit: StepEmitter, target: Target) -> 
         flops=2 * y.size * taps,
         bytes_moved=(x.size + y.size) * size,
     )
+
+
+def _along_rows(axis: int, x: View, y: View, places: View, weights: View) -> Rows:
+    """The operation as one along the last axis; lines are those of the axis before it."""
+    if axis != x.rank - 1:
+        order = (*(other for other in range(x.rank) if other != axis), axis)
+        x, y = x.transpose(order), y.transpose(order)
+    if x.rank == 1:
+        x, y = x.unsqueeze((0,)), y.unsqueeze((0,))
+    return Rows(x, y, x.rank - 2, None, (places, weights))
 
 
 def _columns(emit: StepEmitter, table: View) -> View:

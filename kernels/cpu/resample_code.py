@@ -10,7 +10,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.columns import Group, Lane, for_groups
 from onnxplan.kernels.cpu.emitter import Emitter
-from onnxplan.kernels.cpu.llvm_types import FLOAT, I32, I64, storage_type, undefined, zeros
+from onnxplan.kernels.cpu.llvm_types import I32, I64, storage_type, undefined
 from onnxplan.kernels.cpu.objects import ObjectCode
 from onnxplan.kernels.cpu.pack_code import axis_offsets
 
@@ -106,43 +106,12 @@ class _Resample:
         zero = emitter.fill(0, I32)
         place = builder.select(builder.icmp_signed(">", place, last), last, place)
         place = builder.select(builder.icmp_signed("<", place, zero), zero, place)
-        lanes = {"avx512": 16, "avx2": 8}.get(emitter.target.isa)
-        if self.dtype.itemsize != 4 or emitter.lanes != lanes:
-            return convert.widen(emitter, self._one_by_one(x, place), self.dtype)
-        first = emitter.extract(place, 0)
-        ahead = builder.sub(place, emitter.splat(first))
-        close = builder.icmp_unsigned("<", ahead, emitter.fill(emitter.lanes, I32))
-        bits = ir.IntType(emitter.lanes)
-        all_close = builder.icmp_unsigned("==", builder.bitcast(close, bits), bits(-1))
-        adjoin = builder.icmp_unsigned("==", self.word["x_step"], I64(self.dtype.itemsize))
-        picked = emitter.variable(zeros(emitter.vector(storage_type(self.dtype))))
-        with emitter.branch(builder.and_(all_close, adjoin)) as (then, otherwise):
-            with then:
-                picked.value = self._from_window(x, builder.zext(first, I64), ahead)
-            with otherwise:
-                picked.value = self._one_by_one(x, place)
-        return convert.widen(emitter, picked.value, self.dtype)
-
-    def _from_window(self, x: ir.Value, first: ir.Value, ahead: ir.Value) -> ir.Value:
-        """The elements ``ahead`` of the ``first`` one by less than a vector: one load and a permutation."""
-        emitter, builder = self.emitter, self.emitter.builder
-        stored = storage_type(self.dtype)
-        rest = emitter.mask(emitter.sub(self.word["extent"], first))
-        window = emitter.load_stored(emitter.element(x, first, self.dtype), stored, rest)
-        wide = emitter.lanes == 16
-        name = "llvm.x86.avx512.permvar.sf.512" if wide else "llvm.x86.avx2.permps"
-        floats = emitter.vector(FLOAT)
-        moved = emitter.intrinsic(name, floats, [builder.bitcast(window, floats), ahead])
-        return builder.bitcast(moved, emitter.vector(stored))
-
-    def _one_by_one(self, x: ir.Value, place: ir.Value) -> ir.Value:
-        emitter, builder = self.emitter, self.emitter.builder
         moved = builder.mul(builder.zext(place, emitter.vector(I64)), emitter.splat(self.word["x_step"]))
         stored: ir.Value = undefined(emitter.vector(storage_type(self.dtype)))
         for lane in range(emitter.lanes):
             address = emitter.offset(x, emitter.extract(moved, lane))
             stored = builder.insert_element(stored, emitter.load_scalar(address, self.dtype), I32(lane))
-        return stored
+        return convert.widen(emitter, stored, self.dtype)
 
 
 def build_resample(variant: Variant, target: Target) -> ObjectCode:

@@ -45,7 +45,7 @@ def select_map(operation: Operation, emit: StepEmitter, target: Target) -> None:
     labels[count:count] = ["index"] * len(found.indexed)
     sizes = [1 if label == "index" else DType.from_label(label).itemsize for label in labels]
     streamed = streamed_output(
-        target, found.outputs, kinds, inner.extent, lane_count(expression, labels, target)
+        target, found.outputs, kinds, inner.extent, lane_count(expression, labels, target), joins=False
     )
     lifted, words = lift_constants(expression)
     variant = (lifted, tuple(labels), kinds, (*found.used, *found.indexed), len(outer), streamed)

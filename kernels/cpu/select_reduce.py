@@ -107,7 +107,7 @@ def emit_reduce(space: Space, emit: StepEmitter, target: Target) -> None:
     inputs = space.views[: len(space.inputs)]
     outputs = space.views[len(space.inputs) :]
     lanes = lane_count(space.expression, space.labels, target)
-    streamed = row and streamed_output(target, outputs, kinds, inner.extent, lanes)
+    streamed = row and streamed_output(target, outputs, kinds, inner.extent, lanes, joins=True)
     scratch, cache_stride, cached = _scratch(space, target, width, behind=streamed and not padded)
     expression, words = lift_constants(space.expression)
     ahead, distance = fetched_ahead(inputs, kinds, inner.extent) if row else ((), 0)

@@ -10,7 +10,7 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.staged_copy import select_staged
-from onnxplan.kernels.cpu.streaming import streams
+from onnxplan.kernels.cpu.streaming import JOINED_BYTES, streams
 from onnxplan.kernels.cpu.walk import TILE_BYTES, walk_parameters
 from onnxplan.kernels.geometry import Axis, ceil_div, pad_axes, unique_bytes
 
@@ -42,7 +42,7 @@ def _select_transpose(
     if source_axis is None:
         return False
     outer = pad_axes([axis for axis in axes[:-1] if axis is not source_axis], 2)
-    if _interleave(source_axis, result_axis, outer, views, dtype, emit):
+    if _interleave(source_axis, result_axis, outer, views, dtype, emit, target):
         return True
     if select_staged(axes, views, dtype, emit, target):
         return True
@@ -78,6 +78,7 @@ def _interleave(
     views: Sequence[View],
     dtype: DType,
     emit: StepEmitter,
+    target: Target,
 ) -> bool:
     """Emits the step if a few planes become neighbouring elements, or neighbouring elements a few planes.
 
@@ -97,9 +98,11 @@ def _interleave(
         outer, [size] * 2, ceil_div(extent, length), 2 * length * planes * size
     )
     parameters += [extent, length, plane_step * size]
-    _emit_copy(
-        emit, KernelSpec("interleave", (direction, dtype.label, planes, len(outer))), views, parameters, tiles
-    )
+    lanes = min(LARGEST_BLOCK, target.vector_bytes // size)
+    joined = direction == "join" and size >= JOINED_BYTES
+    streamed = joined and streams(target, views[1], "c", extent * planes, lanes, joins=True)
+    kernel = KernelSpec("interleave", (direction, dtype.label, planes, len(outer), streamed))
+    _emit_copy(emit, kernel, views, parameters, tiles)
     return True
 
 

@@ -17,23 +17,32 @@ STREAMED_BYTES = 32 << 20
 """A result from this size on leaves the caches before anybody reads it, an operand before it comes again."""
 # Of shorter rows too many lines are written in two parts, which takes longer than reading them before.
 LEAST_ROW_BYTES = 1024
+# Of shorter ones that adjoin, putting such lines together takes longer.
+LEAST_JOINED_ROW_BYTES = 256
+JOINED_BYTES = 4
+"""Elements as large and larger can be joined by a :class:`~onnxplan.kernels.cpu.stream_code.FloatStream`."""
 LEAST_AHEAD, MOST_AHEAD = 4096, 16384
 """Bytes ahead: the processor's own prefetchers see less far; more would leave the first cache."""
 # What an exponential costs.
 COSTLY = 10
 
 
-def streams(target: Target, output: View, kind: str, row_elements: int, lanes: int) -> bool:
+def streams(
+    target: Target, output: View, kind: str, row_elements: int, lanes: int, *, joins: bool = False
+) -> bool:
     """Should a kernel write ``output`` past the caches, in rows of neighbours and whole vectors of ``lanes``?
 
-    ``kind`` is the output's access class along the rows (:func:`onnxplan.kernels.cpu.walk.access_class`).
+    Does it join what two rows that adjoin have in one line (``joins``)? ``kind`` is the output's access class
+    along the rows (:func:`onnxplan.kernels.cpu.walk.access_class`).
     """
     size = output.dtype.itemsize
+    joined = joins and size >= JOINED_BYTES and output.is_dense
+    least = LEAST_JOINED_ROW_BYTES if joined else LEAST_ROW_BYTES
     return (
         has_streams(target)
         and kind == "c"
         and lanes * size == target.vector_bytes
-        and row_elements * size >= LEAST_ROW_BYTES
+        and row_elements * size >= least
         and beyond_caches(output)
     )
 
@@ -49,10 +58,10 @@ def has_streams(target: Target) -> bool:
 
 
 def streamed_output(
-    target: Target, outputs: Sequence[View], kinds: str, row_elements: int, lanes: int
+    target: Target, outputs: Sequence[View], kinds: str, row_elements: int, lanes: int, *, joins: bool
 ) -> bool:
     """:func:`streams` of the one output of a step; ``kinds`` are those of all operands, outputs last."""
-    return len(outputs) == 1 and streams(target, outputs[0], kinds[-1], row_elements, lanes)
+    return len(outputs) == 1 and streams(target, outputs[0], kinds[-1], row_elements, lanes, joins=joins)
 
 
 def fetching_pass(plan: Schedule, *, behind: bool) -> Phase:

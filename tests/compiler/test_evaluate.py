@@ -24,6 +24,7 @@ from onnxplan.compiler.primitives import (
     Primitive,
     Recurrent,
     Resample,
+    ResamplePlane,
     Scan,
 )
 from onnxplan.compiler.program import Operation, Program
@@ -256,6 +257,9 @@ def test_resample():
         Resample(0), [x.astype(np.float32), positions[:, :1] * 0 + 1, np.ones((3, 1), np.float32)]
     )
     np.testing.assert_array_equal(found, np.repeat(x[1:], 3, axis=0))
+    halves = np.array([[0, 1]], np.int32), np.array([[0.5, 0.5]], np.float32)
+    (found,) = evaluate(ResamplePlane(0), [x.astype(np.float32), *halves, positions, weights])
+    np.testing.assert_array_equal(found, [[66.75, 12.625, 14]])
 
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}

@@ -24,6 +24,7 @@ from onnxplan.compiler.primitives import (
     Recurrent,
     Reinterpret,
     Resample,
+    ResamplePlane,
     Scan,
     Scatter,
     Sort,
@@ -99,6 +100,7 @@ RIGHT = [
     (ArgReduce("max", 0), [(3, 4)], [((1, 4), I64)]),
     (Scan("sum", 1), [(3, 4)], [(3, 4)]),
     (Resample(1), [(3, 4), ((5, 2), I32), (5, 2)], [(3, 5)]),
+    (ResamplePlane(0), [(3, 4), ((5, 2), I32), (5, 2), ((9, 3), I32), (9, 3)], [(5, 9)]),
     (LSTM, LSTM_INPUTS, [(5, 2, 3), (2, 3), (2, 3)]),
 ]
 
@@ -180,6 +182,8 @@ WRONG = [
     (Scan("sum", 0), [((3,), BOOL)], [((3,), BOOL)], "input 0 is bool"),
     (Resample(1), [(3, 4), ((5, 2), I64), (5, 2)], [(3, 5)], "positions is int64"),
     (Resample(1), [(3, 4), ((5, 2), I32), (5, 3)], [(3, 5)], "weights has shape"),
+    (ResamplePlane(1), [(3, 4), *([((5, 2), I32), (5, 2)] * 2)], [(5, 5)], "axis 1 of 2"),
+    (ResamplePlane(0), [(3, 4), *([((5, 2), I32), (5, 2)] * 2)], [(3, 5)], "output 0 has shape"),
     (LSTM, LSTM_INPUTS[:5], [(5, 2, 3), (2, 3), (2, 3)], "5 inputs, not 6"),
     (LSTM, LSTM_INPUTS, [(5, 2, 3), (2, 3)], "2 outputs, not 3"),
     (

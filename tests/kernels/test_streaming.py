@@ -73,7 +73,8 @@ def test_costly_maps_fetch_what_they_read(isa, always):
 def test_norms(isa, dtype, offset, gap, always):
     rng = np.random.default_rng(2)
     for expression in (softmax(dtype), rms_norm(dtype, 301)):
-        for count, extent in ((1, 301), (5, 256), (2, 2051), (1, 9001)):
+        short = ((40, 77), (9, 64)) if gap == 0 else ()
+        for count, extent in ((1, 301), (5, 256), (2, 2051), (1, 9001), *short):
             inputs = [rows(dtype, count, extent, 1, 2) for _ in range(expression.input_count)]
             output = rows(dtype, count, extent, offset, gap)
             assert streamed(expression, output.shape, (1,), [*inputs, output], isa)
@@ -101,11 +102,15 @@ def test_results_in_the_place_of_an_operand(isa, always):
 
 
 @pytest.mark.parametrize("extent", [256, 301, 2051])
-def test_norms_in_the_place_of_their_operand(isa, extent, always):
-    """A row is written while the next one is read; the last of a call has none behind it."""
+@pytest.mark.parametrize("gap", [0, 1])
+def test_norms_in_the_place_of_their_operand(isa, extent, gap, always):
+    """A row is written while the next one is read; the last of a call has none behind it.
+
+    Where rows adjoin, the end of one is written together with the beginning of the next.
+    """
     rng = np.random.default_rng(7)
     for count in (1, 2, 9, 40):
-        view = rows(F32, count, extent, 3, 1)
+        view = rows(F32, count, extent, 3, gap)
         values = elements(F32, view.storage.size, rng)
         contents = {view.storage: values}
         (got,), (want,) = run(softmax(F32), view.shape, (1,), [view], [view], isa, rng, contents)
@@ -174,6 +179,26 @@ def test_transpositions(isa, dtype, offset, always):
         np.testing.assert_array_equal(got, contents[source.storage].reshape(outer, b, a).swapaxes(1, 2))
 
 
+@pytest.mark.parametrize("dtype", [F32, F64, DType.INT32, DType.INT16])
+@pytest.mark.parametrize("offset", [0, 4, 15])
+def test_planes_that_are_joined(isa, dtype, offset, always):
+    """Also one that stands for all, whose elements are repeated; with and without gaps between rows."""
+    rng = np.random.default_rng(11)
+    for count, planes, extent, gap, moved in ((5, 2, 300, 0, 1), (3, 3, 401, 0, 0), (2, 8, 133, 5, 1)):
+        pitch = planes * extent + gap
+        shape = (count, extent, planes)
+        result = View(Storage(dtype, offset + count * pitch), offset, shape, (pitch, planes, 1))
+        source = View(Storage(dtype, count * planes * extent), 0, shape, (planes * extent, 1, moved * extent))
+        (step,) = select(MapReduce(identity(dtype), shape), [source], [result], isa)
+        assert step.kernel.family == "interleave"
+        assert step.kernel.variant[-1] is (dtype.itemsize >= 4)
+        values = elements(dtype, source.storage.size, rng)
+        contents = {source.storage: values}
+        (got,), _ = run(identity(dtype), shape, (), [source], [result], isa, rng, contents)
+        table = values.reshape(count, planes, extent)[:, :: 1 if moved else planes]
+        np.testing.assert_array_equal(got, np.broadcast_to(table.swapaxes(1, 2), shape))
+
+
 def test_rows_that_begin_at_different_places_are_not_streamed(isa, always):
     rng = np.random.default_rng(6)
     result = View.dense(Storage(F32, 33 * 1027), (33, 1027))
@@ -190,6 +215,9 @@ def test_small_and_narrow_results_stay_in_the_caches(isa):
     for count, extent, wanted in ((large // 1024, 1024, True), (8, 1024, False), (large // 64, 64, False)):
         source, result = rows(F32, count, extent, 0, 1), rows(F32, count, extent, 0, 1)
         assert streamed(identity(F32), source.shape, (), [source, result], isa) == wanted
+        assert streamed(softmax(F32), source.shape, (1,), [source, result], isa) == wanted
+    for extent, gap, wanted in ((64, 0, True), (64, 1, False), (63, 0, False)):
+        source = result = rows(F32, large // extent + 1, extent, 0, gap)
         assert streamed(softmax(F32), source.shape, (1,), [source, result], isa) == wanted
     half = rows(DType.FLOAT16, large // 512, 1024, 0, 1)
     t = Tracer(DType.FLOAT16)
