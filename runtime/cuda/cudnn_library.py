@@ -12,17 +12,21 @@ from onnxplan.compiler.errors import UnsupportedOperatorError
 from onnxplan.compiler.plan import ExecutionPlan, KernelSpec
 from onnxplan.runtime.cuda.attention import BoundAttention
 from onnxplan.runtime.cuda.context import CudaContext
-from onnxplan.runtime.cuda.convolution import BoundConvolution
+from onnxplan.runtime.cuda.convolution import BoundConvolution, BoundFloat32Convolution
 from onnxplan.runtime.cuda.cudnn import Cudnn, CudnnError
 from onnxplan.runtime.cuda.matmul import workspace_limit
 from onnxplan.runtime.cuda.operation_graph import CudnnGraph
 
 logger = logging.getLogger("onnxplan.cuda")
 
-GRAPHS: dict[str, type[CudnnGraph]] = {"cudnn": BoundConvolution, "cudnn_attention": BoundAttention}
+GRAPHS: dict[str, type[CudnnGraph]] = {
+    "cudnn": BoundConvolution,
+    "cudnn_float32": BoundFloat32Convolution,
+    "cudnn_attention": BoundAttention,
+}
 """What binds the steps of a family."""
 
-OWN_FAMILIES = {"cudnn": "conv_matrix", "cudnn_attention": "attention"}
+OWN_FAMILIES = {"cudnn": "conv_matrix", "cudnn_float32": "conv", "cudnn_attention": "attention"}
 """The families of our own kernels, which take the place of what cuDNN refuses."""
 
 

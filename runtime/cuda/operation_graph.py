@@ -30,7 +30,8 @@ ALIGNMENT = 16
 """Bytes that all addresses are multiples of."""
 
 MATRIX_INSTRUCTIONS = frozenset({NumericalNote.TENSOR_CORE})
-"""The notes that an engine may have: results must be those of sums in float32, the same in each run."""
+"""The notes that an engine with matrix instructions may have: results must be those of sums in float32,
+the same in each run."""
 
 Attributes = tuple[Attribute, tuple[object, ...]]
 
@@ -86,7 +87,9 @@ class CudnnGraph(ABC):
     """
 
     needed_notes: ClassVar[frozenset[NumericalNote]]
-    """The notes that an engine must have of those in :data:`MATRIX_INSTRUCTIONS`."""
+    """The notes that an engine must have."""
+    allowed_notes: ClassVar[frozenset[NumericalNote]] = MATRIX_INSTRUCTIONS
+    """Those that it may have."""
 
     def __init__(
         self, library: Cudnn, handle: int, lock: threading.Lock, problem: Any, *, workspace: int
@@ -205,7 +208,7 @@ class CudnnGraph(ABC):
     def _planned(self, configuration: Descriptor, workspace: int) -> tuple[Descriptor, int]:
         """The plan for an engine, and the bytes it needs; :class:`_UnfitError` for one not to be used."""
         notes = self._notes(configuration)
-        if not self.needed_notes <= notes <= MATRIX_INSTRUCTIONS:
+        if not self.needed_notes <= notes <= self.allowed_notes:
             said = ", ".join(sorted(note.name for note in notes)) or "none"
             raise _UnfitError(f"the notes of an engine are {said}")
         plan = self._make(

@@ -74,6 +74,10 @@ class Engine:
     """The graphs that it is offered for."""
 
 
+PLAIN = Engine(notes=(), workspace_bytes=0, mode=2, forms=("convolution",))
+"""One without matrix instructions, which 9.28.1 offers as a fallback for an H100, but not in mode A."""
+
+
 @dataclass(eq=False)
 class Node:
     """A backend descriptor."""
@@ -101,7 +105,7 @@ class Cudnn:
 
     def __init__(self, standin: Any) -> None:
         self._standin = standin
-        self.engines: list[Engine] = [Engine()]
+        self.engines: list[Engine] = [Engine(), PLAIN]
         self.version = 92801
         self.refusals: list[str] = []
         """Why calls did not succeed."""
@@ -263,7 +267,7 @@ class Cudnn:
         engine = node.one(401).engine
         if engine.refuses:
             raise Refused(NOT_SUPPORTED, "the engine does not support the graph")
-        node.engine, node.problem = engine, node.one(401).problem
+        node.engine, node.problem = engine, node.one(401).problem.by(engine.notes)
 
     def _getattribute(
         self, address: int, name: int, kind: int, wanted: int, found: int, data: int | None
