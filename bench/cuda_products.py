@@ -15,8 +15,8 @@ from bench.cuda_rates import cuda_runtime
 from bench.record import Row
 from bench.supervised import Settings
 from onnxplan.runtime.cuda.bound_plan import ProductLaunch
-from onnxplan.runtime.cuda.matmul import BoundProduct, workspace_limit
-from onnxplan.runtime.cuda.tuning import filled, operand_sizes
+from onnxplan.runtime.cuda.matmul import BoundProduct, operand_sizes, workspace_limit
+from onnxplan.runtime.cuda.tuning import filled
 
 BATCHES = (1, 32)
 MODELS = ORDER[:8]

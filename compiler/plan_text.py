@@ -34,7 +34,7 @@ TEXT_COLUMNS = (
     Column("operands", OPERANDS_WIDTH, number=False),
     Column("nodes", NODES_WIDTH, number=False),
 )
-LIBRARY_FAMILIES = frozenset({"cublaslt", "cudnn", "cudnn_attention"})
+LIBRARY_FAMILIES = frozenset({"cublaslt", "cudnn", "cudnn_float32", "cudnn_attention"})
 """Families whose launches a library decides on."""
 
 

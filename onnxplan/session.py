@@ -68,8 +68,8 @@ class InferenceSession(RunStarter, ModelInterface, Profiled):
     * ``verify_key``: refuse anything but an artifact signed with ``onnxplan compile --sign-key`` by the owner
       of this Ed25519 public key (the path of a PEM file, or its bytes);
     * ``name``: what metrics and traces call the session, see :func:`onnxplan.instrument`;
-    * ``autotune``: on CUDA, time the algorithms of matrix products when a plan is made, instead of taking the
-      library's first choice. Each kind of product is timed once; the choice is kept with the kernels.
+    * ``autotune``: on CUDA, time the algorithms of matrix products and cuDNN's engines when a plan is made,
+      instead of taking their first choice. Each kind is timed once; the choice is kept with the kernels.
 
     Raises :class:`~onnxplan.InvalidModelError`, :class:`~onnxplan.InvalidArtifactError`,
     :class:`~onnxplan.UnsupportedOperatorError`,

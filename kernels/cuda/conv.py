@@ -12,15 +12,15 @@ from typing import Any
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, identity
-from onnxplan.compiler.plan import KernelSpec
-from onnxplan.compiler.primitives import Conv
+from onnxplan.compiler.plan import KernelSpec, Variant
+from onnxplan.compiler.primitives import Conv, MapReduce
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.convolution import Convolution
-from onnxplan.kernels.cuda.conv_library import emit_by_cudnn
-from onnxplan.kernels.cuda.conv_matrix import emit_matrix, serves
+from onnxplan.kernels.cuda.conv_library import LibraryConvolution, given_to_cudnn
+from onnxplan.kernels.cuda.conv_matrix import emit_matrix, emit_whole, serves, weights_by_feature
 from onnxplan.kernels.cuda.conv_window import (
     WINDOW_WORDS,
     first_taps,
@@ -34,6 +34,7 @@ from onnxplan.kernels.cuda.dense_copy import dense_copy
 from onnxplan.kernels.cuda.depthwise import emit_depthwise
 from onnxplan.kernels.cuda.epilogue import epilogue_of, in_place_extras
 from onnxplan.kernels.cuda.indexing import axis_words, index_type
+from onnxplan.kernels.cuda.map import select_map
 from onnxplan.kernels.cuda.matmul_library import emit_library
 from onnxplan.kernels.cuda.product import Parts, piece_count, tile_words
 from onnxplan.kernels.cuda.product_code import (
@@ -96,7 +97,9 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
     product = _is_pointwise(conv)
     if not product:
         conv = _channels_last(emit, target, conv)
-    if emit_by_cudnn(emit, target, conv, primitive.accumulator, epilogue, product=product):
+    given = given_to_cudnn(target, conv, primitive.accumulator, epilogue, product=product)
+    if given is not None:
+        _emit_given(emit, target, conv, primitive.accumulator, given)
         return
     if product:
         if _emit_pointwise(emit, target, conv, primitive.accumulator, epilogue):
@@ -115,6 +118,19 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
     whole = replace(conv, output=parts.first, extras=())
     _emit_step(emit, target, whole, primitive.accumulator, identity(sum_type(primitive.accumulator)), parts)
     parts.emit_sum(emit, target, epilogue)
+
+
+def _emit_given(
+    emit: StepEmitter, target: Target, conv: Convolution, accumulator: DType, given: LibraryConvolution
+) -> None:
+    """A step for cuDNN, which our own kernel can take the place of, and the map behind it."""
+    if serves(target, conv, accumulator):
+        emit_whole(emit, target, conv, given.epilogue, given.library)
+    else:
+        _emit_step(emit, target, conv, accumulator, given.epilogue, None, given.library)
+    if given.rest is not None:
+        output = conv.output
+        select_map(Operation(MapReduce(given.rest, output.shape), (output,), (output,)), emit, target)
 
 
 def _channels_last(emit: StepEmitter, target: Target, conv: Convolution) -> Convolution:
@@ -170,13 +186,14 @@ def _emit_step(
     accumulator: DType,
     epilogue: Expression,
     parts: Parts | None,
+    library: tuple[str, Variant] | None = None,
 ) -> None:
     x, output = conv.x, conv.output
     rows, depth = conv.rows, conv.taps * conv.channels
-    weights = conv.w.reshape((depth, conv.w.shape[-1]))
-    if weights is None:
-        dense = dense_copy(emit, target, conv.w, "weights")
-        weights = View.dense(dense.storage, (depth, conv.w.shape[-1]))
+    weights = _weights(emit, target, conv) if library is None else weights_by_feature(emit, target, conv)
+    stored = weights
+    if library is not None:
+        weights = weights.transpose((1, 0))
     results = (*conv.extras, output)
     tile = _tile(conv, accumulator, target)
     pieces = len(parts.views) if parts else 1
@@ -211,7 +228,7 @@ def _emit_step(
         conv.features % GROUP == 0 and split_stride % GROUP == 0 and _reads_wide(output),
     )
     variant = (THREADS, tile.variant, labels, what.variant, len(windows), index, wide)
-    written = (x, weights, parts.whole) if parts else (x, weights, *results)
+    written = (x, stored, parts.whole) if parts else (x, stored, *results)
     check_words(len(written), len(parameters))
     flops, moved = (2 * depth + epilogue.cost) * output.size, sum(map(distinct_bytes, written))
     seconds = target.seconds(flops, moved)
@@ -219,8 +236,12 @@ def _emit_step(
         # Each lane starts an instruction per clock, or forms one product.
         started = ceil_div(blocks, target.threads) * target.threads * THREADS * ceil_div(depth, pieces)
         seconds = max(seconds, target.launch + started * tile.instructions / (target.flops / 2))
+    spec, in_place = KernelSpec(FAMILY, variant), in_place_extras(output, conv.extras, 2)
+    if library is not None:
+        # A library may read an extra again after it wrote over it.
+        spec, in_place = KernelSpec(library[0], (*library[1], variant)), ()
     emit.step(
-        KernelSpec(FAMILY, variant),
+        spec,
         written,
         (len(written) - 1,),
         tuple(parameters),
@@ -228,8 +249,17 @@ def _emit_step(
         flops=flops,
         bytes_moved=moved,
         seconds=seconds,
-        in_place=in_place_extras(output, conv.extras, 2),
+        in_place=in_place,
     )
+
+
+def _weights(emit: StepEmitter, target: Target, conv: Convolution) -> View:
+    """The weights as ``(depth, features of all groups)``."""
+    shape = (conv.taps * conv.channels, conv.w.shape[-1])
+    weights = conv.w.reshape(shape)
+    if weights is None:
+        weights = View.dense(dense_copy(emit, target, conv.w, "weights").storage, shape)
+    return weights
 
 
 def _reads_wide(view: View) -> bool:

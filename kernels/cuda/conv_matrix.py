@@ -54,10 +54,14 @@ class _Choice:
 
 def serves(target: Target, conv: Convolution, accumulator: DType) -> bool:
     """Can ``conv`` be computed by matrix instructions, its input as it lies in memory?"""
+    return multiplies(target, conv.x.dtype) and reads_lines(conv, accumulator)
+
+
+def reads_lines(conv: Convolution, accumulator: DType) -> bool:
+    """Are sums of floats formed of factors of one type, whose channels lie in pieces of 16 bytes?"""
     dtype = conv.x.dtype
     return (
-        multiplies(target, dtype)
-        and conv.w.dtype is dtype
+        conv.w.dtype is dtype
         and accumulator is DType.FLOAT32
         and conv.features >= LEAST_FEATURES
         and conv.channels * dtype.itemsize % 16 == 0
@@ -90,6 +94,13 @@ def emit_whole(
     The variant ends with that of our own kernel, which has the same operands and parameters.
     """
     _emit_step(emit, target, conv, fitting_choice(target, conv, most_pieces=1), epilogue, None, library)
+
+
+def weights_by_feature(emit: StepEmitter, target: Target, conv: Convolution) -> View:
+    """The weights, packed, as ``(features of all groups, depth)``."""
+    w = conv.w
+    turned = dense_copy(emit, target, w.transpose((w.rank - 1, *range(w.rank - 1))), "weights")
+    return View.dense(turned.storage, (w.shape[-1], conv.taps * conv.channels))
 
 
 def fitting_choice(target: Target, conv: Convolution, most_pieces: int = max(PIECES)) -> _Choice:
@@ -140,10 +151,9 @@ def _emit_step(
     parts: Parts | None,
     library: tuple[str, Variant] | None = None,
 ) -> None:
-    x, w, output, tile = conv.x, conv.w, conv.output, choice.tile
+    x, output, tile = conv.x, conv.output, choice.tile
     rows, depth = math.prod(output.shape[:-1]), conv.taps * conv.channels
-    turned = dense_copy(emit, target, w.transpose((w.rank - 1, *range(w.rank - 1))), "weights")
-    weights = View.dense(turned.storage, (w.shape[-1], depth))
+    weights = weights_by_feature(emit, target, conv)
     results = (*conv.extras, output)
     extents = Tile(tile.rows, tile.columns, tile.depth)
     blocks, words = tile_words(rows, conv.features, depth, extents, choice.pieces, conv.groups)

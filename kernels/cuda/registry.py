@@ -39,7 +39,7 @@ FAMILIES: dict[str, str] = {
     "non_maximum": "non_maximum:build_non_maximum",
 }
 
-LIBRARY_FAMILIES = frozenset(["cublaslt", "cudnn", "cudnn_attention"])
+LIBRARY_FAMILIES = frozenset(["cublaslt", "cudnn", "cudnn_float32", "cudnn_attention"])
 """Families whose steps are calls of libraries."""
 
 

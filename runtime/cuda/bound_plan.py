@@ -17,7 +17,7 @@ from onnxplan.runtime.cuda.cudnn_library import close_all, own_kernel
 from onnxplan.runtime.cuda.matmul import FAMILY, BoundProduct, Product, workspace_limit
 from onnxplan.runtime.cuda.memory import Layout
 from onnxplan.runtime.cuda.operation_graph import CudnnGraph
-from onnxplan.runtime.cuda.tuning import ProductTuner
+from onnxplan.runtime.cuda.tuning import Tuner
 
 WORD_MASK = (1 << 64) - 1
 MOST_BLOCKS = (1 << 31) - 1
@@ -73,7 +73,7 @@ class BoundPlan:
         constants: Sequence[int],
         library: CublasLt | None,
         handle: int,
-        tuner: ProductTuner | None = None,
+        tuner: Tuner | None = None,
         cudnn_graphs: Mapping[int, CudnnGraph] = MappingProxyType({}),
     ) -> None:
         self.plan = plan

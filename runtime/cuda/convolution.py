@@ -7,6 +7,7 @@ that cuDNN has compiled for this chain. Tensors between the operations are virtu
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from onnxplan.runtime.cuda.cudnn import (
     Attribute,
     Descriptor,
     Kind,
+    NumericalNote,
 )
 from onnxplan.runtime.cuda.operation_graph import (
     MATRIX_INSTRUCTIONS,
@@ -29,6 +31,10 @@ from onnxplan.runtime.cuda.operation_graph import (
     check_alignment,
 )
 
+WINOGRAD = frozenset(
+    {NumericalNote.WINOGRAD, NumericalNote.WINOGRAD_TILE_4x4, NumericalNote.WINOGRAD_TILE_6x6}
+)
+"""The notes of Winograd's form with tiles that serve on the CPU too; larger ones round more."""
 ADDED = ("residual", "bias")
 """What may be added to the sums, in this order."""
 
@@ -142,3 +148,10 @@ class BoundConvolution(CudnnGraph):
                 mode, operands = CUDNN_POINTWISE_RELU_FWD, [results[number]]
             operations.append(self._pointwise(mode, operands, results[number + 1]))
         return self._operation_graph(operations)
+
+
+class BoundFloat32Convolution(BoundConvolution):
+    """One whose products are those of float32: by no matrix instructions, which round factors to TF32."""
+
+    needed_notes = frozenset()
+    allowed_notes = WINOGRAD if os.environ.get("ONNXPLAN_WINOGRAD", "1") not in ("", "0") else frozenset()

@@ -12,17 +12,22 @@ from onnxplan.compiler.errors import UnsupportedOperatorError
 from onnxplan.compiler.plan import ExecutionPlan, KernelSpec
 from onnxplan.runtime.cuda.attention import BoundAttention
 from onnxplan.runtime.cuda.context import CudaContext
-from onnxplan.runtime.cuda.convolution import BoundConvolution
+from onnxplan.runtime.cuda.convolution import BoundConvolution, BoundFloat32Convolution
 from onnxplan.runtime.cuda.cudnn import Cudnn, CudnnError
 from onnxplan.runtime.cuda.matmul import workspace_limit
 from onnxplan.runtime.cuda.operation_graph import CudnnGraph
+from onnxplan.runtime.cuda.tuning import Tuner
 
 logger = logging.getLogger("onnxplan.cuda")
 
-GRAPHS: dict[str, type[CudnnGraph]] = {"cudnn": BoundConvolution, "cudnn_attention": BoundAttention}
+GRAPHS: dict[str, type[CudnnGraph]] = {
+    "cudnn": BoundConvolution,
+    "cudnn_float32": BoundFloat32Convolution,
+    "cudnn_attention": BoundAttention,
+}
 """What binds the steps of a family."""
 
-OWN_FAMILIES = {"cudnn": "conv_matrix", "cudnn_attention": "attention"}
+OWN_FAMILIES = {"cudnn": "conv_matrix", "cudnn_float32": "conv", "cudnn_attention": "attention"}
 """The families of our own kernels, which take the place of what cuDNN refuses."""
 
 
@@ -58,10 +63,11 @@ class CudnnLibrary:
         library = CudnnLibrary.of(context)
         return 0 if library is None else library.library.version
 
-    def bind(self, plan: ExecutionPlan, workspace: int) -> dict[int, CudnnGraph]:
+    def bind(self, plan: ExecutionPlan, workspace: int, tuner: Tuner | None = None) -> dict[int, CudnnGraph]:
         """The graphs of a plan by their steps' numbers, without those that cuDNN refuses.
 
-        Steps that are alike share one; ``workspace`` is the most bytes that each may use.
+        Steps that are alike share one; ``workspace`` is the most bytes that each may use, ``tuner`` chooses
+        their engines if it is given.
         """
         bound: dict[Any, CudnnGraph | None] = {}
         steps: dict[int, CudnnGraph] = {}
@@ -72,7 +78,7 @@ class CudnnLibrary:
                     continue
                 problem = kind.describe(step, plan)
                 if problem not in bound:
-                    bound[problem] = self._bind(kind, problem, workspace)
+                    bound[problem] = self._bind(kind, problem, workspace, tuner)
                 if (found := bound[problem]) is not None:
                     steps[number] = found
         except BaseException:
@@ -80,20 +86,24 @@ class CudnnLibrary:
             raise
         return steps
 
-    def _bind(self, kind: type[CudnnGraph], problem: Any, workspace: int) -> CudnnGraph | None:
+    def _bind(
+        self, kind: type[CudnnGraph], problem: Any, workspace: int, tuner: Tuner | None
+    ) -> CudnnGraph | None:
         try:
-            return kind(self.library, self.handle, self.lock, problem, workspace=workspace)
+            return kind(self.library, self.handle, self.lock, problem, workspace=workspace, tuner=tuner)
         except UnsupportedOperatorError as error:
             logger.warning("%s; our own kernel computes it", error)
             return None
 
 
-def bind_cudnn_graphs(context: CudaContext, plan: ExecutionPlan) -> dict[int, CudnnGraph]:
+def bind_cudnn_graphs(
+    context: CudaContext, plan: ExecutionPlan, tuner: Tuner | None
+) -> dict[int, CudnnGraph]:
     """The steps of a plan that cuDNN computes on a device, which is current."""
     if all(spec.family not in GRAPHS for spec in plan.kernels):
         return {}
     library = CudnnLibrary.of(context)
-    return {} if library is None else library.bind(plan, workspace_limit(plan.target.isa))
+    return {} if library is None else library.bind(plan, workspace_limit(plan.target.isa), tuner)
 
 
 def close_all(graphs: Mapping[int, CudnnGraph]) -> None:

@@ -30,7 +30,7 @@ from onnxplan.runtime.cuda.importing import Importer
 from onnxplan.runtime.cuda.modules import Modules
 from onnxplan.runtime.cuda.own_kernels import PROBE, PROBE_THREADS, generate
 from onnxplan.runtime.cuda.target import detect_target
-from onnxplan.runtime.cuda.tuning import ProductTuner
+from onnxplan.runtime.cuda.tuning import Tuner
 from onnxplan.runtime.library import KernelLibrary, Progress
 from onnxplan.runtime.store import KernelStore, content_key
 
@@ -180,7 +180,7 @@ def open_cuda(
 ) -> CudaDevice:
     """The device with this number, after a kernel really ran on it.
 
-    With ``autotune`` the algorithms of matrix products are timed when a plan is bound.
+    With ``autotune`` the algorithms of libraries are timed when a plan is bound.
 
     Raises :class:`DeviceUnavailableError` with the cause and what would fix it.
     """
@@ -233,18 +233,18 @@ def _library(
     return library
 
 
-def _tuner(context: CudaContext, store: KernelStore, cache: bool) -> ProductTuner:
+def _tuner(context: CudaContext, store: KernelStore, cache: bool) -> Tuner:
     """The tuner of a context, shared by all sessions that use the store or do not."""
 
-    def make() -> ProductTuner:
+    def make() -> Tuner:
         runtime: Any = context.api.runtime
         with context.active("opening the device"):
             name = runtime.getDeviceProperties(context.ordinal)["name"]
             device = name.decode() if isinstance(name, bytes) else str(name)
             versions = runtime.driverGetVersion(), CublasLt(context.api.cublaslt).version
-        return ProductTuner(context, store, f"cuda {device}, driver {versions[0]}, cuBLASLt {versions[1]}")
+        return Tuner(context, store, f"cuda {device}, driver {versions[0]}, cuBLASLt {versions[1]}")
 
-    tuner: ProductTuner = context.part(("tuner", cache), make)
+    tuner: Tuner = context.part(("tuner", cache), make)
     return tuner
 
 

@@ -26,7 +26,7 @@ from onnxplan.runtime.cuda.modules import Modules
 from onnxplan.runtime.cuda.operation_graph import CudnnGraph
 from onnxplan.runtime.cuda.slot import Slot
 from onnxplan.runtime.cuda.transfers import Array
-from onnxplan.runtime.cuda.tuning import ProductTuner
+from onnxplan.runtime.cuda.tuning import Tuner
 from onnxplan.runtime.cuda.turns import Turns
 from onnxplan.runtime.device import AnyArray
 from onnxplan.runtime.slots import SlotPool
@@ -63,13 +63,13 @@ class Plan:
         functions: Functions,
         budget: Budget,
         concurrency: int,
-        tuner: ProductTuner | None,
+        tuner: Tuner | None,
     ) -> None:
         self.context = context
         self._graphs: GraphCache = context.part("graphs", GraphCache)
         plan = compiled.plan
         with context.active("binding a plan"):
-            cudnn_graphs = bind_cudnn_graphs(context, plan)
+            cudnn_graphs = bind_cudnn_graphs(context, plan, tuner)
             try:
                 self._bind(compiled, functions, tuner, cudnn_graphs)
             except BaseException:
@@ -87,7 +87,7 @@ class Plan:
         self,
         compiled: CompiledPlan,
         functions: Functions,
-        tuner: ProductTuner | None,
+        tuner: Tuner | None,
         cudnn_graphs: Mapping[int, CudnnGraph],
     ) -> None:
         context, plan = self.context, compiled.plan
@@ -157,7 +157,7 @@ class Plan:
 class CudaExecutor:
     """An execution plan bound to a device. Safe from any number of threads.
 
-    ``functions`` gives the handles of generated kernels, ``tuner`` times algorithms of products.
+    ``functions`` gives the handles of generated kernels, ``tuner`` times algorithms of libraries.
     ``concurrency`` bounds the runs in flight, each of which needs a slot of memory out of ``budget``; further
     callers wait. Raises :class:`~onnxplan.compiler.errors.OutOfMemoryError` where the constants do not fit on
     the device.
@@ -171,7 +171,7 @@ class CudaExecutor:
         *,
         budget: Budget,
         concurrency: int,
-        tuner: ProductTuner | None = None,
+        tuner: Tuner | None = None,
     ) -> None:
         self.plan: ExecutionPlan = compiled.plan
         self.context = context

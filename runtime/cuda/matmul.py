@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import DeviceError, UnsupportedOperatorError
 from onnxplan.compiler.plan import ExecutionPlan, Step
 from onnxplan.compiler.records import dataclass
@@ -37,9 +38,10 @@ from onnxplan.runtime.cuda.cublaslt import (
     PreferenceAttribute,
     Status,
 )
-from onnxplan.runtime.cuda.tuning import ProductTuner
+from onnxplan.runtime.cuda.tuning import Candidates, Tuner
 
 FAMILY = "cublaslt"
+SYMBOL = "cublaslt algorithm"
 TYPES = {"float32": CUDA_R_32F, "float64": CUDA_R_64F, "float16": CUDA_R_16F, "bfloat16": CUDA_R_16BF}
 EPILOGUES = {
     "none": Epilogue.DEFAULT,
@@ -138,7 +140,7 @@ class BoundProduct:
         *,
         fast: bool,
         workspace: int,
-        tuner: ProductTuner | None = None,
+        tuner: Tuner | None = None,
     ) -> None:
         self.product = product
         self._library = library
@@ -181,7 +183,7 @@ class BoundProduct:
             descriptor.set(DescriptorAttribute.BIAS_POINTER, bias)
         return descriptor
 
-    def _choose(self, step: str, workspace: int, tuner: ProductTuner | None) -> tuple[Any, int]:
+    def _choose(self, step: str, workspace: int, tuner: Tuner | None) -> tuple[Any, int]:
         """The algorithm that the heuristic ranks first, or that ``tuner`` finds to be the fastest, and the
         workspace that it needs."""
         usable = self.algorithms(ALGORITHMS if tuner is None else TIMED_ALGORITHMS, workspace)
@@ -216,7 +218,7 @@ class BoundProduct:
             if result.state == Status.SUCCESS and result.workspaceSize <= workspace
         ]
 
-    def _timed(self, tuner: ProductTuner, usable: Sequence[tuple[Any, int]]) -> int:
+    def _timed(self, tuner: Tuner, usable: Sequence[tuple[Any, int]]) -> int:
         """The number of the algorithm that ``tuner`` chooses."""
 
         def launch(addresses: Sequence[int], number: int, stream: int) -> None:
@@ -224,8 +226,17 @@ class BoundProduct:
             with self.descriptor(bias) as descriptor:
                 self.launcher(a, b, d, descriptor, workspace, usable[number])(stream)
 
-        records = [bytes(algorithm) for algorithm, _ in usable]
-        return tuner.choose(self.product, records, [nbytes for _, nbytes in usable], launch)
+        return tuner.choose(
+            Candidates(
+                SYMBOL,
+                repr(alike(self.product)),
+                str(self.product),
+                operand_sizes(self.product),
+                [bytes(algorithm) for algorithm, _ in usable],
+                [nbytes for _, nbytes in usable],
+                launch,
+            )
+        )
 
     def launcher(
         self,
@@ -268,3 +279,28 @@ def _arithmetic(product: Product, fast: bool) -> tuple[int, int]:
         return CUBLAS_COMPUTE_64F, CUDA_R_64F
     tf32 = fast and product.types[:2] == ("float32", "float32")
     return (CUBLAS_COMPUTE_32F_FAST_TF32 if tf32 else CUBLAS_COMPUTE_32F), CUDA_R_32F
+
+
+def alike(product: Product) -> tuple[Any, ...]:
+    """What products that share an algorithm have in common: all but the rows, up to the next power of two.
+
+    The first one of a kind is timed, later ones take its algorithm if the heuristic offers it for them too.
+    """
+    p = product
+    rows = 1 << (p.m - 1).bit_length()
+    return p.types, p.trans_a, p.trans_b, p.epilogue, p.alignments, p.batch, rows, p.n, p.k
+
+
+def operand_sizes(product: Product) -> list[tuple[int, DType]]:
+    """Bytes and element types of a, b, the bias and d."""
+    p = product
+    a, b, d = (DType.from_label(label) for label in p.types)
+    rows = (p.k if p.trans_a else p.m, p.n if p.trans_b else p.k, p.m)
+    sizes = [
+        (p.batch - 1) * stride + count * distance
+        for stride, count, distance in zip(
+            (p.stride_a, p.stride_b, p.stride_d), rows, (p.lda, p.ldb, p.ldd), strict=True
+        )
+    ]
+    found = [(sizes[0], a), (sizes[1], b), (p.n, d), (sizes[2], d)]
+    return [(max(size, 1) * dtype.itemsize, dtype) for size, dtype in found]

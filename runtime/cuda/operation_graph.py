@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import struct
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import UnsupportedOperatorError
 from onnxplan.compiler.plan import ExecutionPlan, Operand, Step
 from onnxplan.compiler.records import dataclass
@@ -17,6 +20,8 @@ from onnxplan.runtime.cuda.cudnn import (
     CUDNN_DATA_HALF,
     CUDNN_HEUR_MODE_A,
     CUDNN_HEUR_MODE_FALLBACK,
+    CUDNN_KNOB_TYPE_COUNTS,
+    CUDNN_STATUS_NOT_INITIALIZED,
     Attribute,
     Cudnn,
     CudnnError,
@@ -24,13 +29,19 @@ from onnxplan.runtime.cuda.cudnn import (
     Kind,
     NumericalNote,
 )
+from onnxplan.runtime.cuda.tuning import Candidates, Tuner
 
 TYPES = {"float32": CUDNN_DATA_FLOAT, "float16": CUDNN_DATA_HALF, "bfloat16": CUDNN_DATA_BFLOAT16}
+DTYPES = {number: DType.from_label(label) for label, number in TYPES.items()}
+SYMBOL = "cudnn engine"
+TIMED_ENGINES = 8
+"""How many are timed, of those that may be used."""
 ALIGNMENT = 16
 """Bytes that all addresses are multiples of."""
 
 MATRIX_INSTRUCTIONS = frozenset({NumericalNote.TENSOR_CORE})
-"""The notes that an engine may have: results must be those of sums in float32, the same in each run."""
+"""The notes that an engine with matrix instructions may have: results must be those of sums in float32,
+the same in each run."""
 
 Attributes = tuple[Attribute, tuple[object, ...]]
 
@@ -65,6 +76,11 @@ class Tensor:
             step *= shape[axis]
         return Tensor(tuple(shape), tuple(strides))
 
+    @property
+    def span(self) -> int:
+        """Elements from the first to the last, both included."""
+        return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+
     def permuted(self, order: Sequence[int]) -> Tensor:
         """The same elements with their axes in another order."""
         return Tensor(tuple(self.shape[axis] for axis in order), tuple(self.strides[axis] for axis in order))
@@ -77,19 +93,37 @@ def check_alignment(operands: Sequence[Operand], plan: ExecutionPlan) -> None:
             raise ValueError(f"cudnn: an operand is not at a multiple of {ALIGNMENT} bytes")
 
 
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine with its knobs: its configuration, the plan for it, and the bytes that it needs."""
+
+    configuration: Descriptor
+    plan: Descriptor
+    workspace_bytes: int
+
+
 class CudnnGraph(ABC):
     """A problem with the engine for it; shared by all slots of an executor.
 
     ``problem`` is what a step asks of cuDNN, equal for steps that are alike; its text is for messages.
-    ``workspace`` is the most bytes that it may use. Raises :class:`UnsupportedOperatorError` where cuDNN does
-    not take the problem, saying why.
+    ``workspace`` is the most bytes that it may use, ``tuner`` chooses the engine if it is given. Raises
+    :class:`UnsupportedOperatorError` where cuDNN does not take the problem, saying why.
     """
 
     needed_notes: ClassVar[frozenset[NumericalNote]]
-    """The notes that an engine must have of those in :data:`MATRIX_INSTRUCTIONS`."""
+    """The notes that an engine must have."""
+    allowed_notes: ClassVar[frozenset[NumericalNote]] = MATRIX_INSTRUCTIONS
+    """Those that it may have."""
 
     def __init__(
-        self, library: Cudnn, handle: int, lock: threading.Lock, problem: Any, *, workspace: int
+        self,
+        library: Cudnn,
+        handle: int,
+        lock: threading.Lock,
+        problem: Any,
+        *,
+        workspace: int,
+        tuner: Tuner | None = None,
     ) -> None:
         self.problem = problem
         self._library = library
@@ -97,8 +131,9 @@ class CudnnGraph(ABC):
         self._lock = lock
         self._owned: list[Descriptor] = []
         self._scalars: list[Any] = []
+        self._operands: list[tuple[int, DType]] = []
         try:
-            self._plan, self.workspace_bytes = self._choose(workspace)
+            self._engine = self._choose(workspace, tuner)
         except BaseException:
             self.close()
             raise
@@ -120,6 +155,10 @@ class CudnnGraph(ABC):
         Tensors in memory are numbered from 1 in the order of :meth:`pack`'s addresses, then come scalars.
         """
 
+    @property
+    def workspace_bytes(self) -> int:
+        return self._engine.workspace_bytes
+
     def _make(self, kind: Kind, *attributes: Attributes) -> Descriptor:
         """A finalised descriptor, which lives as long as this object."""
         descriptor = Descriptor(self._library, kind)
@@ -132,6 +171,9 @@ class CudnnGraph(ABC):
     def _tensor(
         self, number: int, tensor: Tensor, dtype: int, *, virtual: bool = False, by_value: bool = False
     ) -> Descriptor:
+        if not (virtual or by_value):
+            element = DTYPES[dtype]
+            self._operands.append((tensor.span * element.itemsize, element))
         return self._make(
             Kind.TENSOR,
             (Attribute.TENSOR_DATA_TYPE, (dtype,)),
@@ -181,31 +223,75 @@ class CudnnGraph(ABC):
             (Attribute.OPERATION_POINTWISE_YDESC, (result,)),
         )
 
-    def _choose(self, workspace: int) -> tuple[Descriptor, int]:
-        """The plan of the first engine that may be used, in the heuristic's order, and the bytes it needs."""
+    def _choose(self, workspace: int, tuner: Tuner | None) -> Engine:
+        """The first engine that may be used, in the heuristic's order, or the one that ``tuner`` chooses."""
         reasons: list[str] = []
         for make in self._graphs():
             self._scalars.clear()
+            self._operands.clear()
             try:
-                graph = make()
+                configurations = self._configurations(make(), reasons)
+                if tuner is None:
+                    found = next(self._engines(configurations, workspace, reasons), None)
+                else:
+                    found = self._tuned(tuner, configurations, workspace, reasons)
             except CudnnError as error:
                 reasons.append(str(error))
                 continue
-            for mode in (CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK):
-                for configuration in self._configurations(graph, mode, reasons):
-                    try:
-                        found = self._planned(configuration, workspace)
-                    except (CudnnError, _UnfitError) as error:
-                        reasons.append(str(error))
-                        continue
-                    return found
+            if found is not None:
+                return found
         said = "; ".join(dict.fromkeys(reasons)) or "it offers no engine"
         raise UnsupportedOperatorError(f"cuDNN does not take the {self.problem}: {said}")
 
-    def _planned(self, configuration: Descriptor, workspace: int) -> tuple[Descriptor, int]:
-        """The plan for an engine, and the bytes it needs; :class:`_UnfitError` for one not to be used."""
+    def _tuned(
+        self, tuner: Tuner, configurations: Iterator[Descriptor], workspace: int, reasons: list[str]
+    ) -> Engine | None:
+        """The engine that was fastest when it was timed, in this process or an earlier one."""
+        key = f"cuDNN {self._library.version}, {type(self).__name__} of {self.problem!r}"
+        known = tuner.known(SYMBOL, key)
+        if known is not None:
+            first = sorted(configurations, key=lambda configuration: self._record(configuration) != known)
+            return next(self._engines(iter(first), workspace, reasons), None)
+        engines = list(itertools.islice(self._engines(configurations, workspace, reasons), TIMED_ENGINES))
+        if not engines:
+            return None
+
+        def launch(addresses: Sequence[int], number: int, stream: int) -> None:
+            *operands, memory = addresses
+            with self._pack(operands, memory) as pack:
+                self._launcher(pack, engines[number].plan)(stream)
+
+        chosen = tuner.choose(
+            Candidates(
+                SYMBOL,
+                key,
+                str(self.problem),
+                tuple(self._operands),
+                tuple(self._record(engine.configuration) for engine in engines),
+                tuple(engine.workspace_bytes for engine in engines),
+                launch,
+            )
+        )
+        for number, engine in enumerate(engines):
+            if number != chosen:
+                self._owned.remove(engine.plan)
+                engine.plan.close()
+        return engines[chosen]
+
+    def _engines(
+        self, configurations: Iterator[Descriptor], workspace: int, reasons: list[str]
+    ) -> Iterator[Engine]:
+        """Those that may be used; ``reasons`` get what is wrong with the others."""
+        for configuration in configurations:
+            try:
+                yield self._planned(configuration, workspace)
+            except (CudnnError, _UnfitError) as error:
+                reasons.append(str(error))
+
+    def _planned(self, configuration: Descriptor, workspace: int) -> Engine:
+        """The engine of a configuration; :class:`_UnfitError` for one not to be used."""
         notes = self._notes(configuration)
-        if not self.needed_notes <= notes <= MATRIX_INSTRUCTIONS:
+        if not self.needed_notes <= notes <= self.allowed_notes:
             said = ", ".join(sorted(note.name for note in notes)) or "none"
             raise _UnfitError(f"the notes of an engine are {said}")
         plan = self._make(
@@ -216,10 +302,40 @@ class CudnnGraph(ABC):
         (nbytes,) = plan.get(Attribute.EXECUTION_PLAN_WORKSPACE_SIZE)
         if nbytes > workspace:
             raise _UnfitError(f"an engine needs {nbytes} bytes of workspace")
-        return plan, nbytes
+        return Engine(configuration, plan, nbytes)
 
-    def _configurations(self, graph: Descriptor, mode: int, reasons: list[str]) -> list[Descriptor]:
+    def _record(self, configuration: Descriptor) -> bytes:
+        """The number of the engine, and the types and values of its knobs in the order of types."""
+        (number,) = self._of_engine(configuration, Attribute.ENGINE_GLOBAL_INDEX)
+        # How many there are is told to those alone who ask for them.
+        choices = [Descriptor(self._library, Kind.KNOB_CHOICE) for _ in range(CUDNN_KNOB_TYPE_COUNTS)]
+        try:
+            count = configuration.fill(Attribute.ENGINECFG_KNOB_CHOICES, choices)
+            knobs = sorted(
+                (
+                    *choice.get(Attribute.KNOB_CHOICE_KNOB_TYPE),
+                    *choice.get(Attribute.KNOB_CHOICE_KNOB_VALUE),
+                )
+                for choice in choices[:count]
+            )
+        except CudnnError as error:
+            # What 9.28.1 answers for engines that tell no knobs.
+            if error.status != CUDNN_STATUS_NOT_INITIALIZED:
+                raise
+            knobs = []
+        finally:
+            for choice in choices:
+                choice.close()
+        words = [number, *itertools.chain.from_iterable(knobs)]
+        return struct.pack(f"<{len(words)}q", *words)
+
+    def _configurations(self, graph: Descriptor, reasons: list[str]) -> Iterator[Descriptor]:
         """Engine configurations, best first."""
+        for mode in (CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK):
+            yield from self._ranked(graph, mode, reasons)
+
+    def _ranked(self, graph: Descriptor, mode: int, reasons: list[str]) -> list[Descriptor]:
+        """The configurations that a mode of the heuristic offers."""
         try:
             heuristic = self._make(
                 Kind.ENGINEHEUR,
@@ -235,19 +351,25 @@ class CudnnGraph(ABC):
             return []
 
     def _notes(self, configuration: Descriptor) -> set[NumericalNote]:
+        found = self._of_engine(configuration, Attribute.ENGINE_NUMERICAL_NOTE)
+        return {NumericalNote(note) for note in found if note in set(NumericalNote)}
+
+    def _of_engine(self, configuration: Descriptor, attribute: Attribute) -> list[int]:
         with Descriptor(self._library, Kind.ENGINE) as engine:
             configuration.fill(Attribute.ENGINECFG_ENGINE, [engine])
-            found = engine.get(Attribute.ENGINE_NUMERICAL_NOTE)
-        return {NumericalNote(note) for note in found if note in set(NumericalNote)}
+            return engine.get(attribute)
 
     def pack(self, addresses: Sequence[int], workspace: int) -> Descriptor:
         """What a launch is given: the addresses of tensors in their order; the caller closes it."""
+        return self._pack(addresses, workspace if self.workspace_bytes else 0)
+
+    def _pack(self, addresses: Sequence[int], workspace: int) -> Descriptor:
         values = (*addresses, *(ctypes.addressof(scalar) for scalar in self._scalars))
         pack = Descriptor(self._library, Kind.VARIANT_PACK)
         try:
             pack.set(Attribute.VARIANT_PACK_UNIQUE_IDS, *range(1, len(values) + 1))
             pack.set(Attribute.VARIANT_PACK_DATA_POINTERS, *values)
-            pack.set(Attribute.VARIANT_PACK_WORKSPACE, workspace if self.workspace_bytes else 0)
+            pack.set(Attribute.VARIANT_PACK_WORKSPACE, workspace)
             pack.finalize()
         except BaseException:
             pack.close()
@@ -256,7 +378,10 @@ class CudnnGraph(ABC):
 
     def launcher(self, pack: Descriptor) -> Callable[[int], None]:
         """``launch(stream)`` for what ``pack`` holds."""
-        library, handle, plan, lock = self._library, self._handle, self._plan.handle, self._lock
+        return self._launcher(pack, self._engine.plan)
+
+    def _launcher(self, pack: Descriptor, engine: Descriptor) -> Callable[[int], None]:
+        library, handle, plan, lock = self._library, self._handle, engine.handle, self._lock
 
         def launch(stream: int) -> None:
             # The stream belongs to the handle, which other slots use too.

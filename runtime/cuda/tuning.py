@@ -1,39 +1,52 @@
-"""Algorithms of matrix products chosen by timing them, once for each kind of product on a kind of device."""
+"""Algorithms and engines of libraries chosen by timing them, once for each problem on a kind of device."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.compiler.errors import OutOfMemoryError
+from onnxplan.compiler.errors import DeviceError, OutOfMemoryError, UnsupportedOperatorError
+from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cuda.context import CudaContext, DeviceMemory
-from onnxplan.runtime.cuda.cublaslt import ALGORITHM_BYTES
 from onnxplan.runtime.store import KernelStore, StoredCode, content_key
-
-if TYPE_CHECKING:
-    from onnxplan.runtime.cuda.matmul import Product
 
 logger = logging.getLogger("onnxplan.cuda")
 
-SYMBOL = "cublaslt algorithm"
+PURPOSE = "timing candidates"
 ROUNDS, LAUNCHES = 3, 5
 """An algorithm's time is the least of so many rounds of so many launches."""
 RANDOM_ELEMENTS = 1 << 16
 
 Launcher = Callable[[Sequence[int], int, int], None]
-"""Queues a product: addresses of a, b, bias, d and the workspace, the algorithm's number, the stream."""
+"""Queues a candidate: addresses of operands and of the workspace, the candidate's number, the stream."""
 
 
-class ProductTuner:
-    """Times algorithms on the device that is current, and keeps what was fastest in ``store``.
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Ways in which a library computes something, in the order of its heuristic.
 
-    Products are alike where they differ only in the number of rows, up to the next power of two: the first
-    one of a kind is timed, later ones take its algorithm if the heuristic offers it for them as well, else
-    the heuristic's first. ``identity`` says what choices depend on beside the product: device and library.
+    ``symbol`` and ``key`` say what a choice is kept for, ``text`` what is computed. ``operands`` are bytes
+    and element types of what ``launch`` is given the addresses of; ``records`` are what makes each candidate
+    known again, ``workspaces`` the bytes that each needs.
+    """
+
+    symbol: str
+    key: str
+    text: str
+    operands: Sequence[tuple[int, DType]]
+    records: Sequence[bytes]
+    workspaces: Sequence[int]
+    launch: Launcher
+
+
+class Tuner:
+    """Times candidates on the device that is current, and keeps what was fastest in ``store``.
+
+    ``identity`` says what all choices depend on: the device, its driver, cuBLASLt.
     """
 
     def __init__(self, context: CudaContext, store: KernelStore, identity: str) -> None:
@@ -42,58 +55,81 @@ class ProductTuner:
         self._identity = identity
         self._chosen: dict[str, bytes] = {}
         self.timed = 0
-        """Products that were timed by this process."""
+        """How often this process timed candidates."""
 
-    def choose(
-        self, product: Product, algorithms: Sequence[bytes], workspaces: Sequence[int], launch: Launcher
-    ) -> int:
-        """The number of the algorithm to use; ``algorithms`` are records as the heuristic ranks them."""
-        key = content_key(SYMBOL, self._identity, repr(alike(product)))
-        known = self._chosen.get(key) or self._stored(key)
-        if known is None:
-            known = algorithms[self._fastest(product, workspaces, launch)] if len(algorithms) > 1 else None
-            known = known or algorithms[0]
-            self._store.put(key, StoredCode(SYMBOL, known), self._identity)
-        self._chosen[key] = known
-        return list(algorithms).index(known) if known in algorithms else 0
+    def known(self, symbol: str, key: str) -> bytes | None:
+        """The record that was chosen for a key, if any was."""
+        stored = self._key(symbol, key)
+        if stored not in self._chosen:
+            entry = self._store.get(stored)
+            if entry is None or entry.symbol != symbol:
+                return None
+            self._chosen[stored] = entry.code
+        return self._chosen[stored]
 
-    def _stored(self, key: str) -> bytes | None:
-        entry = self._store.get(key)
-        if entry is None or entry.symbol != SYMBOL or len(entry.code) != ALGORITHM_BYTES:
-            return None
-        return entry.code
+    def choose(self, candidates: Candidates) -> int:
+        """The number of the candidate to use: that of the known record, else the fastest.
 
-    def _fastest(self, product: Product, workspaces: Sequence[int], launch: Launcher) -> int:
+        Where the known one is not offered it is the first. Raises :class:`UnsupportedOperatorError` where
+        none can be launched.
+        """
+        records = list(candidates.records)
+        known = self.known(candidates.symbol, candidates.key)
+        if known is not None:
+            return records.index(known) if known in records else 0
+        number = self._fastest(candidates) if len(records) > 1 else 0
+        stored = self._key(candidates.symbol, candidates.key)
+        self._store.put(stored, StoredCode(candidates.symbol, records[number]), self._identity)
+        self._chosen[stored] = records[number]
+        return number
+
+    def _key(self, symbol: str, key: str) -> str:
+        return content_key(symbol, self._identity, key)
+
+    def _fastest(self, candidates: Candidates) -> int:
         try:
-            memory = [filled(self._context, size, dtype) for size, dtype in operand_sizes(product)]
-            workspace = self._context.allocate(max(workspaces), "timing a product")
+            memory = [filled(self._context, size, dtype) for size, dtype in candidates.operands]
+            workspace = self._context.allocate(max(1, *candidates.workspaces), PURPOSE)
         except OutOfMemoryError as error:
-            logger.warning("%s: the %s is not timed: %s", self._context.name, product, error)
+            logger.warning("%s: the %s is not timed: %s", self._context.name, candidates.text, error)
             return 0
         self.timed += 1
         addresses = [block.ptr for block in (*memory, workspace)]
-        times = self._times(len(workspaces), lambda number, stream: launch(addresses, number, stream))
+        times = self._times(candidates, addresses)
         fastest = min(range(len(times)), key=times.__getitem__)
+        if times[fastest] == float("inf"):
+            raise UnsupportedOperatorError(f"none of {len(times)} candidates computes the {candidates.text}")
         logger.info(
             "%s: algorithm %d of %d for the %s takes %.1f us, the first %.1f us",
-            self._context.name, fastest + 1, len(times), product, 1e3 * times[fastest], 1e3 * times[0],
+            self._context.name, fastest + 1, len(times), candidates.text,
+            1e3 * times[fastest], 1e3 * times[0],
         )  # fmt: skip
         return fastest
 
-    def _times(self, count: int, launch: Callable[[int, int], None]) -> list[float]:
-        """Milliseconds of ``launch(number, stream)`` for each number, after a round that does not count."""
+    def _times(self, candidates: Candidates, addresses: Sequence[int]) -> list[float]:
+        """Milliseconds of each candidate, after a round that does not count; infinite for one that fails."""
         runtime: Any = self._context.api.runtime
-        times = [float("inf")] * count
+        times = [float("inf")] * len(candidates.records)
+        left = list(range(len(times)))
         stream = int(runtime.streamCreateWithFlags(runtime.streamNonBlocking))
         events = [int(runtime.eventCreateWithFlags(runtime.eventDefault)) for _ in range(2)]
         try:
             # The operands were written on the default stream, which this one does not wait for.
             runtime.deviceSynchronize()
             for round_ in range(1 + ROUNDS):
-                for number in range(count):
+                for number in tuple(left):
                     runtime.eventRecord(events[0], stream)
-                    for _ in range(LAUNCHES):
-                        launch(number, stream)
+                    try:
+                        for _ in range(LAUNCHES):
+                            candidates.launch(addresses, number, stream)
+                    except DeviceError as error:
+                        logger.warning(
+                            "%s: algorithm %d of %d for the %s is left out: %s",
+                            self._context.name, number + 1, len(times), candidates.text, error,
+                        )  # fmt: skip
+                        times[number] = float("inf")
+                        left.remove(number)
+                        continue
                     runtime.eventRecord(events[1], stream)
                     runtime.eventSynchronize(events[1])
                     if round_:
@@ -110,7 +146,7 @@ class ProductTuner:
 def filled(context: CudaContext, nbytes: int, dtype: DType) -> DeviceMemory:
     """Memory full of random numbers: products of zeros take less power, and so less time."""
     runtime: Any = context.api.runtime
-    memory = context.allocate(nbytes, "timing a product")
+    memory = context.allocate(nbytes, PURPOSE)
     noise = np.random.default_rng(0).uniform(-1, 1, RANDOM_ELEMENTS).astype(dtype.numpy)
     written = min(noise.nbytes, nbytes)
     runtime.memcpy(memory.ptr, noise.ctypes.data, written, runtime.memcpyHostToDevice)
@@ -119,25 +155,3 @@ def filled(context: CudaContext, nbytes: int, dtype: DType) -> DeviceMemory:
         runtime.memcpy(memory.ptr + written, memory.ptr, part, runtime.memcpyDeviceToDevice)
         written += part
     return memory
-
-
-def alike(product: Product) -> tuple[Any, ...]:
-    """What products that share an algorithm have in common."""
-    p = product
-    rows = 1 << (p.m - 1).bit_length()
-    return p.types, p.trans_a, p.trans_b, p.epilogue, p.alignments, p.batch, rows, p.n, p.k
-
-
-def operand_sizes(product: Product) -> list[tuple[int, DType]]:
-    """Bytes and element types of a, b, the bias and d."""
-    p = product
-    a, b, d = (DType.from_label(label) for label in p.types)
-    rows = (p.k if p.trans_a else p.m, p.n if p.trans_b else p.k, p.m)
-    sizes = [
-        (p.batch - 1) * stride + count * distance
-        for stride, count, distance in zip(
-            (p.stride_a, p.stride_b, p.stride_d), rows, (p.lda, p.ldb, p.ldd), strict=True
-        )
-    ]
-    found = [(sizes[0], a), (sizes[1], b), (p.n, d), (sizes[2], d)]
-    return [(max(size, 1) * dtype.itemsize, dtype) for size, dtype in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,8 @@ from standin_cudnn_rules import APPLY, CONVOLVE
 from standin_products import COMPUTE_32F, COMPUTE_FAST_TF32, _operand
 
 FLOAT, CROSS_CORRELATION, ADD, RELU = 0, 1, 0, 100
+TENSOR_CORE = 0
+"""The numerical note of matrix instructions."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Problem:
     strides: tuple[int, ...]
     before: tuple[int, ...]
     after: tuple[int, ...]
+    tensor_cores: bool = False
 
     counter: ClassVar[str] = "convolutions"
     label: ClassVar[str] = "a cuDNN convolution"
@@ -40,6 +43,10 @@ class Problem:
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         return (self.x, self.w, *(tensor for _, tensor in self.chain if tensor is not None))
+
+    def by(self, notes: tuple[int, ...]) -> Problem:
+        """The problem as an engine with these notes computes it."""
+        return replace(self, tensor_cores=TENSOR_CORE in notes)
 
     def result(self, tensors: Mapping[int, np.ndarray], scalars: Mapping[int, float]) -> np.ndarray:
         return convolve(self, tensors)
@@ -127,8 +134,8 @@ def _packed_last(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def convolve(problem: Problem, tensors: Mapping[int, np.ndarray]) -> np.ndarray:
-    """The result; factors of float32 are rounded to TF32, sums are float32."""
-    compute = COMPUTE_FAST_TF32 if problem.x.type == FLOAT else COMPUTE_32F
+    """The result; matrix instructions round factors of float32 to TF32, sums are float32."""
+    compute = COMPUTE_FAST_TF32 if problem.x.type == FLOAT and problem.tensor_cores else COMPUTE_32F
     x, w = (_operand(compute, tensors[t.number]).astype(np.float64) for t in (problem.x, problem.w))
     pads = [(0, 0), (0, 0), *zip(problem.before, problem.after, strict=True)]
     x = np.pad(x, pads)

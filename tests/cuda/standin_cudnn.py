@@ -35,6 +35,8 @@ from standin_cudnn_rules import (
     GRAPH,
     HANDLE,
     INT64,
+    KNOB_CHOICE,
+    KNOB_TYPE,
     NOT_FINALIZED,
     NOT_INITIALIZED,
     NOT_SUPPORTED,
@@ -72,6 +74,17 @@ class Engine:
     """Whether no execution plan of it can be made."""
     forms: tuple[str, ...] = ("convolution", "one operation", "chain")
     """The graphs that it is offered for."""
+    number: int = 0
+    knobs: tuple[tuple[int, int], ...] = ()
+    """Types and values."""
+    milliseconds: float = 0.0
+    """What a launch takes."""
+    fails: bool = False
+    """Whether launches are refused."""
+
+
+PLAIN = Engine(notes=(), workspace_bytes=0, mode=2, forms=("convolution",))
+"""One without matrix instructions, which 9.28.1 offers as a fallback for an H100, but not in mode A."""
 
 
 @dataclass(eq=False)
@@ -83,6 +96,7 @@ class Node:
     final: bool = False
     problem: Problem | None = None
     engine: Engine | None = None
+    knob: tuple[int, int] | None = None
 
     def one(self, attribute: int) -> Any:
         return self.values[attribute][0]
@@ -101,7 +115,7 @@ class Cudnn:
 
     def __init__(self, standin: Any) -> None:
         self._standin = standin
-        self.engines: list[Engine] = [Engine()]
+        self.engines: list[Engine] = [Engine(), PLAIN]
         self.version = 92801
         self.refusals: list[str] = []
         """Why calls did not succeed."""
@@ -263,7 +277,7 @@ class Cudnn:
         engine = node.one(401).engine
         if engine.refuses:
             raise Refused(NOT_SUPPORTED, "the engine does not support the graph")
-        node.engine, node.problem = engine, node.one(401).problem
+        node.engine, node.problem = engine, node.one(401).problem.by(engine.notes)
 
     def _getattribute(
         self, address: int, name: int, kind: int, wanted: int, found: int, data: int | None
@@ -271,14 +285,18 @@ class Cudnn:
         node = self._node(address)
         if not node.final:
             raise Refused(NOT_FINALIZED, f"attribute {name} is read before the descriptor is finalised")
-        if (node.kind, name, kind) in ((ENGINEHEUR, 202, DESCRIPTOR), (ENGINECFG, 300, DESCRIPTOR)):
-            self._fill(node, wanted, found, data)
+        if (node.kind, name, kind) in FILLED:
+            self._fill(node, FILLED[node.kind, name, kind], wanted, found, data)
             return
         values: tuple[int, ...]
         if (node.kind, name, kind) == (ENGINE, 1303, NUMERICAL_NOTE) and node.engine:
             values = node.engine.notes
         elif (node.kind, name, kind) == (PLAN, 402, INT64) and node.engine:
             values = (node.engine.workspace_bytes,)
+        elif (node.kind, name, kind) == (ENGINE, 1301, INT64) and node.engine:
+            values = (node.engine.number,)
+        elif node.knob and (node.kind, name, kind) in KNOB:
+            values = (node.knob[name - 600],)
         else:
             raise Refused(BAD_PARAM, f"attribute {name} of kind {node.kind} cannot be read as type {kind}")
         c_int64.from_address(found).value = len(values)
@@ -286,20 +304,29 @@ class Cudnn:
         if given:
             (ELEMENTS[kind] * len(given)).from_address(data)[:] = given
 
-    def _fill(self, node: Node, wanted: int, found: int, data: int | None) -> None:
-        """Makes descriptors of the caller's the results of a heuristic, or the engine of a configuration."""
-        result = ENGINECFG if node.kind == ENGINEHEUR else ENGINE
+    def _fill(self, node: Node, result: int, wanted: int, found: int, data: int | None) -> None:
+        """Makes descriptors of the caller's the results of a heuristic, or the engine or the knobs of a
+        configuration."""
+        knobs: list[Any] = [None]
         if node.kind == ENGINEHEUR:
             problem = node.one(201).problem
             engines = [e for e in self.engines if e.mode == node.one(200) and problem.form in e.forms]
         else:
             problem, engines = node.problem, [node.engine]
-        c_int64.from_address(found).value = len(engines) if not wanted else min(wanted, len(engines))
-        for place, engine in enumerate(engines[:wanted]):
+        if result == KNOB_CHOICE:
+            if wanted and not node.engine.knobs:
+                raise Refused(NOT_INITIALIZED, "an engine without knobs")
+            knobs = list(node.engine.knobs)
+            engines *= len(knobs)
+        else:
+            knobs *= len(engines)
+        asked = len(engines) if not wanted and result != KNOB_CHOICE else min(wanted, len(engines))
+        c_int64.from_address(found).value = asked
+        for place, (engine, knob) in enumerate(zip(engines[:wanted], knobs, strict=False)):
             target = self._node((c_void_p * wanted).from_address(data)[place])
             if target.kind != result or target.final:
                 raise Refused(DESCRIPTOR_TYPE, f"results are written into new descriptors of kind {result}")
-            target.problem, target.engine, target.final = problem, engine, True
+            target.problem, target.engine, target.knob, target.final = problem, engine, knob, True
 
     def _execute(self, handle: int, plan_address: int, pack_address: int) -> None:
         standin = self._standin
@@ -313,13 +340,31 @@ class Cudnn:
         stream = standin.stream(self._handles[handle][1])
         assert plan.problem is not None
         assert plan.engine is not None
+        if plan.engine.fails:
+            raise Refused(EXECUTION_FAILED, "the engine does not launch")
         addresses = dict(zip(pack.values[1000], pack.values[1001], strict=True))
         workspace = pack.one(1003) or 0
-        work = launch(standin.memory, plan.problem, addresses, workspace, plan.engine.workspace_bytes)
+        engine = plan.engine
+        work = launch(
+            standin.memory, plan.problem, addresses, workspace, engine.workspace_bytes,
+            lambda: self._pass_time(engine.milliseconds),
+        )  # fmt: skip
         counters, name = standin.counters, plan.problem.counter
         setattr(counters, name, getattr(counters, name) + 1)
         accesses = standin.in_arenas(stream, work.label, work.accesses)
         standin.submit(stream, work.widened(accesses), work.accesses)
+
+    def _pass_time(self, milliseconds: float) -> None:
+        self._standin.clock += milliseconds
+
+
+FILLED = {
+    (ENGINEHEUR, 202, DESCRIPTOR): ENGINECFG,
+    (ENGINECFG, 300, DESCRIPTOR): ENGINE,
+    (ENGINECFG, 302, DESCRIPTOR): KNOB_CHOICE,
+}
+"""The kinds of descriptors that attributes fill."""
+KNOB = ((KNOB_CHOICE, 600, KNOB_TYPE), (KNOB_CHOICE, 601, INT64))
 
 
 def _check_convolution(node: Node) -> None:

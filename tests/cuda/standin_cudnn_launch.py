@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -67,6 +67,8 @@ class Problem(Protocol):
     @property
     def output(self) -> Tensor: ...
 
+    def by(self, notes: tuple[int, ...]) -> Problem: ...
+
     def result(self, tensors: Mapping[int, np.ndarray], scalars: Mapping[int, float]) -> np.ndarray: ...
 
 
@@ -80,6 +82,8 @@ class GraphLaunch:
     workspace: int
     workspace_bytes: int
     accesses: tuple[Access, ...]
+    over: Callable[[], None]
+    """What is done when it is."""
 
     @property
     def label(self) -> str:
@@ -97,10 +101,16 @@ class GraphLaunch:
         tensors = {t.number: t.view(self.addresses[t.number]) for t in self.problem.inputs}
         output = self.problem.output
         output.view(self.addresses[output.number])[...] = self.problem.result(tensors, self.scalars)
+        self.over()
 
 
 def launch(
-    memory: MemoryMap, problem: Problem, addresses: Mapping[int, int], workspace: int, workspace_bytes: int
+    memory: MemoryMap,
+    problem: Problem,
+    addresses: Mapping[int, int],
+    workspace: int,
+    workspace_bytes: int,
+    over: Callable[[], None],
 ) -> GraphLaunch:
     """A checked launch; raises :class:`StrictError`."""
     tensors = (*problem.inputs, problem.output)
@@ -126,7 +136,7 @@ def launch(
         if np.shares_memory(tensor.view(addresses[tensor.number]), result):
             raise StrictError(f"an input and the result of {label} share elements")
     scalars = {tensor.number: _scalar(memory, addresses[tensor.number], label) for tensor in problem.scalars}
-    return GraphLaunch(problem, dict(addresses), scalars, workspace, workspace_bytes, tuple(accesses))
+    return GraphLaunch(problem, dict(addresses), scalars, workspace, workspace_bytes, tuple(accesses), over)
 
 
 def _scalar(memory: MemoryMap, address: int, label: str) -> float:

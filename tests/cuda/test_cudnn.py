@@ -16,7 +16,12 @@ from standin_cudnn_rules import ATTRIBUTE_TYPE, BAD_PARAM, NOT_FINALIZED, NOT_IN
 from standin_samples import TO_DEVICE, TO_HOST, Machine
 
 from onnxplan.compiler.errors import UnsupportedOperatorError
-from onnxplan.runtime.cuda.convolution import BoundConvolution, Convolution, channels_last
+from onnxplan.runtime.cuda.convolution import (
+    BoundConvolution,
+    BoundFloat32Convolution,
+    Convolution,
+    channels_last,
+)
 from onnxplan.runtime.cuda.cudnn import Attribute, Cudnn, CudnnError, Descriptor, Kind, NumericalNote
 from onnxplan.runtime.cuda.operation_graph import Tensor
 
@@ -34,8 +39,13 @@ class Bench:
         self.handle = self.library.create_handle()
         self.stream = self.machine.stream()
 
-    def bind(self, convolution: Convolution, workspace: int = 1 << 20) -> BoundConvolution:
-        return BoundConvolution(self.library, self.handle, threading.Lock(), convolution, workspace=workspace)
+    def bind(
+        self,
+        convolution: Convolution,
+        workspace: int = 1 << 20,
+        kind: type[BoundConvolution] = BoundConvolution,
+    ) -> BoundConvolution:
+        return kind(self.library, self.handle, threading.Lock(), convolution, workspace=workspace)
 
     def put(self, array: np.ndarray, beyond: int = 0):
         block = self.standin.allocate(array.nbytes + beyond)
@@ -147,6 +157,26 @@ def test_the_first_engine_that_may_be_used_is(bench):
     ]
     bound = bench.bind(small())
     assert bound.workspace_bytes == 64
+    bound.close()
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+def test_without_matrix_instructions_the_first_engine_of_float32_is(bench, winograd, monkeypatch):
+    note = NumericalNote
+    tiles = {note.WINOGRAD, note.WINOGRAD_TILE_4x4, note.WINOGRAD_TILE_6x6}
+    monkeypatch.setattr(BoundFloat32Convolution, "allowed_notes", frozenset(tiles if winograd else ()))
+    bench.standin.cudnn.engines = [
+        *(Engine((number,), 16) for number in sorted(set(note) - tiles)),
+        Engine((0, 5, 6), 16),
+        Engine((5, 6), 32),
+        Engine((9,), 64),
+    ]
+    convolution, arrays, y = draw(np.random.default_rng(3), "float32", ("residual", "bias"), False)
+    bound = bench.bind(convolution, kind=BoundFloat32Convolution)
+    assert bound.workspace_bytes == (32 if winograd else 64)
+    found = bench.run(bound, arrays, y)
+    wanted = expected(convolution, arrays, y.shape)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
     bound.close()
 
 

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from standin_cudnn import Engine
 
 import onnxplan
+from bench.cuda_plans import executor_of
+from onnxplan.runtime.cuda.bound_plan import CudnnLaunch
 
 pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="kernels cannot be emulated without g++")
 
@@ -105,6 +107,22 @@ def run(session: onnxplan.InferenceSession, runs: int = 3) -> None:
 
 def steps(session: onnxplan.InferenceSession) -> int:
     return str(session.plan({name: array.shape for name, array in feeds().items()})).count("cudnn_attention[")
+
+
+def test_the_fastest_engine_is_taken(device, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONNXPLAN_CACHE_DIR", str(tmp_path))
+    device.standin.cudnn.engines = [
+        Engine(workspace_bytes=16, number=1, milliseconds=3.0),
+        Engine(workspace_bytes=32, number=2, milliseconds=1.0),
+    ]
+    with onnxplan.InferenceSession(model(), device="cuda", math="fast", autotune=True) as session:
+        run(session)
+        executor = executor_of(session, {name: array.shape for name, array in feeds().items()})
+        count = steps(session)
+    launches = executor._shared.bound.launches
+    chosen = [launch.graph.workspace_bytes for launch in launches if isinstance(launch, CudnnLaunch)]
+    assert count
+    assert chosen == [32] * count
 
 
 def fast(source: object) -> onnxplan.InferenceSession:

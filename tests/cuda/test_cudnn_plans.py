@@ -25,6 +25,10 @@ TYPES = {
 CHANNELS = 32
 SERVED = 4
 """Convolutions of :func:`model` behind the first one that cuDNN is asked for."""
+SERVED_STRICTLY = 2
+"""Those without the ones that are matrix products, in ``math="strict"``."""
+STRICT = 1e-6
+"""Tolerance of float32; products of TF32 differ by 1e-4 and more."""
 
 
 @pytest.fixture
@@ -80,16 +84,18 @@ def feeds(name: str) -> dict[str, np.ndarray]:
     return {"x": drawn.astype(TYPES[name][0])}
 
 
-def run(session: onnxplan.InferenceSession, name: str, runs: int = 3) -> None:
+def run(session: onnxplan.InferenceSession, name: str, runs: int = 3, tolerance: float | None = None) -> None:
     """Runs a session, step by step and by its graph, and compares with the sums in float64."""
+    tolerance = TYPES[name][2] if tolerance is None else tolerance
     (wanted,) = ReferenceEvaluator(model("float64")).run(None, feeds("float64"))
     for _ in range(runs):
         found = np.asarray(session.run_sync(feeds(name))["y"]).astype(np.float64)
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=TYPES[name][2] * np.abs(wanted).max())
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
 def families(session: onnxplan.InferenceSession) -> int:
-    return str(session.plan({"x": (2, 3, 9, 11)})).count("cudnn[")
+    text = str(session.plan({"x": (2, 3, 9, 11)}))
+    return text.count("cudnn[") + text.count("cudnn_float32[")
 
 
 @pytest.mark.parametrize("name", ["float16", "float32"])
@@ -102,11 +108,61 @@ def test_convolutions_go_to_cudnn(device, name):
     assert not [leak for leak in device.standin.cudnn.leaks() if "descriptor" in leak]
 
 
-@pytest.mark.parametrize("name", ["float16", "float32"])
-def test_strict_sessions_keep_to_our_kernels(device, name):
-    with onnxplan.InferenceSession(model(name).SerializeToString(), device="cuda") as session:
-        run(session, name, 1)
+def test_strict_sessions_keep_to_our_kernels_for_small_floats(device):
+    with onnxplan.InferenceSession(model("float16").SerializeToString(), device="cuda") as session:
+        run(session, "float16", 1)
         assert families(session) == 0
+
+
+def test_strict_sessions_get_products_of_float32(device):
+    """Engines that round factors to TF32 are offered first."""
+    with onnxplan.InferenceSession(model("float32").SerializeToString(), device="cuda") as session:
+        run(session, "float32", tolerance=STRICT)
+        assert families(session) == SERVED_STRICTLY
+    assert device.standin.counters.convolutions == 2 * SERVED_STRICTLY
+    assert not [leak for leak in device.standin.cudnn.leaks() if "descriptor" in leak]
+
+
+def test_our_kernel_computes_where_all_engines_round_factors(device, caplog):
+    device.standin.cudnn.engines = [
+        Engine(),
+        Engine((0, 1), mode=2),
+        Engine((1,)),
+        Engine((2,)),
+        Engine((4,)),
+    ]
+    with (
+        caplog.at_level(logging.WARNING, "onnxplan.cuda"),
+        onnxplan.InferenceSession(model("float32").SerializeToString(), device="cuda") as session,
+    ):
+        run(session, "float32", tolerance=STRICT)
+        assert families(session) == SERVED_STRICTLY
+    assert not device.standin.counters.convolutions
+    assert sum("our own kernel computes it" in record.message for record in caplog.records) == SERVED_STRICTLY
+
+
+@pytest.mark.parametrize("engines", [[], None])
+def test_strict_sessions_keep_what_is_not_a_number(device, engines):
+    if engines is not None:
+        device.standin.cudnn.engines = engines
+    given = feeds("float32")["x"]
+    given[0, 1, 4, 5] = np.nan
+    (wanted,) = ReferenceEvaluator(model("float64")).run(None, {"x": given.astype(np.float64)})
+    with onnxplan.InferenceSession(model("float32").SerializeToString(), device="cuda") as session:
+        found = np.asarray(session.run_sync({"x": given})["y"])
+    assert np.isnan(wanted).any()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+
+
+def test_strict_artifacts_run_without_cudnn(device, tmp_path):
+    path = tmp_path / "model.onnxplan"
+    onnxplan.compile(model("float32").SerializeToString(), path, device="cuda", include_model=False)
+    other = EmulatedCuda()
+    with other.used(), onnxplan.InferenceSession(path, device="cuda") as session:
+        run(session, "float32", 2, STRICT)
+        assert families(session) == SERVED_STRICTLY
+    other.check()
+    assert not other.standin.counters.convolutions
 
 
 def test_a_setting_turns_cudnn_off(device, monkeypatch):

@@ -8,7 +8,8 @@ from runtime_plans import Bench, PlanMaker, Selector, generate, run
 
 from onnxplan.runtime.cuda.api import use_api
 from onnxplan.runtime.cuda.device import CudaKernelSet, open_cuda
-from onnxplan.runtime.cuda.tuning import alike
+from onnxplan.runtime.cuda.matmul import alike
+from onnxplan.runtime.cuda.tuning import PURPOSE
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_without_memory_the_first_choice_is_taken(caplog):
     allocate = bench.device.context.allocate
 
     def refuse(nbytes, purpose):
-        if purpose == "timing a product":
+        if purpose == PURPOSE:
             nbytes = 1 << 50
         return allocate(nbytes, purpose)
 
