@@ -21,12 +21,13 @@ class Placement:
     """Byte offsets of storages in the arena, its size, and the size below which no placement can be.
 
     The bound is the largest sum, over the steps, of the bytes alive at a step; sizes count rounded up to
-    the alignment, storages that share a place count once.
+    the alignment, storages that share a place count once. ``spans`` are the lifetimes of all storages.
     """
 
     offsets: dict[Storage, int]
     arena_bytes: int
     lower_bound: int
+    spans: dict[Storage, tuple[int, int]]
 
 
 @dataclass(slots=True, eq=False)
@@ -53,9 +54,10 @@ def lifetimes(steps: Sequence[EmittedStep]) -> dict[Storage, tuple[int, int]]:
 
 def place(steps: Sequence[EmittedStep], external: Container[Storage], alignment: int) -> Placement:
     """Places all storages that ``steps`` use, except constants and those in ``external``."""
+    spans = lifetimes(steps)
     alive = {
         storage: span
-        for storage, span in lifetimes(steps).items()
+        for storage, span in spans.items()
         if not storage.is_constant and storage not in external
     }
     places = _shared_places(steps, alive, alignment)
@@ -70,7 +72,7 @@ def place(steps: Sequence[EmittedStep], external: Container[Storage], alignment:
             break
     assert best is not None
     return Placement(
-        {member: offset for place, offset in best.items() for member in place.members}, arena, bound
+        {member: offset for place, offset in best.items() for member in place.members}, arena, bound, spans
     )
 
 
