@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.emission import EmittedStep, aligned
-from onnxplan.compiler.memory import lifetimes, place
+from onnxplan.compiler.memory import place
 from onnxplan.compiler.plan import Binding, Buffer, CompiledPlan, Constant, ExecutionPlan, Operand, Step
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.target import Target
@@ -28,7 +28,7 @@ def assemble(
     placement = place(
         steps, set(bindings), target.alignment, shared=target.threads > 1 and target.private_cache_bytes > 0
     )
-    table = _BufferTable(lifetimes(steps))
+    table = _BufferTable(placement.spans)
     for index, view in enumerate(program.inputs.values()):
         table.add(view.storage, "input", index, 0)
     for index, view in enumerate(program.outputs.values()):

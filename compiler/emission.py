@@ -83,12 +83,16 @@ class Emission:
         self, sources: tuple[View, ...], layout: str, make: Callable[..., npt.NDArray[Any]]
     ) -> Storage:
         began = next(READS)
-        name = f"{sources[0].storage.name}:{layout}" if sources else layout
 
         def packed() -> npt.NDArray[Any]:
             return aligned(make(*[view.numpy() for view in sources]), self.target.alignment)
 
-        storage = self.pool.get(derived_key(f"packed {layout}", sources), packed, name)
+        def found() -> Storage:
+            name = f"{sources[0].storage.name}:{layout}" if sources else layout
+            return self.pool.get(derived_key(f"packed {layout}", sources), packed, name)
+
+        # Keys of what many plans ask for are not made again; what is kept is the pool's anyway.
+        storage = self.pool.recall(("packed", layout, *sources), sources, found, lambda made: 0)
         reads = next(READS) - began + 1
         self.constants.append(EmittedConstant(storage, sources, layout, make, reads))
         return storage

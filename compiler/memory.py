@@ -30,12 +30,13 @@ class Placement:
     """Byte offsets of storages in the arena, its size, and the size below which no placement can be.
 
     The bound is the largest sum, over the steps, of the bytes alive at a step; sizes count rounded up to
-    the alignment, storages that share a place count once.
+    the alignment, storages that share a place count once. ``spans`` are the lifetimes of all storages.
     """
 
     offsets: dict[Storage, int]
     arena_bytes: int
     lower_bound: int
+    spans: dict[Storage, tuple[int, int]]
 
 
 @dataclass(slots=True, eq=False)
@@ -67,9 +68,10 @@ def place(
 
     ``shared`` says that several workers share steps.
     """
+    spans = lifetimes(steps)
     alive = {
         storage: span
-        for storage, span in lifetimes(steps).items()
+        for storage, span in spans.items()
         if not storage.is_constant and storage not in external
     }
     places = _shared_places(steps, alive, alignment)
@@ -86,7 +88,7 @@ def place(
     if shared:
         _share_middles(best, arena, len(steps), alignment)
     return Placement(
-        {member: offset for place, offset in best.items() for member in place.members}, arena, bound
+        {member: offset for place, offset in best.items() for member in place.members}, arena, bound, spans
     )
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from functools import cached_property
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import ExpressionBuilder, Instruction, constant
 from onnxplan.compiler.records import dataclass
-from onnxplan.compiler.view import Shape, View
+from onnxplan.compiler.view import Layout, Shape, Storage, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +305,28 @@ def apply(composition: Composition, shape: Shape, target: View) -> View | None:
         strides.append(own[-1][1])
         position += len(parts)
     return View(target.storage, pulled.offset, shape, tuple(strides))
+
+
+def follow(read: View, output: View, views: Sequence[View]) -> tuple[Layout | None, ...] | None:
+    """The layouts of ``views``, given in the coordinates of ``read``, in those of ``output`` of its storage.
+
+    ``None`` for one that is no view there, or for all where strides cannot follow.
+    """
+    layouts = tuple([(view.offset, view.shape, view.strides) for view in views])
+    if read == output and 0 not in read.shape:
+        return layouts
+    return _follow(read.layout, output.layout, layouts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _follow(read: Layout, output: Layout, layouts: tuple[Layout, ...]) -> tuple[Layout | None, ...] | None:
+    """:func:`follow` for layouts: programs ask the same for many of their operations."""
+    storage = Storage(DType.UINT8, 0)
+    found = compose(View(storage, *read), View(storage, *output))
+    if found is None:
+        return None
+    moved = [apply(found, output[1], View(storage, *layout)) for layout in layouts]
+    return tuple([None if view is None else view.layout for view in moved])
 
 
 def covers(composition: Composition, source: Shape) -> bool:

@@ -17,13 +17,13 @@ def eliminate_dead(program: Program) -> Program:
     needed = {view.storage for view in program.outputs.values()}
     kept: list[Operation] = []
     for operation in reversed(program.operations):
-        live = [view.size > 0 and view.storage in needed for view in operation.outputs]
+        live = [view.storage in needed and view.size > 0 for view in operation.outputs]
         if not any(live):
             continue
         if isinstance(operation.primitive, MapReduce):
             _prune(operation, operation.primitive, live)
         kept.append(operation)
-        needed.update(view.storage for view in operation.inputs)
+        needed.update([view.storage for view in operation.inputs])
     kept.reverse()
     program.operations = kept
     return program

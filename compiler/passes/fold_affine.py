@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from onnxplan.compiler.constant_pool import ConstantPool, derived_key
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, Instruction, identity
 from onnxplan.compiler.expressions import scalar_expression
-from onnxplan.compiler.passes.composition import translate
+from onnxplan.compiler.passes.composition import follow
+from onnxplan.compiler.passes.fuse_epilogues import attach
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.output_views import has_rows
 from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
@@ -21,6 +23,9 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.view import Layout, Storage, View
 
 Array = npt.NDArray[np.float64]
+
+AFFINE = frozenset(["input", "constant", "cast", "neg", "add", "sub", "mul", "div"])
+"""The operations that an affine expression may consist of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,13 @@ class _Channels:
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """Maps that follow a product, and what they do to it together.
+    """Maps that follow a product, and what they do to it together: ``None`` for one that only adds.
 
     ``result`` is what the last of them writes, in the axes of the product's output.
     """
 
     operations: tuple[Operation, ...]
-    channels: _Channels
+    channels: _Channels | None
     result: View
 
 
@@ -81,9 +86,9 @@ def fold_affine(program: Program, pool: ConstantPool) -> Program:
     For a Conv or MatMul without epilogue whose second operand is constant, and the longest chain of maps
     behind it of which each is the only reader of the one before, and multiplies, divides, adds or subtracts
     constants that differ by output channel at most (the bias of a convolution, then BatchNormalization):
-    afterwards the weights hold all factors, and one map adds all that is added. New weights are computed in
-    float64, rounded, and kept in ``pool``, once for all plans of the model. Results may differ from those
-    before by rounding.
+    afterwards the weights hold all factors, and one map adds all that is added: for a Conv as its epilogue,
+    where it may be that. New weights are computed in float64, rounded, and kept in ``pool``, once for all
+    plans of the model. Results may differ from those before by rounding.
     """
     index = Index.of(program)
     for operation in program.operations:
@@ -130,9 +135,10 @@ def _chain(index: Index, product: Operation, pool: ConstantPool) -> _Chain | Non
     if best is None:
         return None
     channels = _together(product, steps[:count], pool)
-    if channels is None or (count == 1 and channels.weights == product.inputs[1]):
+    if channels is None:
         return None
-    return _Chain(tuple(operations[:count]), channels, best)
+    only_adds = count == 1 and channels.weights == product.inputs[1]
+    return _Chain(tuple(operations[:count]), None if only_adds else channels, best)
 
 
 def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Channels | None:
@@ -170,20 +176,31 @@ def _line(values: npt.NDArray[Any], name: str) -> View:
 
 def _channel_map(operation: Operation, result: View) -> tuple[_Step, View] | None:
     """What a map does to each channel (the last axis) of ``result``, and its output in the same axes."""
-    primitive = operation.primitive
+    primitive, inputs = operation.primitive, operation.inputs
     if not isinstance(primitive, MapReduce) or primitive.axes or len(operation.outputs) != 1:
         return None
-    sources = [view for view in operation.inputs if view.storage is result.storage]
-    if len(sources) != 1 or sources[0].size != result.size:
+    if not _has_affine_operations(primitive.expression):
         return None
-    source = sources[0]
-    inputs, expression = operation.inputs, primitive.expression
-    position = inputs.index(source)
-    lines = tuple([None if view is source else _by_channel(view, source, result) for view in inputs])
-    if not _is_affine(expression, position, tuple([line is not None for line in lines])):
+    reads = [number for number, view in enumerate(inputs) if view.storage is result.storage]
+    if len(reads) != 1 or inputs[reads[0]].size != result.size:
         return None
-    target = translate(result, source, operation.outputs[0])
-    return None if target is None else (_Step(expression, position, lines), target)
+    position, output = reads[0], operation.outputs[0]
+    known = [view.storage.is_constant and view.dtype.is_float for view in inputs]
+    followed = follow(inputs[position], result, (output, *compress(inputs, known)))
+    target, *layouts = followed or (None,)
+    if target is None:
+        return None
+    rest = iter(layouts)
+    lines = tuple([_by_channel(view, next(rest)) if known[n] else None for n, view in enumerate(inputs)])
+    if not _is_affine(primitive.expression, position, tuple([line is not None for line in lines])):
+        return None
+    return _Step(primitive.expression, position, lines), View(output.storage, *target)
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_affine_operations(expression: Expression) -> bool:
+    """Could it be affine, whatever its inputs are?"""
+    return all(instruction.op in AFFINE for instruction in expression.instructions)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -196,25 +213,17 @@ def _is_affine(expression: Expression, position: int, known: tuple[bool, ...]) -
     return found is not None and found.scale is not None
 
 
-def _by_channel(view: View, source: View, result: View) -> View | None:
-    """The elements of a constant for each channel, if they differ by channel only."""
-    if not view.is_constant or not view.dtype.is_float:
-        return None
-    found = _line_of_channels(view.layout, source.layout, result.layout)
-    return None if found is None else View(view.storage, *found)
+def _by_channel(view: View, layout: Layout | None) -> View | None:
+    """The elements of a constant for each channel, if they differ by channel only.
 
-
-@functools.lru_cache(maxsize=4096)
-def _line_of_channels(layout: Layout, source: Layout, result: Layout) -> Layout | None:
-    """:func:`_by_channel` for layouts, of which layers have few."""
-    storage = Storage(DType.UINT8, 0)
-    spread = translate(View(storage, *result), View(storage, *source), View(storage, *layout))
-    if spread is None:
+    ``layout`` is that of ``view`` in the axes of the result, of which channels are the last.
+    """
+    if layout is None:
         return None
-    outer = zip(spread.shape[:-1], spread.strides[:-1], strict=True)
-    if any(stride and extent > 1 for extent, stride in outer):
+    offset, shape, strides = layout
+    if any(stride and extent > 1 for extent, stride in zip(shape[:-1], strides[:-1], strict=True)):
         return None
-    return spread.offset, spread.shape[-1:], spread.strides[-1:]
+    return View(view.storage, offset, shape[-1:], strides[-1:])
 
 
 def _evaluate(expression: Expression, inputs: list[Affine | None]) -> Affine | None:
@@ -235,15 +244,13 @@ def _evaluate(expression: Expression, inputs: list[Affine | None]) -> Affine | N
 
 
 def _combine(instruction: Instruction, arguments: list[Affine]) -> Affine | None:
-    if not instruction.dtype.is_float or instruction.op == "index":
+    if not instruction.dtype.is_float or instruction.op not in AFFINE:
         return None
     first = arguments[0]
     if instruction.op == "cast":
         return first
     if instruction.op == "neg":
         return Affine(None if first.scale is None else -first.scale, -first.shift)
-    if instruction.op not in ("add", "sub", "mul", "div"):
-        return None
     second = arguments[1]
     if instruction.op in ("add", "sub"):
         sign = 1.0 if instruction.op == "add" else -1.0
@@ -262,21 +269,43 @@ def _combine(instruction: Instruction, arguments: list[Affine]) -> Affine | None
 
 
 def _fold(index: Index, product: Operation, chain: _Chain) -> None:
-    channels, output = chain.channels, product.outputs[0]
-    nodes = merged_nodes(product, *chain.operations)
-    folded = Operation(product.primitive, (product.inputs[0], channels.weights), (output,), nodes)
-    shape = output.shape
-    if channels.shift is not None:
-        inputs: tuple[View, ...] = (output, channels.shift.expand(shape))
-        expression = scalar_expression("add", (output.dtype, output.dtype))
+    channels = chain.channels
+    if channels is None:
+        folded, last = product, chain.operations[0]
     else:
-        expression = identity(output.dtype)
-        inputs = (output,)
-    last = Operation(MapReduce(expression, shape), inputs, (chain.result,), nodes)
-    index.become(product, folded)
+        folded, last = _folded(product, channels, chain)
+    joined = attach(folded, last) if _may_join(index, product, chain) else None
+    if joined is not None:
+        index.remove(product)
+        last = joined
+    elif channels is not None:
+        index.become(product, folded)
+    else:
+        return
     for operation in chain.operations[:-1]:
         index.remove(operation)
     index.become(chain.operations[-1], last)
+
+
+def _folded(product: Operation, channels: _Channels, chain: _Chain) -> tuple[Operation, Operation]:
+    """The product by the weights of ``channels``, and the map that adds the shift."""
+    output = product.outputs[0]
+    nodes = merged_nodes(product, *chain.operations)
+    inputs: tuple[View, ...] = (output,)
+    expression = identity(output.dtype)
+    if channels.shift is not None:
+        inputs = (output, channels.shift.expand(output.shape))
+        expression = scalar_expression("add", (output.dtype, output.dtype))
+    folded = Operation(product.primitive, (product.inputs[0], channels.weights), (output,), nodes)
+    return folded, Operation(MapReduce(expression, output.shape), inputs, (chain.result,), nodes)
+
+
+def _may_join(index: Index, product: Operation, chain: _Chain) -> bool:
+    """May what is added be the product's epilogue at once, as it would become in the end?
+
+    Factors may still move to a map behind a matrix product, and zeros around a map become padding.
+    """
+    return isinstance(product.primitive, Conv) and index.sole_writer(chain.result.storage) is not None
 
 
 def _scaled(weights: View, factors: View, pool: ConstantPool) -> View | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression, identity
 from onnxplan.compiler.expressions import cast_expression
-from onnxplan.compiler.passes.composition import apply, compose
+from onnxplan.compiler.passes.composition import follow
 from onnxplan.compiler.passes.fusion import is_elementwise
 from onnxplan.compiler.passes.index import Index, merged_nodes
 from onnxplan.compiler.passes.operands import Operands, splice
@@ -17,7 +17,7 @@ from onnxplan.compiler.passes.refusals import refuse
 from onnxplan.compiler.primitives import MapReduce, Product, product_operands
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.records import dataclass
-from onnxplan.compiler.view import Layout, Storage, View
+from onnxplan.compiler.view import Layout, View
 
 MAX_EXTRAS = 6
 
@@ -94,7 +94,7 @@ def _fit(product: Operation, mapped: Operation) -> _Fit | None:
         refuse(product, mapped, "an epilogue reads each element of its product's result once, in its place")
         return None
     views = [mapped.outputs[0], *[view for view in mapped.inputs if view is not read]]
-    found = _follow(read.layout, output.layout, tuple([view.layout for view in views]))
+    found = follow(read, output, views)
     if found is None:
         refuse(product, mapped, "strides cannot follow the view through which the product's result is read")
         return None
@@ -112,24 +112,15 @@ def _fit(product: Operation, mapped: Operation) -> _Fit | None:
     return _Fit(reads[0], (target, *layouts))
 
 
-@functools.lru_cache(maxsize=4096)
-def _follow(read: Layout, output: Layout, layouts: tuple[Layout, ...]) -> tuple[Layout | None, ...] | None:
-    """``layouts``, given in the coordinates of ``read``, in those of ``output``, which ``read`` shows.
-
-    ``None`` for one that is no view there, or for all where strides cannot follow. Programs ask the same
-    for many of their operations.
-    """
-    storage = Storage(DType.UINT8, 0)
-    found = compose(View(storage, *read), View(storage, *output))
-    if found is None:
-        return None
-    moved = [apply(found, output[1], View(storage, *layout)) for layout in layouts]
-    return tuple([None if view is None else view.layout for view in moved])
-
-
 def may_attach(product: Operation, mapped: Operation) -> bool:
     """Could ``mapped`` be the epilogue of ``product``?"""
     return _fit(product, mapped) is not None
+
+
+def attach(product: Operation, mapped: Operation) -> Operation | None:
+    """The product with ``mapped``, the only reader of its result, as its epilogue, if it may be that."""
+    fit = _fit(product, mapped)
+    return None if fit is None else _attach(product, mapped, fit)
 
 
 def _attach(product: Operation, mapped: Operation, fit: _Fit) -> Operation:

@@ -7,7 +7,6 @@ from collections.abc import Hashable
 
 from onnxplan.compiler.passes.composition import same_layout
 from onnxplan.compiler.passes.index import merged_nodes
-from onnxplan.compiler.primitives import Primitive
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.view import Storage, View, normal_strides
 
@@ -22,8 +21,9 @@ def merge_common(program: Program) -> Program:
     (of the same storage, or of small constants of equal content), and if each of their results fills a
     storage of its own in the same layout. Readers of the later one read the earlier one's results.
     """
-    writes = Counter(view.storage for operation in program.operations for view in operation.outputs)
+    writes = Counter([view.storage for operation in program.operations for view in operation.outputs])
     known: dict[Hashable, Operation] = {}
+    lone: dict[Storage, Operation] = {}
     replaced: dict[Storage, Storage] = {}
     kept: list[Operation] = []
     for operation in program.operations:
@@ -32,8 +32,10 @@ def merge_common(program: Program) -> Program:
         if any(writes[view.storage] > 1 for view in operation.outputs):
             kept.append(operation)
             continue
-        key = _key(operation.primitive, operation.inputs)
-        twin = known.setdefault(key, operation)
+        if _is_lone(operation, lone, known):
+            kept.append(operation)
+            continue
+        twin = known.setdefault(_key(operation), operation)
         if twin is operation or not _interchangeable(twin, operation):
             kept.append(operation)
             continue
@@ -52,8 +54,23 @@ def _moved(view: View, replaced: dict[Storage, Storage]) -> View:
     return view if storage is None else View(storage, view.offset, view.shape, view.strides)
 
 
-def _key(primitive: Primitive, inputs: tuple[View, ...]) -> Hashable:
-    return (primitive, *map(_operand_key, inputs))
+def _is_lone(operation: Operation, lone: dict[Storage, Operation], known: dict[Hashable, Operation]) -> bool:
+    """Is it the first whose first input is of its storage? Most are, and none before can equal them.
+
+    It becomes ``lone`` then; with the second it is ``known``.
+    """
+    storage = operation.inputs[0].storage if operation.inputs else None
+    if storage is None or storage.is_constant:
+        return False
+    first = lone.setdefault(storage, operation)
+    if first is operation:
+        return True
+    known.setdefault(_key(first), first)
+    return False
+
+
+def _key(operation: Operation) -> Hashable:
+    return (operation.primitive, *map(_operand_key, operation.inputs))
 
 
 def _operand_key(view: View) -> Hashable:

@@ -26,9 +26,13 @@ def unify_gelu(program: Program) -> Program:
     for operation in program.operations:
         primitive = operation.primitive
         if isinstance(primitive, MapReduce):
-            operation.primitive = replace(primitive, expression=_unified(primitive.expression))
+            expression = _unified(primitive.expression)
+            if expression is not primitive.expression:
+                operation.primitive = replace(primitive, expression=expression)
         elif isinstance(primitive, MatMul | BlockMatMul | Conv) and primitive.epilogue is not None:
-            operation.primitive = replace(primitive, epilogue=_unified(primitive.epilogue))
+            epilogue = _unified(primitive.epilogue)
+            if epilogue is not primitive.epilogue:
+                operation.primitive = replace(primitive, epilogue=epilogue)
     return program
 
 

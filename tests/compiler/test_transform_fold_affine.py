@@ -4,9 +4,10 @@ from transforming import Sketch, transform
 
 from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.expressions import scalar_expression
 from onnxplan.compiler.passes.bind_outputs import bind_outputs
 from onnxplan.compiler.passes.fold_affine import fold_affine
-from onnxplan.compiler.primitives import Conv
+from onnxplan.compiler.primitives import Conv, MapReduce
 
 
 def fold(program):
@@ -39,8 +40,7 @@ def test_batch_normalization_moves_into_the_weights():
         %5:float32[1, 3, 2, 2]@0[12, 1, 6, 3] = map[max(x0, x1)](%4:float32[1, 3, 2, 2]@0[12, 1, 6, 3], number:float32[1, 3, 2, 2]@0[0, 0, 0, 0])
         """,
         """
-        %2:float32[1, 2, 2, 3] = conv[strides=1x1, dilations=1x1, pads=0x0, groups=1, accumulator=float32](x:float32[1, 4, 4, 2], w:scaled:float32[3, 3, 2, 3])
-        %4:float32[1, 2, 2, 3] = map[add(x0, x1)](%2:float32[1, 2, 2, 3], w:shift:float32[1, 2, 2, 3]@0[0, 0, 0, 1])
+        %4:float32[1, 2, 2, 3] = conv[strides=1x1, dilations=1x1, pads=0x0, groups=1, accumulator=float32, epilogue=add(x0, x1)](x:float32[1, 4, 4, 2], w:scaled:float32[3, 3, 2, 3], w:shift:float32[1, 2, 2, 3]@0[0, 0, 0, 1])
         %5:float32[1, 3, 2, 2]@0[12, 1, 6, 3] = map[max(x0, x1)](%4:float32[1, 3, 2, 2]@0[12, 1, 6, 3], number:float32[1, 3, 2, 2]@0[0, 0, 0, 0])
         """,
     )
@@ -119,6 +119,40 @@ def test_a_bias_alone_stays():
         %3:float32[2, 3] = map[add(x0, x1)](%2:float32[2, 3], bias:float32[2, 3]@0[0, 1])
         """,
     )
+
+
+def test_a_bias_alone_becomes_the_epilogue_of_a_convolution():
+    b = Sketch()
+    primitive = Conv((1,), (1,), (0,), 1, DType.FLOAT32)
+    x, w = b.input("x", 1, 4, 2), b.weights("w", 3, 2, 3)
+    y = b.emit(primitive, [x, w], [b.new(DType.FLOAT32, (1, 2, 3))])[0]
+    transform(
+        b.program(y=b.scalar("add", y, b.weights("bias", 3))),
+        fold,
+        """
+        %2:float32[1, 2, 3] = conv[strides=1, dilations=1, pads=0, groups=1, accumulator=float32](x:float32[1, 4, 2], w:float32[3, 2, 3])
+        %3:float32[1, 2, 3] = map[add(x0, x1)](%2:float32[1, 2, 3], bias:float32[1, 2, 3]@0[0, 0, 1])
+        """,
+        """
+        %3:float32[1, 2, 3] = conv[strides=1, dilations=1, pads=0, groups=1, accumulator=float32, epilogue=add(x0, x1)](x:float32[1, 4, 2], w:float32[3, 2, 3], bias:float32[1, 2, 3]@0[0, 0, 1])
+        """,
+    )
+
+
+def test_a_bias_that_is_written_between_zeros_stays_a_map():
+    b = Sketch()
+    primitive = Conv((1,), (1,), (0,), 1, DType.FLOAT32)
+    x, w = b.input("x", 1, 4, 2), b.weights("w", 3, 2, 3)
+    y = b.emit(primitive, [x, w], [b.new(DType.FLOAT32, (1, 2, 3))])[0]
+    padded = b.new(DType.FLOAT32, (1, 4, 3))
+    for start, length in ((0, 1), (3, 1)):
+        b.fill_into(0, padded.slice(1, start, length))
+    inputs = [y, b.weights("bias", 3).expand(y.shape)]
+    expression = scalar_expression("add", (DType.FLOAT32,) * 2)
+    b.emit_into(MapReduce(expression, y.shape), inputs, padded.slice(1, 1, 2))
+    program = b.program(y=padded)
+    before = str(program)
+    assert str(fold(program)) == before
 
 
 def test_a_copy_into_another_order_stays_behind_the_bias():

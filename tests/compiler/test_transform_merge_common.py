@@ -33,6 +33,15 @@ def test_equal_operations_on_equal_inputs_become_one():
     )
 
 
+def test_other_readers_of_the_same_tensor_hide_nothing():
+    b = Sketch()
+    x = b.input("x", 2, 3)
+    ways = [b.scalar(op, b.scalar(first, x)) for op in ("sqrt", "tanh") for first in ("exp", "neg", "abs")]
+    program = merge_common(b.program(**{f"y{number}": view for number, view in enumerate(ways)}))
+    names = [operation.primitive.expression.instructions[-1].op for operation in program.operations]
+    assert sorted(names) == ["abs", "exp", "neg", *["sqrt"] * 3, *["tanh"] * 3]
+
+
 def test_results_in_another_layout_stay():
     b = Sketch()
     x = b.input("x", 2, 3)

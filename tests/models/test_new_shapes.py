@@ -21,7 +21,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.errors import OnnxPlanError
 from onnxplan.compiler.importer import load_model
 from onnxplan.compiler.lowering import lower
-from onnxplan.compiler.passes.fuse_epilogues import _follow
+from onnxplan.compiler.passes.composition import _follow
 from onnxplan.compiler.pipeline import compile_program
 from onnxplan.kernels.cpu.registry import CpuKernels
 from onnxplan.runtime.cpu.target import detect_target
