@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.ceilings import Ceilings
@@ -32,6 +33,8 @@ COPY_BYTES = 128 << 20
 PASSES = 50_000
 DEPTH = 8
 """Multiply-adds of one chain in a pass."""
+TILE_CHAINS = 4
+"""Registers of sums of tiles; the other four are two tiles of each factor."""
 REPEATS = 12
 
 
@@ -41,7 +44,8 @@ def stored_ceilings(store: KernelStore, threads: int, *, again: bool = False) ->
     ``again`` measures in any case. They belong to a machine, an instruction set and a number of threads.
     """
     target = detect_target(threads)
-    parts = (platform.node(), tool_key(), target.isa, str(target.threads), str(target.dot_products))
+    bytes_by = "tiles" if target.byte_tiles else "vectors" if target.dot_products else "words"
+    parts = (platform.node(), tool_key(), target.isa, str(target.threads), bytes_by)
     key = content_key("ceilings", Path(__file__).read_bytes(), *parts)
     entry = None if again else store.get(key)
     if entry is not None:
@@ -60,8 +64,11 @@ def measure_ceilings(threads: int, repeats: int = REPEATS) -> Ceilings:
     """The best of ``repeats`` short measurements with ``threads`` threads, for the chosen instruction set."""
     target = detect_target(threads)
     flops = _multiply_rate(target, repeats, quads=False)
-    # Without dot products each vector of bytes takes four instructions.
-    byte_operations = _multiply_rate(target, repeats, quads=True) if target.dot_products else flops
+    if target.byte_tiles:
+        byte_operations = _tile_rate(target, repeats)
+    else:
+        # Without dot products each vector of bytes takes four instructions.
+        byte_operations = _multiply_rate(target, repeats, quads=True) if target.dot_products else flops
     return Ceilings(flops, _copy_rate(target, repeats), byte_operations)
 
 
@@ -76,6 +83,27 @@ def _multiply_rate(target: Target, repeats: int, *, quads: bool) -> float:
     results = [np.zeros(lanes, np.float32) for _ in range(target.threads)]
     seconds = _best_seconds([partial(multiply, PASSES, each.ctypes.data) for each in results], repeats)
     return (8 if quads else 2) * PASSES * DEPTH * chains * lanes * target.threads / seconds
+
+
+def _tile_rate(target: Target, repeats: int) -> float:
+    """Operations of products of tiles, 16 x 64 by 64 x 16 bytes each, that stay in registers."""
+    address = load_object(_compile_tile_multiplier(), "multiply")
+    multiply = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(address)
+    configurations = [_tile_configuration() for _ in range(target.threads)]
+    calls = [partial(multiply, PASSES, each.ctypes.data) for each in configurations]
+    return 2 * 16 * 16 * 64 * PASSES * DEPTH * TILE_CHAINS * target.threads / _best_seconds(calls, repeats)
+
+
+def _tile_configuration() -> npt.NDArray[np.uint8]:
+    """Palette 1 and eight tile registers of 16 rows of 64 bytes.
+
+    Source: Intel, "Intel 64 and IA-32 Architectures Software Developer's Manual", ``LDTILECFG``.
+    """
+    record = np.zeros(64, np.uint8)
+    record[0] = 1
+    record[16:32:2] = 64
+    record[48:56] = 16
+    return record
 
 
 def _copy_rate(target: Target, repeats: int) -> float:
@@ -151,6 +179,45 @@ def _compile_multiplier(lanes: int, chains: int, *, quads: bool) -> bytes:
         builder.cbranch(builder.icmp_signed("<", following, passes), loop, end)
         builder.position_at_end(end)
         builder.store(reduce(add, sums), result, align=4)
+        builder.ret_void()
+
+    return compile_module("onnxplan.ceilings", build)
+
+
+def _compile_tile_multiplier() -> bytes:
+    """``multiply(passes, configuration)``: each pass has ``DEPTH`` products for each chain."""
+    import llvmlite.ir as ir
+
+    from onnxplan.runtime.cpu.native_builder import WORD, compile_module
+
+    number, pointer, nothing = ir.IntType(8), ir.IntType(8).as_pointer(), ir.VoidType()
+
+    def build(module: Any) -> None:
+        def instruction(name: str, *arguments: Any) -> Any:
+            return ir.Function(module, ir.FunctionType(nothing, arguments), f"llvm.x86.{name}")
+
+        configure, release = instruction("ldtilecfg", pointer), instruction("tilerelease")
+        clear, multiply = instruction("tilezero", number), instruction("tdpbusd", number, number, number)
+        function = ir.Function(module, ir.FunctionType(nothing, [WORD, pointer]), "multiply")
+        entry, loop, end = (function.append_basic_block(name) for name in ("entry", "loop", "end"))
+        passes, configuration = function.args
+        builder = ir.IRBuilder(entry)
+        builder.call(configure, [configuration])
+        for register in range(2 * TILE_CHAINS):
+            builder.call(clear, [number(register)])
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        counter = builder.phi(WORD)
+        for _ in range(DEPTH):
+            for sums in range(TILE_CHAINS):
+                factors = (4 + sums // 2, 6 + sums % 2)
+                builder.call(multiply, [number(register) for register in (sums, *factors)])
+        following = builder.add(counter, ir.Constant(WORD, 1))
+        counter.add_incoming(ir.Constant(WORD, 0), entry)
+        counter.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, passes), loop, end)
+        builder.position_at_end(end)
+        builder.call(release, [])
         builder.ret_void()
 
     return compile_module("onnxplan.ceilings", build)
