@@ -95,7 +95,8 @@ def _cpu() -> str:
         return f"unavailable: {error}"
     caches = ", ".join(f"{size >> 10} KiB" for size in target.cache_bytes)
     threads = f"{target.threads} thread{'s' if target.threads > 1 else ''}"
-    return f"usable: {target.isa}, {threads}, vectors of {target.vector_bytes} bytes, caches {caches}"
+    tiles = " with AMX" if target.byte_tiles else ""
+    return f"usable: {target.isa}{tiles}, {threads}, vectors of {target.vector_bytes} bytes, caches {caches}"
 
 
 def _store() -> dict[str, str]:
