@@ -69,7 +69,9 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
         math=math,
         alignment=64,
         dot_products=DOT_PRODUCT_FLAGS.get(isa) in x86_flags(),
-        byte_tiles=isa == "avx512" and os.environ.get("ONNXPLAN_AMX") != "0" and has_byte_tiles(),
+        byte_tiles=(
+            isa == "avx512" and os.environ.get("ONNXPLAN_AMX", "1") not in ("", "0") and has_byte_tiles()
+        ),
         flops=found.flops,
         bandwidth=BANDWIDTH,
     )
