@@ -133,7 +133,7 @@ class _Kernel:
                 self._copy_queries(q, rows)
                 q = self._scratch("queries")
             out = emitter.offset(out, emitter.mul(first_row, word["out_row"]))
-            groups = emitter.divide(emitter.add(rows, least - 1), least)
+            groups = emitter.ceil_div(rows, least)
             self._start_rows(groups)
             with emitter.loop(0, word["keys"], word["key_block"]) as key:
                 self._emit_block((q, k, v, out), extras, rows, groups, key)

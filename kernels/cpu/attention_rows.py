@@ -165,7 +165,7 @@ def _exponentials(inner: Emitter, dtype: DType, line: ir.Value, top: ir.Value, k
             inner.store(power, at, dtype)
             total.value = builder.fadd(total.value, power)
 
-    vectors = inner.divide(inner.add(keys, lanes - 1), lanes)
+    vectors = inner.ceil_div(keys, lanes)
     end = inner.mul(vectors, lanes)
     even = inner.mul(inner.divide(vectors, UNROLL), UNROLL * lanes)
     with inner.loop(0, even, UNROLL * lanes) as key:

@@ -161,7 +161,7 @@ class TileKernels:
             with start:
                 for register, _ in sums:
                     inner.intrinsic("llvm.x86.tilezero", ir.VoidType(), [I8(register)])
-        with inner.loop(0, inner.divide(inner.add(block.length, SIDE - 1), SIDE)) as number:
+        with inner.loop(0, inner.ceil_div(block.length, SIDE)) as number:
             a = inner.offset(block.a, inner.mul(number, _BLOCK_BYTES))
             b = inner.offset(block.b, inner.mul(number, SIDE * _B_STEP))
             later = inner.offset(block.ahead, inner.mul(number, inner.mul(block.ahead_step, SIDE)))

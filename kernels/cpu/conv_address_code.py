@@ -66,7 +66,7 @@ class AddressedTaps:
         names = ("address", *"zyx")
         columns = {name: emitter.offset(start, emitter.mul(step, i)) for i, name in enumerate(names)}
         lines = emitter.sub(emitter.add(word["out_x"], rows), positions.left_in_line())
-        lines = emitter.divide(emitter.add(lines, emitter.sub(word["out_x"], 1)), word["out_x"])
+        lines = emitter.ceil_div(lines, word["out_x"])
         row = emitter.variable(I64(0))
         with emitter.loop(0, lines):
             count = emitter.minimum(positions.left_in_line(), emitter.sub(rows, row.value))

@@ -129,7 +129,7 @@ class CopiedTaps:
         start, length = (emitter.mul(count, word["channels"]) for count in (first_tap, taps))
         return Block(
             start=emitter.divide(start, self._element),
-            length=emitter.divide(emitter.add(length, self._element - 1), self._element),
+            length=emitter.ceil_div(length, self._element),
             taps=I64(1),
             first_tap=I64(0),
             a_offset=I64(0),
@@ -200,9 +200,9 @@ class CopiedTaps:
         emitter, word = self._emitter, self._word
         dilation = word["dilation_x"]
         before = emitter.maximum(emitter.sub(0, first), 0)
-        start = emitter.divide(emitter.add(before, emitter.sub(dilation, 1)), dilation)
+        start = emitter.ceil_div(before, dilation)
         left = emitter.maximum(emitter.sub(word["in_x"], first), 0)
-        stop = emitter.divide(emitter.add(left, emitter.sub(dilation, 1)), dilation)
+        stop = emitter.ceil_div(left, dilation)
         stop = emitter.minimum(stop, word["kernel_x"])
         return emitter.minimum(start, stop), stop
 

@@ -115,7 +115,7 @@ class _Kernel:
     @property
     def _panels(self) -> ir.Value:
         width = self._choices.tile.width
-        return self._emitter.divide(self._emitter.add(self._word["channels"], width - 1), width)
+        return self._emitter.ceil_div(self._word["channels"], width)
 
     @property
     def _zeros(self) -> ir.Value:

@@ -173,6 +173,10 @@ class Core:
         """Quotient of non-negative integers, rounded down."""
         return self.builder.udiv(self.number(a), self.number(b))
 
+    def ceil_div(self, a: Number, b: Number) -> ir.Value:
+        """Quotient of non-negative integers, rounded up."""
+        return self.divide(self.add(a, b - 1 if isinstance(b, int) else self.sub(b, 1)), b)
+
     def modulo(self, a: Number, b: Number) -> ir.Value:
         """Remainder of non-negative integers."""
         return self.builder.urem(self.number(a), self.number(b))

@@ -86,7 +86,7 @@ def build_gather_reduce_planes(variant: Variant, target: Target) -> ObjectCode:
     start = emitter.mul(emitter.first, word["per_tile"])
     stop = emitter.minimum(emitter.mul(emitter.last, word["per_tile"]), word["units"])
     with emitter.loop(start, stop) as unit:
-        groups = emitter.divide(emitter.add(word["columns"], most - 1), most)
+        groups = emitter.ceil_div(word["columns"], most)
         column = emitter.mul(emitter.modulo(unit, groups), most)
         row = emitter.mul(emitter.divide(unit, groups), word["block"])
         end = emitter.minimum(emitter.add(row, word["block"]), word["rows"])

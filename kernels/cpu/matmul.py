@@ -79,7 +79,6 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     quads = matrices.depth > 0 and takes_quads(
         target, matrices.a.dtype, matrices.b.dtype, primitive.accumulator
     )
-    b = matrices.b
     tiles = quads and takes_tiles(target, matrices)
     if quads:
         matrices = replace(matrices, a=rows_of_quads(emit, target, matrices.a))
@@ -108,6 +107,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     if not tiles:
         depth = depth_block(target, tile, problem.depth, sums.itemsize, matrices.rows)
     blocks = max(1, ceil_div(problem.depth, depth))
+    b = matrices.b
     packs = not b.is_constant and access_kind(b.strides[-2], b.strides[-1], matrices.columns) != "rows"
     copied_row = depth * QUAD if tiles else 0
     tiling = cut(

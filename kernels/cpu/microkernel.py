@@ -167,7 +167,7 @@ class MicroKernels:
     def sum(self, emitter: Emitter, source: Source, rows: ir.Value) -> None:
         """Leaves the sums of ``rows`` rows and ``source.columns`` columns, maybe of more, in the tile."""
         micro, builder = self.micro, emitter.builder
-        vectors = emitter.divide(emitter.add(source.columns, micro.lanes - 1), micro.lanes)
+        vectors = emitter.ceil_div(source.columns, micro.lanes)
         after = emitter.function.append_basic_block("core.end")
         for (row_count, vector_count), core in self._cores.items():
             fits = builder.and_(
@@ -375,7 +375,7 @@ def _multiply_quads(
 
 def row_blocks(emitter: Emitter, rows: ir.Value, tile: RegisterTile) -> ir.Value:
     """How many register tiles ``rows`` rows take."""
-    return emitter.divide(emitter.add(rows, tile.rows - 1), tile.rows)
+    return emitter.ceil_div(rows, tile.rows)
 
 
 def round_up_rows(emitter: Emitter, rows: ir.Value, tile: RegisterTile) -> ir.Value:

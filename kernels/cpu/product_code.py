@@ -153,7 +153,7 @@ def emit_product(
             )
         )
         row_count = emitter.sub(emitter.minimum(last_row, word["rows"]), first_row)
-        panels = emitter.divide(emitter.add(word["columns"], code.tile.width - 1), code.tile.width)
+        panels = emitter.ceil_div(word["columns"], code.tile.width)
         first_panel, last_panel = emitter.share(panels, word["column_tiles"], column_tile)
         first_batch = emitter.mul(batch_tile, word["tile_batch"])
         last_batch = emitter.minimum(emitter.add(first_batch, word["tile_batch"]), word["batch"])
@@ -306,7 +306,7 @@ class _TileWriter:
         unpacked = emitter.offset(emitter.scratch, self._word["b_scratch"])
         first = emitter.divide(block.start, form.block)
         record = emitter.offset(self._panel(panel), emitter.mul(first, form.record))
-        count = emitter.divide(emitter.add(block.length, form.block - 1), form.block)
+        count = emitter.ceil_div(block.length, form.block)
         emitter.builder.call(self._unpacker, [unpacked, record, count])
         return unpacked
 

@@ -153,7 +153,7 @@ class _Kernel:
         reduced, earlier = dict(self._scalars), dict(self._scalars) | behind.reduced()
         for values in (reduced, earlier):
             self._evaluate_reduced(values)
-        vectors = emitter.divide(emitter.add(whole, emitter.lanes - 1), emitter.lanes)
+        vectors = emitter.ceil_div(whole, emitter.lanes)
         half = emitter.mul(vectors, emitter.lanes)
         cached_from = emitter.mul(behind.half.value, half)
         cached_behind = emitter.sub(half, cached_from)

@@ -67,7 +67,7 @@ class Matrix:
 
     def start(self, emitter: Emitter, region: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Where a region begins along ``a`` and ``b``; they follow each other along ``a``."""
-        across = emitter.divide(emitter.add(self.extent_a, REGION - 1), REGION)
+        across = emitter.ceil_div(self.extent_a, REGION)
         a, b = emitter.modulo(region, across), emitter.divide(region, across)
         return emitter.mul(a, REGION), emitter.mul(b, REGION)
 

@@ -72,7 +72,7 @@ class _Kernel:
         zeros = self._scratch("zeros")
         with emitter.loop(0, word["zero_bytes"], emitter.target.vector_bytes) as at:
             emitter.store(emitter.constant(0, F32), emitter.offset(zeros, at), F32)
-        panels = emitter.divide(emitter.add(word["features"], width - 1), width)
+        panels = emitter.ceil_div(word["features"], width)
         with emitter.loop(emitter.first, emitter.last) as number:
             first = emitter.mul(emitter.modulo(number, word["blocks"]), word["block_tiles"])
             count = emitter.minimum(word["block_tiles"], emitter.sub(word["tiles"], first))
@@ -185,7 +185,7 @@ class _Kernel:
         emitter, word, micro = self._emitter, self._word, self._micro
         finished = self._scratch("finished")
         sums = emitter.offset(self._scratch("sums"), emitter.mul(row, micro.row_bytes))
-        vectors = emitter.divide(emitter.add(columns, micro.lanes - 1), micro.lanes)
+        vectors = emitter.ceil_div(columns, micro.lanes)
         emitter.builder.call(self._transform_output, [sums, finished, self._sums_plane, vectors])
         image, y, x = self._locate(tile)
         lines = emitter.minimum(emitter.sub(word["out_y"], y), self._m)
