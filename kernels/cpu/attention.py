@@ -23,6 +23,7 @@ from onnxplan.kernels.cpu.epilogue import describe_epilogue
 from onnxplan.kernels.cpu.matmul import packed_batch
 from onnxplan.kernels.cpu.pack import access_kind
 from onnxplan.kernels.cpu.product import place_words
+from onnxplan.kernels.cpu.product_form import ProductForm
 from onnxplan.kernels.cpu.tiling import (
     LEAST_SECONDS,
     TILES_A_THREAD,
@@ -106,7 +107,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
     panel_row = score_tile.width * k.dtype.itemsize
     keys, key_axes, k_layout = k, k, f"scratch_{access_kind(k.strides[-2], k.strides[-1], shape.keys)}"
     if k.is_constant or row_tiles > 1:
-        keys, key_axes = packed_batch(emit, k, score_tile)
+        keys, key_axes = packed_batch(emit, k, ProductForm.single(k.dtype, score_tile))
         k_layout = "packed"
     q_layout = access_kind(q.strides[-2], q.strides[-1], shape.depth)
     if q_layout == "rows" and q.dtype is sums:

@@ -6,7 +6,7 @@ those of B.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from llvmlite import ir
@@ -14,14 +14,14 @@ from llvmlite import ir
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE
-from onnxplan.kernels.cpu.emitter import Emitter, Mask
+from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
 from onnxplan.kernels.cpu.fetch_code import fetch_ahead
+from onnxplan.kernels.cpu.group_code import GroupProduct
 from onnxplan.kernels.cpu.llvm_types import I8, I64, POINTER
 from onnxplan.kernels.cpu.microkernel import Source
 from onnxplan.kernels.cpu.objects import machine_description
-from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.registers import local_function
 
 TILE_ROW_BYTES = 64
@@ -33,8 +33,13 @@ _REGISTERS = 8
 _FIRST_A, _FIRST_B = 4, 6
 
 
+LoadGroups = Callable[[ir.Value, ir.Value, ir.Value | None], ir.Value]
+"""``(row, group, count)``: the 16 groups of A's row from ``group`` on, as i32; zeros after ``count``."""
+
+
 def copy_tiles(
     emitter: Emitter,
+    load: LoadGroups,
     source: ir.Value,
     row_step: ir.Value,
     target: ir.Value,
@@ -42,29 +47,27 @@ def copy_tiles(
     rows: ir.Value,
     length: ir.Value,
 ) -> None:
-    """Copies ``rows`` rows of ``length`` quads from ``source`` on as tiles.
+    """Copies ``rows`` rows of ``length`` groups from ``source`` on as tiles.
 
     Blocks of ``TILE.rows`` rows are ``block_step`` bytes apart, and in a block so many rows of the first 64
     bytes of the depth come first. The last tiles of a row are filled up with zeros, blocks are not.
     """
     whole = emitter.builder.and_(length, I64(-SIDE))
     rest = emitter.sub(length, whole)
-    mask = emitter.mask(rest)
     with emitter.loop(0, rows) as row:
         at = emitter.offset(source, emitter.mul(row, row_step))
         block = emitter.mul(emitter.divide(row, TILE.rows), block_step)
         inside = emitter.mul(emitter.modulo(row, TILE.rows), TILE_ROW_BYTES)
         to = emitter.offset(target, emitter.add(block, inside))
 
-        def copy(quad: ir.Value, limit: Mask | None, at: ir.Value = at, to: ir.Value = to) -> None:
-            value = emitter.load(emitter.element(at, quad, DType.INT32), DType.INT32, limit)
-            place = emitter.offset(to, emitter.mul(quad, _BLOCK_BYTES // SIDE))
-            emitter.store(value, place, DType.INT32)
+        def copy(group: ir.Value, count: ir.Value | None, at: ir.Value = at, to: ir.Value = to) -> None:
+            place = emitter.offset(to, emitter.mul(group, _BLOCK_BYTES // SIDE))
+            emitter.store(load(at, group, count), place, DType.INT32)
 
-        with emitter.loop(0, whole, SIDE) as quad:
-            copy(quad, None)
+        with emitter.loop(0, whole, SIDE) as group:
+            copy(group, None)
         with emitter.when(emitter.less(0, rest)):
-            copy(whole, mask)
+            copy(whole, rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +93,12 @@ class TileKernels:
     Raises ``ValueError`` where this machine lacks AMX, which the plan's target has.
     """
 
-    def __init__(self, emitter: Emitter, product: QuadProduct, epilogue: Epilogue) -> None:
+    def __init__(self, emitter: Emitter, product: GroupProduct, epilogue: Epilogue) -> None:
         features = machine_description(emitter.target.isa)[2].split(",")
-        if not {"+amx-tile", "+amx-int8"} <= set(features):
-            raise ValueError("this processor lacks AMX's products of bytes, which the plan's target has")
-        self._multiply = _instruction(product)
+        for needed in ("+amx-tile", product.tile_feature):
+            if needed not in features:
+                raise ValueError(f"this processor lacks {needed[1:]}, which the plan's target has")
+        self._multiply = product.tile_instruction
         self._cores = {
             (rows, columns): self._core(emitter, rows, columns) for rows in (1, 2) for columns in (1, 2)
         }
@@ -181,9 +185,3 @@ class TileKernels:
 
 def _move(inner: Emitter, instruction: str, register: int, place: ir.Value, row_step: int) -> None:
     inner.intrinsic(f"llvm.x86.{instruction}", ir.VoidType(), [I8(register), place, I64(row_step)])
-
-
-def _instruction(product: QuadProduct) -> str:
-    """The intrinsic for A's and B's signedness, in this order."""
-    signs = "".join("s" if dtype is DType.INT8 else "u" for dtype in (product.a, product.b))
-    return f"llvm.x86.tdpb{signs}d"

@@ -321,7 +321,7 @@ def _emit_general(
     if quads and not weights.is_constant:
         weights = dense_copy(weights, emit, target, "weights")
         weights = View.dense(weights.storage, (conv.groups, conv.taps * conv.channels, conv.features))
-    packed = pack(emit, weights, tile, depth_axes=weights.rank - 2, quads=quads)
+    packed = pack(emit, weights, tile, depth_axes=weights.rank - 2, element=element)
     row_bytes = tile.width * packed.dtype.itemsize * element
     group = panel_count(conv.features, tile) * depth * tile.width * element
     b_axes = View(packed.storage, 0, folded.b.shape, tuple(group if s else 0 for s in folded.b.strides))

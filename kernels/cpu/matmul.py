@@ -13,13 +13,13 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.byte_tiles import TILE, depth_unit, takes_tiles, tile_target
 from onnxplan.kernels.cpu.dot import emit_dot, prefers_dot
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
 from onnxplan.kernels.cpu.pack import access_kind, pack, packed_depth, panel_count
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words, product_seconds
-from onnxplan.kernels.cpu.quads import QUAD, quad_tile, rows_of_quads, takes_quads
+from onnxplan.kernels.cpu.product_form import ProductForm, product_form
+from onnxplan.kernels.cpu.quads import rows_of_quads
 from onnxplan.kernels.cpu.row_sums import emit_row_sums, prefers_row_sums
 from onnxplan.kernels.cpu.tiling import (
     TILES_A_THREAD,
@@ -29,7 +29,6 @@ from onnxplan.kernels.cpu.tiling import (
     ceil_div,
     cut,
     depth_block,
-    register_tile,
     round_up,
     sum_dtype,
 )
@@ -76,31 +75,23 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         emit_row_sums(emit, target, matrices, primitive)
         return
     sums = sum_dtype(primitive.accumulator)
-    quads = matrices.depth > 0 and takes_quads(
-        target, matrices.a.dtype, matrices.b.dtype, primitive.accumulator
-    )
-    tiles = quads and takes_tiles(target, matrices)
-    if quads:
+    form = product_form(target, matrices, primitive.accumulator)
+    if form.quads:
         matrices = replace(matrices, a=rows_of_quads(emit, target, matrices.a))
-    elif _worth_reordering(matrices, sums):
+    elif _worth_reordering(matrices, form, sums):
         matrices = replace(matrices, a=dense_copy(matrices.a, emit, target, "rows"))
     output, extras = matrices.output, matrices.extras
     rank = output.rank
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, rank - 1)
-    element, unit = (QUAD, depth_unit(target)) if quads else (1, 1)
-    if tiles:
-        tile, speed = TILE, tile_target(target)
-    else:
-        tile = quad_tile(target, matrices.columns) if quads else register_tile(target, sums, matrices.columns)
-        speed = target
+    tile, tiles, speed = form.tile, form.tiles, form.speed(target)
     batch = math.prod(output.shape[:-2])
     problem = Problem(
         batch,
         matrices.rows,
         matrices.columns,
-        packed_depth(matrices.depth, element, unit if tiles else 1),
+        packed_depth(matrices.depth, form.element, form.unit if tiles else 1),
         sums.itemsize,
-        matrices.b.dtype.itemsize * element,
+        form.element_bytes,
         output.dtype.itemsize,
     )
     depth = problem.depth
@@ -109,7 +100,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     blocks = max(1, ceil_div(problem.depth, depth))
     b = matrices.b
     packs = not b.is_constant and access_kind(b.strides[-2], b.strides[-1], matrices.columns) != "rows"
-    copied_row = depth * QUAD if tiles else 0
+    copied_row = depth * form.element_bytes if tiles else 0
     tiling = cut(
         speed,
         tile,
@@ -122,13 +113,13 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         tiles_a_thread=2 if tiles else TILES_A_THREAD,
     )
     if tiles:
-        layout, kind, pitch, a_scratch = "packed", "tiles", tile.rows * copied_row, tiling.rows * copied_row
-    elif quads:
-        layout, kind, pitch, a_scratch = "packed", "quads", 0, 0
+        kind, pitch, a_scratch = "tiles", tile.rows * copied_row, tiling.rows * copied_row
+    elif form.quads:
+        kind, pitch, a_scratch = "quads", 0, 0
     else:
-        layout = _b_layout(target, tile, matrices, tiling)
-        kind, pitch, a_scratch = left_operand(tile, matrices, tiling, sums)
-    right = _right_operand(emit, tile, matrices, tiling, layout, element, unit)
+        kind, pitch, a_scratch = left_operand(tile, matrices, tiling, sums, form.scalars)
+    layout = _b_layout(target, form, matrices, tiling)
+    right = _right_operand(emit, form, matrices, tiling, layout)
     copies = kind in ("rows", "columns", "strided", "tiles")
     scratch = lay_out_scratch(
         tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows, copies=copies
@@ -139,7 +130,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     parameters = [
         matrices.rows,
         matrices.columns,
-        ceil_div(matrices.depth, element),
+        ceil_div(matrices.depth, form.element),
         tiling.row_tiles,
         tiling.column_tiles,
         *tiling.steps,
@@ -153,7 +144,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         scratch.table,
         axes,
         matrices.a.strides[-2] * a_size,
-        matrices.a.strides[-1] * a_size * element,
+        matrices.a.strides[-1] * a_size * (form.element // form.scalars),
         pitch,
         *place_words((output, *extras), rank - 2, rank - 1),
         *records,
@@ -176,7 +167,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         bytes_moved=bytes_moved,
         scratch=scratch.size,
         in_place=tuple([(2, 3 + number) for number in shared_with_output(output, extras)]),
-        seconds=product_seconds(speed, problem, bytes_moved) if quads else None,
+        seconds=product_seconds(speed, problem, bytes_moved) if tiles or form.quads else None,
     )
 
 
@@ -189,11 +180,13 @@ def _better_transposed(matrices: Matrices) -> bool:
     return column_stride != 1 and (row_stride == 1 or matrices.rows == 1) and matrices.columns > 1
 
 
-def _worth_reordering(matrices: Matrices, sums: DType) -> bool:
-    """Is it better to copy all of A, so that elements of a row are neighbours, than each tile its part?"""
+def _worth_reordering(matrices: Matrices, form: ProductForm, sums: DType) -> bool:
+    """Must A be copied, or had it better be, so that elements of a row are neighbours?"""
     a = matrices.a
     own = all(stride or extent == 1 for stride, extent in zip(a.strides, a.shape, strict=True))
     ordered = access_kind(a.strides[-2], a.strides[-1], matrices.depth) == "rows"
+    if form.tiles:
+        return not ordered
     return (
         own
         and not ordered
@@ -222,8 +215,10 @@ class _RightOperand:
     scratch: int
 
 
-def _b_layout(target: Target, tile: RegisterTile, matrices: Matrices, tiling: Tiling) -> str:
-    b = matrices.b
+def _b_layout(target: Target, form: ProductForm, matrices: Matrices, tiling: Tiling) -> str:
+    b, tile = matrices.b, form.tile
+    if form.element > 1:
+        return "pairs" if form.pairs else "packed"
     if b.is_constant or matrices.depth == 0:
         return "packed"
     kind = access_kind(b.strides[-2], b.strides[-1], matrices.columns)
@@ -241,34 +236,25 @@ def _b_layout(target: Target, tile: RegisterTile, matrices: Matrices, tiling: Ti
 
 
 def _right_operand(
-    emit: StepEmitter,
-    tile: RegisterTile,
-    matrices: Matrices,
-    tiling: Tiling,
-    layout: str,
-    element: int,
-    unit: int,
+    emit: StepEmitter, form: ProductForm, matrices: Matrices, tiling: Tiling, layout: str
 ) -> _RightOperand:
-    """``element`` and ``unit`` are those of :func:`.pack.packed_depth`."""
     b = matrices.b
     size = b.dtype.itemsize
-    row = tile.width * size * element
-    panel = packed_depth(matrices.depth, element, unit) * row
+    row = form.tile.width * form.element_bytes
+    panel = packed_depth(matrices.depth, form.element, form.unit) * row
     depth_step, column_step = b.strides[-2] * size, b.strides[-1] * size
     if matrices.depth == 0:
         return _RightOperand(b, b, (panel, row, 0, 0), 0)
-    if layout == "packed":
-        packed, axes = packed_batch(emit, b, tile, element, unit)
+    if layout in ("packed", "pairs"):
+        packed, axes = packed_batch(emit, b, form)
         return _RightOperand(packed, axes, (panel, row, 0, 0), 0)
     if layout.startswith("scratch"):
         return _RightOperand(b, b, (panel, row, depth_step, column_step), tiling.panels * panel)
     return _RightOperand(b, b, (row, depth_step, depth_step, column_step), 0)
 
 
-def packed_batch(
-    emit: StepEmitter, b: View, tile: RegisterTile, element: int = 1, unit: int = 1
-) -> tuple[View, View]:
-    """Packs ``b (*batch, depth, columns)``, shared matrices once, as quads of bytes if ``element`` is 4.
+def packed_batch(emit: StepEmitter, b: View, form: ProductForm) -> tuple[View, View]:
+    """Packs ``b (*batch, depth, columns)``, shared matrices once.
 
     Returns the packed view and one of the batch axes' strides in it (the last two axes mean nothing).
     """
@@ -276,8 +262,9 @@ def packed_batch(
     for axis in range(b.rank - 2):
         if b.strides[axis] == 0:
             distinct = distinct.slice(axis, 0, 1)
-    packed = pack(emit, distinct, tile, quads=element == QUAD, unit=unit)
-    depth = packed_depth(b.shape[-2], element, unit)
+    tile, element = form.tile, form.element
+    packed = pack(emit, distinct, tile, element=element, unit=form.unit, dtype=form.b_dtype)
+    depth = packed_depth(b.shape[-2], element, form.unit)
     step = panel_count(b.shape[-1], tile) * depth * element * tile.width
     strides = [0] * b.rank
     for axis in reversed(range(b.rank - 2)):
@@ -287,9 +274,14 @@ def packed_batch(
     return packed, View(packed.storage, 0, b.shape, tuple(strides))
 
 
-def left_operand(tile: RegisterTile, matrices: Matrices, tiling: Tiling, sums: DType) -> tuple[str, int, int]:
-    """How A is read, the bytes of a copied row (or block of rows), and of all copies of a tile."""
-    a, itemsize = matrices.a, sums.itemsize
+def left_operand(
+    tile: RegisterTile, matrices: Matrices, tiling: Tiling, sums: DType, scalars: int = 1
+) -> tuple[str, int, int]:
+    """How A is read, the bytes of a copied row (or block of rows), and of all copies of a tile.
+
+    ``scalars`` numbers of the sums' type are an element of A.
+    """
+    a, itemsize = matrices.a, scalars * sums.itemsize
     row_stride, depth_stride = a.strides[-2:]
     kind = access_kind(row_stride, depth_stride, matrices.depth)
     small = tiling.rows * tiling.depth * itemsize <= IN_PLACE_BYTES

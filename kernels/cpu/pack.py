@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxplan.compiler.blocks import empty_block
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.view import View, normal_strides
@@ -40,21 +41,23 @@ def pack_array(matrices: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
     return packed
 
 
-def pack_quads(matrices: npt.NDArray[Any], width: int, unit: int = 1) -> npt.NDArray[Any]:
-    """Packs bytes ``(..., depth, columns)`` into a flat array of ``(..., panel, depth / 4, width, 4)``.
+def pack_groups(
+    matrices: npt.NDArray[Any], width: int, element: int, unit: int, dtype: DType
+) -> npt.NDArray[Any]:
+    """Packs ``(..., depth, columns)`` into a flat array of ``(..., panel, depth / element, width, element)``.
 
-    The depth is filled up with zeros to a multiple of ``unit`` quads.
+    Elements are rounded to ``dtype``; the depth is filled up with zeros to a multiple of ``unit`` groups.
     """
     *outer, depth, columns = matrices.shape
-    panels, rows = ceil_div(columns, width), round_up(ceil_div(depth, 4), unit)
-    packed = empty_block(math.prod((*outer, panels, rows, width, 4)), matrices.dtype)
-    by_panel = packed.reshape(*outer, panels, rows, width, 4)
-    block = np.zeros((*outer, 4 * rows, width), matrices.dtype)
+    panels, rows = ceil_div(columns, width), round_up(ceil_div(depth, element), unit)
+    packed = empty_block(math.prod((*outer, panels, rows, width, element)), dtype.numpy)
+    by_panel = packed.reshape(*outer, panels, rows, width, element)
+    block = np.zeros((*outer, element * rows, width), dtype.numpy)
     for panel in range(panels):
         part = matrices[..., panel * width : (panel + 1) * width]
         block[..., :depth, : part.shape[-1]] = part
         block[..., part.shape[-1] :] = 0
-        by_panel[..., panel, :, :, :] = block.reshape(*outer, rows, 4, width).swapaxes(-1, -2)
+        by_panel[..., panel, :, :, :] = block.reshape(*outer, rows, element, width).swapaxes(-1, -2)
     return packed
 
 
@@ -76,30 +79,35 @@ def pack(
     tile: RegisterTile,
     depth_axes: int = 1,
     *,
-    quads: bool = False,
+    element: int = 1,
     unit: int = 1,
+    dtype: DType | None = None,
 ) -> View:
     """The packed form of ``matrices (*outer, *depth, columns)`` as a flat view.
 
-    The last ``depth_axes`` axes before the columns are the depth, outermost first, and only one for ``quads``
-    that are not constant. Outer axes must have no stride 0. The result is ``(*outer, panel, depth, width)``
-    of the same element type, with ``quads`` ``(*outer, panel, depth / 4, width, 4)``; there the depth takes
-    the place of a multiple of ``unit`` quads.
+    The last ``depth_axes`` axes before the columns are the depth, outermost first, and only one for quads
+    that are not constant. Outer axes must have no stride 0. The result is ``(*outer, panel, depth, width)``,
+    or with groups of ``element`` elements ``(*outer, panel, depth / element, width, element)``; there the
+    depth takes the place of a multiple of ``unit`` groups. Constants are rounded to ``dtype``; what is not
+    constant keeps its type and has no groups but quads.
     """
     outer = matrices.rank - 1 - depth_axes
     depth = math.prod(matrices.shape[outer:-1])
     columns = matrices.shape[-1]
     panels = panel_count(columns, tile)
-    element = 4 if quads else 1
     rows = packed_depth(depth, element, unit)
     size = math.prod(matrices.shape[:outer]) * panels * rows * tile.width * element
     if matrices.is_constant:
 
         def make(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             array = array.reshape(*array.shape[:outer], depth, columns)
-            return pack_quads(array, tile.width, unit) if quads else pack_array(array, tile.width)
+            if element == 1:
+                return pack_array(array, tile.width)
+            return pack_groups(array, tile.width, element, unit, stored)
 
-        layout = f"quads{unit}x{tile.width}" if quads else f"panels{tile.width}"
+        stored = dtype or matrices.dtype
+        groups = f"groups{element}x{unit}x{tile.width} {stored.label}"
+        layout = f"panels{tile.width}" if element == 1 else groups
         packed = emit.constant((matrices,), f"{layout} outer{outer}", make)
         return View.dense(packed, (size,))
     packed = emit.temporary(matrices.dtype, size, "packed")
@@ -123,7 +131,7 @@ def pack(
     per_tile = max(1, min(ceil_div(units, 16), ceil_div(1 << 16, unit_bytes)))
     strides = normal_strides(matrices.shape, matrices.strides)
     kind = access_kind(matrices.strides[-2], matrices.strides[-1], columns)
-    if quads:
+    if element > 1:
         kind = f"quads_{kind}"
     parameters = [units, per_tile, panels, columns, matrices.shape[-2]]
     parameters += [strides[-2] * itemsize, strides[-1] * itemsize, rows * row, len(axes)]

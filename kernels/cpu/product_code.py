@@ -21,13 +21,12 @@ from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.fetch_code import PAGE_BYTES, PAGES_AHEAD, ahead_step
+from onnxplan.kernels.cpu.group_code import GROUP_BYTES, GroupProduct
 from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, row_blocks
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.product import WORDS
-from onnxplan.kernels.cpu.quad_code import QuadProduct
-from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 CALLS_THAT_FETCH = 4
@@ -83,9 +82,9 @@ class ProductCode:
 
     ``b_layout``: ``packed``; ``rows`` or ``rows_masked`` (in place, the latter if the columns do not fill the
     last vector); ``scratch_<kind>``, packed by each tile (kinds of :func:`~.pack.access_kind`);
-    ``gathered``, packed by each tile in the family's own way; or ``unpacked``, weights in the layout
-    ``blocks``, each block of the depth unpacked where it is used.
-    ``quads`` says that elements are quads of bytes, ``tiles`` that tile registers multiply them.
+    ``gathered``, packed by each tile in the family's own way; ``pairs``, packed as such; or ``unpacked``,
+    weights in the layout ``blocks``, each block of the depth unpacked where it is used.
+    ``group`` says that elements are groups of neighbours, ``tiles`` that tile registers multiply them.
     """
 
     target: Target
@@ -94,7 +93,7 @@ class ProductCode:
     b_layout: str
     epilogue: Epilogue
     blocks: BlockFormat | None = None
-    quads: QuadProduct | None = None
+    group: GroupProduct | None = None
     tiles: bool = False
 
     @property
@@ -106,11 +105,11 @@ class ProductCode:
         """Bytes of a row of B where they are known."""
         if self.b_layout.startswith("rows"):
             return None
-        return self.tile.width * self.b_dtype.itemsize * (QUAD if self.quads else 1)
+        return self.tile.width * (GROUP_BYTES if self.group else self.b_dtype.itemsize)
 
     @property
     def fetches_ahead(self) -> bool:
-        return self.b_layout == "packed"
+        return self.b_layout in ("packed", "pairs")
 
 
 def product_words(emitter: Emitter) -> dict[str, ir.Value]:
@@ -178,8 +177,8 @@ def emit_product(
 
 def _kernels(emitter: Emitter, code: ProductCode, rows: RowSource) -> MicroKernels | TileKernels:
     if code.tiles:
-        assert code.quads is not None
-        return TileKernels(emitter, code.quads, code.epilogue)
+        assert code.group is not None
+        return TileKernels(emitter, code.group, code.epilogue)
     micro = MicroKernel(
         code.target,
         code.b_dtype,
@@ -191,7 +190,7 @@ def _kernels(emitter: Emitter, code: ProductCode, rows: RowSource) -> MicroKerne
         b_step=code.b_row,
         ahead=code.fetches_ahead,
         fetches_b=code.fetches_ahead,
-        quads=code.quads,
+        group=code.group,
     )
     return MicroKernels(emitter, micro)
 

@@ -38,6 +38,7 @@ X86_FLAGS = {
 DOT_PRODUCT_FLAGS = {"avx512": "avx512_vnni", "avx2": "avx_vnni"}
 """The flag of an instruction set's dot products of bytes, as Linux names it."""
 BYTE_TILE_FLAGS = frozenset(("amx_tile", "amx_int8"))
+BFLOAT16_TILE_FLAGS = frozenset(("amx_bf16", "avx512_bf16"))
 FALLBACK_CACHES = (32 << 10, 512 << 10, 8 << 20)
 BANDWIDTH = 1e10
 
@@ -59,6 +60,7 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
     if isa not in INSTRUCTION_SETS:
         raise ValueError(f"ONNXPLAN_ISA must be one of {', '.join(INSTRUCTION_SETS)}, not {isa!r}")
     found = INSTRUCTION_SETS[isa]
+    tiles = isa == "avx512" and os.environ.get("ONNXPLAN_AMX", "1") not in ("", "0") and has_byte_tiles()
     return Target(
         device="cpu",
         isa=isa,
@@ -69,9 +71,8 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
         math=math,
         alignment=64,
         dot_products=DOT_PRODUCT_FLAGS.get(isa) in x86_flags(),
-        byte_tiles=(
-            isa == "avx512" and os.environ.get("ONNXPLAN_AMX", "1") not in ("", "0") and has_byte_tiles()
-        ),
+        byte_tiles=tiles,
+        bfloat16_tiles=tiles and has_bfloat16_tiles(),
         flops=found.flops,
         bandwidth=BANDWIDTH,
     )
@@ -114,6 +115,11 @@ def has_byte_tiles() -> bool:
         return False
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
     return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
+
+
+def has_bfloat16_tiles() -> bool:
+    """Do tiles multiply bfloat16 as well, and do vectors round to it?"""
+    return has_byte_tiles() and x86_flags() >= BFLOAT16_TILE_FLAGS
 
 
 def _macos_flags() -> frozenset[str]:

@@ -197,8 +197,9 @@ def test_options_of_another_kind_are_refused(plan_path: Path, tmp_path: Path) ->
     with pytest.raises(IncompatibleArtifactError, match=r"math='strict'.*recompile=True"):
         onnxplan.InferenceSession(plan_path, math="fast")
     with onnxplan.InferenceSession(plan_path, math="fast", recompile=True) as session:
+        # Factors are rounded to bfloat16 where the processor is faster with it.
         np.testing.assert_allclose(
-            session.run_sync({"x": sample()})["y"].numpy(), expected(sample()), 1e-5, 1e-5
+            session.run_sync({"x": sample()})["y"].numpy(), expected(sample()), 0.1, 0.1
         )
     with pytest.raises(TypeError, match="recompile"):
         onnxplan.InferenceSession(plan_path, recompile="yes")

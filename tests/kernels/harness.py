@@ -33,7 +33,7 @@ def make_target(isa, threads=2):
     """The test machine's target for an instruction set, or that of a GPU for a compute capability.
 
     ``avx512_words`` and ``avx2_words`` are targets without dot products of bytes, ``avx512_tiles`` is one
-    with tiles of bytes, ``sm_90_fast`` one with ``math="fast"``.
+    with tiles of bytes and bfloat16, ``avx512_fast`` and ``sm_90_fast`` are such with ``math="fast"``.
     """
     if is_cuda(isa):
         math = "fast" if isa.endswith("_fast") else "strict"
@@ -49,7 +49,9 @@ def make_target(isa, threads=2):
         threads,
         dot_products=variant != "words"
         and bool(llvm.get_host_cpu_features().get(DOT_PRODUCTS.get(name, ""))),
-        byte_tiles=variant == "tiles",
+        byte_tiles=variant in ("tiles", "fast"),
+        bfloat16_tiles=variant in ("tiles", "fast"),
+        math="fast" if variant == "fast" else "strict",
     )
 
 

@@ -247,11 +247,13 @@ def test_other_sums_and_types_take_other_kernels(isa):
 
 @pytest.mark.skipif(not TILES, reason="this processor, or its system, has no AMX")
 def test_tiles_that_the_processor_lacks_are_refused(monkeypatch):
-    monkeypatch.setattr(byte_tiles_code, "machine_description", lambda isa: ("", "", "+avx512vnni,-amx-int8"))
+    monkeypatch.setattr(
+        byte_tiles_code, "machine_description", lambda isa: ("", "", "+avx512vnni,+amx-tile,-amx-int8")
+    )
     operation = Operation(MatMul(I32), (dense(U8, (16, 40)), dense(I8, (40, 20))), (dense(I32, (16, 20)),))
     recorder = harness.Recorder()
     harness.selector(TILES[0]).select(operation, recorder)
-    with pytest.raises(ValueError, match="lacks AMX"):
+    with pytest.raises(ValueError, match="lacks amx-int8"):
         harness.registry.build(recorder.steps[-1].kernel, harness.make_target(TILES[0]))
 
 

@@ -1,0 +1,72 @@
+"""How the elements of a product's operands meet: alone, or several neighbours along the depth at a time.
+
+Knows nothing of code generation.
+"""
+
+from __future__ import annotations
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
+from onnxplan.compiler.target import Target
+from onnxplan.kernels.cpu.byte_tiles import TILE, depth_unit, takes_tiles, tile_target
+from onnxplan.kernels.cpu.pairs import LEAST_TILE_ROWS, PAIR, takes_pairs
+from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
+from onnxplan.kernels.cpu.tiling import RegisterTile, register_tile, sum_dtype
+from onnxplan.kernels.matrices import Matrices
+
+
+@dataclass(frozen=True, slots=True)
+class ProductForm:
+    """``element`` neighbours of B along the depth are one element of the product.
+
+    1, four bytes (:mod:`.quads`) or two of bfloat16 (:mod:`.pairs`), as which B of type ``b_dtype`` is
+    packed, its depth filled up to a multiple of ``unit`` elements. With ``tiles`` AMX multiplies them, else
+    vectors; ``tile`` is the block of sums that registers hold.
+    """
+
+    element: int
+    b_dtype: DType
+    unit: int
+    tile: RegisterTile
+    tiles: bool
+
+    @staticmethod
+    def single(dtype: DType, tile: RegisterTile) -> ProductForm:
+        """Elements of type ``dtype`` on their own."""
+        return ProductForm(1, dtype, 1, tile, tiles=False)
+
+    @property
+    def quads(self) -> bool:
+        return self.element == QUAD
+
+    @property
+    def pairs(self) -> bool:
+        return self.element == PAIR
+
+    @property
+    def scalars(self) -> int:
+        """Numbers of the sums' type that a row of A has for an element, where that is no group of bits."""
+        return PAIR if self.pairs and not self.tiles else 1
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an element of B."""
+        return self.element * self.b_dtype.itemsize
+
+    def speed(self, target: Target) -> Target:
+        """``target`` as fast as it multiplies elements of this form, for estimates."""
+        return tile_target(target) if self.tiles else target
+
+
+def product_form(target: Target, matrices: Matrices, accumulator: DType) -> ProductForm:
+    """The form of a product. How B is packed does not depend on the rows, so that all plans share it."""
+    a, b, columns = matrices.a, matrices.b, matrices.columns
+    if matrices.depth > 0 and takes_quads(target, a.dtype, b.dtype, accumulator):
+        tiles = takes_tiles(target, matrices)
+        tile = TILE if tiles else quad_tile(target, columns)
+        return ProductForm(QUAD, b.dtype, depth_unit(target), tile, tiles)
+    if takes_pairs(target, matrices, accumulator):
+        tiles = matrices.rows >= LEAST_TILE_ROWS
+        tile = TILE if tiles else RegisterTile(12, 2, TILE.lanes)
+        return ProductForm(PAIR, DType.BFLOAT16, depth_unit(target), tile, tiles)
+    return ProductForm.single(b.dtype, register_tile(target, sum_dtype(accumulator), columns))

@@ -1,0 +1,65 @@
+"""``math="fast"`` on the CPU: factors of bfloat16 where the processor is faster with them."""
+
+import numpy as np
+import pytest
+from face_models import model, node, value
+
+import onnxplan
+from onnxplan.runtime.cpu.target import detect_target
+
+GENERATOR = np.random.default_rng(0)
+HIDDEN, FEATURES, ROWS = 70, 34, 21
+UPPER = (GENERATOR.standard_normal((FEATURES, HIDDEN)) / FEATURES**0.5).astype(np.float32)
+LOWER = (GENERATOR.standard_normal((HIDDEN, 5)) / HIDDEN**0.5).astype(np.float32)
+BIAS = GENERATOR.standard_normal(HIDDEN).astype(np.float32)
+
+
+def layers():
+    nodes = [
+        node("MatMul", "x upper", "h"),
+        node("Add", "h bias", "b"),
+        node("Relu", "b", "r"),
+        node("MatMul", "r lower", "y"),
+    ]
+    inputs = [value("x", ["rows", FEATURES])]
+    return model(nodes, inputs, ["y"], upper=UPPER, lower=LOWER, bias=BIAS)
+
+
+def expected(x):
+    return np.maximum(x.astype(np.float64) @ UPPER + BIAS, 0) @ LOWER
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, ROWS])
+def test_products_are_rounded_where_that_is_faster(rows):
+    x = GENERATOR.standard_normal((rows, FEATURES)).astype(np.float32)
+    errors = {}
+    for math in ("strict", "fast"):
+        with onnxplan.InferenceSession(layers(), math=math) as session:
+            errors[math] = np.abs(session.run_sync({"x": x})["y"].numpy() - expected(x)).max()
+    assert errors["strict"] < 1e-5
+    if detect_target(math="fast").bfloat16_tiles:
+        assert 1e-5 < errors["fast"] < 0.05
+    else:
+        assert errors["fast"] == errors["strict"]
+
+
+def test_without_the_registers_fast_is_strict(monkeypatch):
+    monkeypatch.setenv("ONNXPLAN_AMX", "0")
+    x = GENERATOR.standard_normal((ROWS, FEATURES)).astype(np.float32)
+    results = []
+    for math in ("strict", "fast"):
+        with onnxplan.InferenceSession(layers(), math=math) as session:
+            results.append(session.run_sync({"x": x})["y"].numpy().copy())
+    np.testing.assert_array_equal(*results)
+
+
+def test_an_artifact_keeps_its_arithmetic(tmp_path):
+    x = GENERATOR.standard_normal((ROWS, FEATURES)).astype(np.float32)
+    path = tmp_path / "layers.plan"
+    onnxplan.compile(layers(), path, math="fast", shapes={"x": (ROWS, FEATURES)})
+    with (
+        onnxplan.InferenceSession(path, math="fast") as opened,
+        onnxplan.InferenceSession(layers(), math="fast") as compiled,
+    ):
+        results = [session.run_sync({"x": x})["y"].numpy().copy() for session in (opened, compiled)]
+    np.testing.assert_array_equal(*results)
