@@ -16,10 +16,12 @@ from onnxplan.kernels.matrices import Matrices
 
 SIDE = 16
 """Rows and columns of a tile of sums; also the quads of its depth."""
+GROUP_BYTES = 4
+"""Neighbours along the depth that a lane of a product takes: four bytes, or two of bfloat16."""
 TILE = RegisterTile(2 * SIDE, 2, SIDE)
 """Four tiles of sums, whose products take two tiles of A and two of B: all eight registers."""
-LEAST_ROWS = 16
-"""Fewer rows leave most of a tile's rows empty."""
+LEAST_ROWS = 8
+"""Products of bytes of fewer rows take longer than those of vectors: most of a tile's rows are empty."""
 SPEED = 8.0
 """Products of quads in the time of one of float32."""
 

@@ -6,7 +6,7 @@ those of B.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from llvmlite import ir
@@ -18,28 +18,57 @@ from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
 from onnxplan.kernels.cpu.fetch_code import fetch_ahead
-from onnxplan.kernels.cpu.group_code import GroupProduct
 from onnxplan.kernels.cpu.llvm_types import I8, I64, POINTER
 from onnxplan.kernels.cpu.microkernel import Source
 from onnxplan.kernels.cpu.objects import machine_description
+from onnxplan.kernels.cpu.pair_code import load_pairs
+from onnxplan.kernels.cpu.quad_code import load_quads
 from onnxplan.kernels.cpu.registers import local_function
 
 TILE_ROW_BYTES = 64
 _TILE_BYTES = SIDE * TILE_ROW_BYTES
 _BLOCK_BYTES = TILE.rows * TILE_ROW_BYTES
+_BLOCK_STEP = _BLOCK_BYTES // SIDE
+"""Bytes of a block of rows for each group of the depth."""
 _B_STEP = TILE.width * DType.INT32.itemsize
 _SUM_STEP = TILE.width * DType.INT32.itemsize
 _REGISTERS = 8
 _FIRST_A, _FIRST_B = 4, 6
 
 
-LoadGroups = Callable[[ir.Value, ir.Value, ir.Value | None], ir.Value]
-"""``(row, group, count)``: the 16 groups of A's row from ``group`` on, as i32; zeros after ``count``."""
+@dataclass(frozen=True, slots=True)
+class TileProduct:
+    """Multiplies tiles of B's type ``b`` by tiles of rows of type ``a``: of bytes, or of bfloat16.
+
+    Rows of float32 are rounded to bfloat16 as they are copied.
+    """
+
+    a: DType
+    b: DType
+
+    @property
+    def instruction(self) -> str:
+        """LLVM's intrinsic; that for bytes names A's and B's signedness, in this order."""
+        if self.b is DType.BFLOAT16:
+            return "llvm.x86.tdpbf16ps"
+        signs = "".join("s" if dtype is DType.INT8 else "u" for dtype in (self.a, self.b))
+        return f"llvm.x86.tdpb{signs}d"
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the processor must have, as LLVM names it."""
+        return ("+amx-tile", "+amx-bf16" if self.b is DType.BFLOAT16 else "+amx-int8")
+
+    def load(self, emitter: Emitter, row: ir.Value, group: ir.Value, count: ir.Value | None) -> ir.Value:
+        """The 16 groups of a row of A from ``group`` on, as i32; zeros after ``count`` of them."""
+        if self.b is DType.BFLOAT16:
+            return load_pairs(emitter, row, self.a, group, count)
+        return load_quads(emitter, row, group, count)
 
 
 def copy_tiles(
     emitter: Emitter,
-    load: LoadGroups,
+    product: TileProduct,
     source: ir.Value,
     row_step: ir.Value,
     target: ir.Value,
@@ -54,15 +83,23 @@ def copy_tiles(
     """
     whole = emitter.builder.and_(length, I64(-SIDE))
     rest = emitter.sub(length, whole)
-    with emitter.loop(0, rows) as row:
-        at = emitter.offset(source, emitter.mul(row, row_step))
-        block = emitter.mul(emitter.divide(row, TILE.rows), block_step)
-        inside = emitter.mul(emitter.modulo(row, TILE.rows), TILE_ROW_BYTES)
-        to = emitter.offset(target, emitter.add(block, inside))
+    with emitter.loop(0, rows, TILE.rows) as first:
+        count = emitter.minimum(emitter.sub(rows, first), TILE.rows)
+        begin = emitter.offset(source, emitter.mul(first, row_step))
+        block = emitter.offset(target, emitter.mul(emitter.divide(first, TILE.rows), block_step))
 
-        def copy(group: ir.Value, count: ir.Value | None, at: ir.Value = at, to: ir.Value = to) -> None:
-            place = emitter.offset(to, emitter.mul(group, _BLOCK_BYTES // SIDE))
-            emitter.store(load(at, group, count), place, DType.INT32)
+        def copy(
+            group: ir.Value,
+            filled: ir.Value | None,
+            count: ir.Value = count,
+            begin: ir.Value = begin,
+            block: ir.Value = block,
+        ) -> None:
+            tiles = emitter.offset(block, emitter.mul(group, _BLOCK_STEP))
+            with emitter.loop(0, count) as row:
+                at = emitter.offset(begin, emitter.mul(row, row_step))
+                value = product.load(emitter, at, group, filled)
+                emitter.store(value, emitter.offset(tiles, emitter.mul(row, TILE_ROW_BYTES)), DType.INT32)
 
         with emitter.loop(0, whole, SIDE) as group:
             copy(group, None)
@@ -93,12 +130,12 @@ class TileKernels:
     Raises ``ValueError`` where this machine lacks AMX, which the plan's target has.
     """
 
-    def __init__(self, emitter: Emitter, product: GroupProduct, epilogue: Epilogue) -> None:
+    def __init__(self, emitter: Emitter, product: TileProduct, epilogue: Epilogue) -> None:
         features = machine_description(emitter.target.isa)[2].split(",")
-        for needed in ("+amx-tile", product.tile_feature):
+        for needed in product.features:
             if needed not in features:
                 raise ValueError(f"this processor lacks {needed[1:]}, which the plan's target has")
-        self._multiply = product.tile_instruction
+        self._multiply = product.instruction
         self._cores = {
             (rows, columns): self._core(emitter, rows, columns) for rows in (1, 2) for columns in (1, 2)
         }

@@ -34,7 +34,7 @@ def build_conv(variant: Variant, target: Target) -> ObjectCode:
     x_dtype, w_dtype = (DType.from_label(str(label)) for label in (x_label, w_label))
     row_kind = str(kind).removeprefix("quads_")
     quads = QuadProduct(x_dtype, w_dtype) if row_kind != kind else None
-    code = ProductCode(target, tile, w_dtype, "packed", epilogue, group=quads)
+    code = ProductCode(target, tile, w_dtype, "packed", epilogue, quads=quads)
     if row_kind == "addressed":
         source: AddressedTaps | CopiedTaps = AddressedTaps(emitter, tile)
     elif quads is None:

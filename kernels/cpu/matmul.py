@@ -117,7 +117,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     elif form.quads:
         kind, pitch, a_scratch = "quads", 0, 0
     else:
-        kind, pitch, a_scratch = left_operand(tile, matrices, tiling, sums, form.scalars)
+        kind, pitch, a_scratch = left_operand(tile, matrices, tiling, sums)
     layout = _b_layout(target, form, matrices, tiling)
     right = _right_operand(emit, form, matrices, tiling, layout)
     copies = kind in ("rows", "columns", "strided", "tiles")
@@ -144,7 +144,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         scratch.table,
         axes,
         matrices.a.strides[-2] * a_size,
-        matrices.a.strides[-1] * a_size * (form.element // form.scalars),
+        matrices.a.strides[-1] * a_size * form.element,
         pitch,
         *place_words((output, *extras), rank - 2, rank - 1),
         *records,
@@ -167,7 +167,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         bytes_moved=bytes_moved,
         scratch=scratch.size,
         in_place=tuple([(2, 3 + number) for number in shared_with_output(output, extras)]),
-        seconds=product_seconds(speed, problem, bytes_moved) if tiles or form.quads else None,
+        seconds=product_seconds(speed, problem, bytes_moved) if form.element > 1 else None,
     )
 
 
@@ -218,7 +218,7 @@ class _RightOperand:
 def _b_layout(target: Target, form: ProductForm, matrices: Matrices, tiling: Tiling) -> str:
     b, tile = matrices.b, form.tile
     if form.element > 1:
-        return "pairs" if form.pairs else "packed"
+        return "packed"
     if b.is_constant or matrices.depth == 0:
         return "packed"
     kind = access_kind(b.strides[-2], b.strides[-1], matrices.columns)
@@ -245,7 +245,7 @@ def _right_operand(
     depth_step, column_step = b.strides[-2] * size, b.strides[-1] * size
     if matrices.depth == 0:
         return _RightOperand(b, b, (panel, row, 0, 0), 0)
-    if layout in ("packed", "pairs"):
+    if layout == "packed":
         packed, axes = packed_batch(emit, b, form)
         return _RightOperand(packed, axes, (panel, row, 0, 0), 0)
     if layout.startswith("scratch"):
@@ -274,14 +274,9 @@ def packed_batch(emit: StepEmitter, b: View, form: ProductForm) -> tuple[View, V
     return packed, View(packed.storage, 0, b.shape, tuple(strides))
 
 
-def left_operand(
-    tile: RegisterTile, matrices: Matrices, tiling: Tiling, sums: DType, scalars: int = 1
-) -> tuple[str, int, int]:
-    """How A is read, the bytes of a copied row (or block of rows), and of all copies of a tile.
-
-    ``scalars`` numbers of the sums' type are an element of A.
-    """
-    a, itemsize = matrices.a, scalars * sums.itemsize
+def left_operand(tile: RegisterTile, matrices: Matrices, tiling: Tiling, sums: DType) -> tuple[str, int, int]:
+    """How A is read, the bytes of a copied row (or block of rows), and of all copies of a tile."""
+    a, itemsize = matrices.a, sums.itemsize
     row_stride, depth_stride = a.strides[-2:]
     kind = access_kind(row_stride, depth_stride, matrices.depth)
     small = tiling.rows * tiling.depth * itemsize <= IN_PLACE_BYTES

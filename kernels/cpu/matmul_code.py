@@ -8,18 +8,15 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
-from onnxplan.kernels.cpu.byte_tiles_code import TILE_ROW_BYTES, copy_tiles
+from onnxplan.kernels.cpu.byte_tiles_code import TILE_ROW_BYTES, TileProduct, copy_tiles
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
-from onnxplan.kernels.cpu.group_code import GroupProduct
 from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
-from onnxplan.kernels.cpu.pair_code import PairProduct, load_pairs
-from onnxplan.kernels.cpu.pairs import PAIR
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
-from onnxplan.kernels.cpu.quad_code import QuadProduct, load_quads
+from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 
@@ -32,15 +29,10 @@ def build_matmul(variant: Variant, target: Target) -> ObjectCode:
     epilogue = Epilogue.from_variant(epilogue_variant)
     emitter = Emitter.kernel(kernel_symbol("matmul", variant), target, tile.lanes)
     a_dtype, b_dtype = (DType.from_label(str(label)) for label in (a_label, b_label))
-    pairs, tiles = b_layout == "pairs", a_kind == "tiles"
-    group: GroupProduct | None = None
-    if pairs:
-        group = PairProduct()
-    elif tiles or a_kind == "quads":
-        group = QuadProduct(a_dtype, b_dtype)
-    code = ProductCode(target, tile, b_dtype, str(b_layout), epilogue, group=group, tiles=tiles)
-    element = PAIR if pairs and not tiles else 1
-    source = MatrixRows(emitter, a_dtype, sum_dtype(epilogue.accumulator), str(a_kind), tile, element)
+    quads = QuadProduct(a_dtype, b_dtype) if a_kind == "quads" else None
+    tiles = TileProduct(a_dtype, b_dtype) if a_kind == "tiles" else None
+    code = ProductCode(target, tile, b_dtype, str(b_layout), epilogue, quads=quads, tiles=tiles)
+    source = MatrixRows(emitter, a_dtype, sum_dtype(epilogue.accumulator), str(a_kind), tile, tiles)
     return emit_product(emitter, code, source, len(WORDS) + 3)
 
 
@@ -52,17 +44,23 @@ class MatrixRows:
     copied and converted to the type of the sums: ``rows`` (elements of a row are neighbours), ``columns``
     (elements of a column are) or ``strided``; or copied as ``tiles``. The parameters after the common ones:
     A's row and depth step, and bytes of a copied row, or for ``blocks``, ``columns`` and ``tiles`` of a block
-    of rows. The product takes ``element`` neighbours as one.
+    of rows.
     """
 
     words = 1
     has_taps = False
 
     def __init__(
-        self, emitter: Emitter, dtype: DType, sums: DType, kind: str, tile: RegisterTile, element: int = 1
+        self,
+        emitter: Emitter,
+        dtype: DType,
+        sums: DType,
+        kind: str,
+        tile: RegisterTile,
+        tiles: TileProduct | None = None,
     ) -> None:
         self._emitter, self._dtype, self._sums, self._kind, self._tile = emitter, dtype, sums, kind, tile
-        self._element = element
+        self._tiles = tiles
         self._word = product_words(emitter)
         self._row_step, self._depth_step, self._pitch = (
             emitter.parameter(len(WORDS) + number) for number in range(3)
@@ -75,14 +73,11 @@ class MatrixRows:
     def _known_step(self) -> int | None:
         if self._kind == "in_place_strided":
             return None
-        neighbours = self._tile.rows if self._kind in ("columns", "blocks") else 1
-        return self._element * self._sums.itemsize * neighbours
+        return self._sums.itemsize * (self._tile.rows if self._kind in ("columns", "blocks") else 1)
 
     @property
     def step(self) -> ir.Value:
-        if self.step_bytes is None:
-            return self._emitter.mul(self._depth_step, self._element)
-        return I64(self.step_bytes)
+        return self._depth_step if self.step_bytes is None else I64(self.step_bytes)
 
     @property
     def tap_step(self) -> ir.Value:
@@ -113,24 +108,18 @@ class MatrixRows:
         emitter, word = self._emitter, self._word
         start = emitter.mul(number, word["depth_block"])
         length = emitter.minimum(word["depth_block"], emitter.sub(word["depth"], start))
-        offset = emitter.mul(emitter.mul(start, self._element), self._depth_step)
+        offset = emitter.mul(start, self._depth_step)
         if not self.copies:
             return Block(start, length, I64(1), I64(0), offset)
         source = emitter.offset(self._origin.value, offset)
         copies = emitter.offset(emitter.scratch, word["a_scratch"])
-        elements = emitter.mul(length, self._element)
-        if self._kind == "tiles":
-            copy_tiles(emitter, self._load_groups, source, self._row_step, copies, self._pitch, rows, length)
+        if self._tiles is not None:
+            copy_tiles(emitter, self._tiles, source, self._row_step, copies, self._pitch, rows, length)
         elif self._kind == "columns":
-            self._copy_columns(source, copies, rows, elements)
+            self._copy_columns(source, copies, rows, length)
         else:
-            self._copy_rows(source, copies, rows, elements)
+            self._copy_rows(source, copies, rows, length)
         return Block(start, length, I64(1), I64(0), I64(0))
-
-    def _load_groups(self, row: ir.Value, group: ir.Value, count: ir.Value | None) -> ir.Value:
-        if self._dtype.is_float:
-            return load_pairs(self._emitter, row, self._dtype, group, count)
-        return load_quads(self._emitter, row, group, count)
 
     def _copy_rows(self, source: ir.Value, copies: ir.Value, rows: ir.Value, length: ir.Value) -> None:
         emitter, lanes = self._emitter, self._tile.lanes

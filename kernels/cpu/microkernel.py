@@ -32,8 +32,8 @@ from onnxplan.kernels.cpu.epilogue_code import (
     tile_finisher,
 )
 from onnxplan.kernels.cpu.fetch_code import UNROLL, fetch_ahead, fetch_later
-from onnxplan.kernels.cpu.group_code import GroupProduct
-from onnxplan.kernels.cpu.llvm_types import I1, I64, POINTER, compute_type
+from onnxplan.kernels.cpu.llvm_types import I1, I32, I64, POINTER, compute_type
+from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.registers import Grid, carry_loop, local_function, multiply_add, zeros
 from onnxplan.kernels.cpu.tiling import RegisterTile, ceil_div, sum_dtype
 
@@ -46,7 +46,7 @@ class MicroKernel:
     columns. ``taps`` says that A has several sets of rows. ``a_step`` and ``b_step`` are those of all
     sources in bytes where they are known. ``ahead`` says that sources name memory to fetch meanwhile, and
     ``fetches_b`` that they may name none, because it is B, of a known step, that comes from memory. With
-    ``group`` an element of A or B is several neighbours along the depth, which is counted in such elements.
+    ``quads`` an element of A or B is four bytes along the depth, which is counted in such elements.
     """
 
     target: Target
@@ -59,7 +59,7 @@ class MicroKernel:
     b_step: int | None = None
     ahead: bool = False
     fetches_b: bool = False
-    group: GroupProduct | None = None
+    quads: QuadProduct | None = None
 
     @property
     def dtype(self) -> DType:
@@ -304,7 +304,7 @@ def _dot(
                 _fetch_ahead(inner, micro, source, b, place, count, whole=count == unroll) for place in ahead
             ]
             for _ in range(count):
-                sums = _multiply_row(inner, micro, addresses, a_at, a_step, b, sums, limits)
+                sums = _multiply_row(inner, micro, addresses, a_at, b, sums, limits)
                 a_at, b = inner.add(a_at, a_step), inner.offset(b, b_step)
             return [a_at, b, *ahead], sums
 
@@ -325,15 +325,13 @@ def _multiply_row(
     micro: MicroKernel,
     addresses: list[ir.Value],
     a_at: ir.Value,
-    a_step: ir.Value,
     b: ir.Value,
     sums: Grid,
     limits: list[Mask | None],
 ) -> Grid:
     """Adds the products of a column of A and a row of B."""
-    if micro.group is not None:
-        rows = [inner.offset(address, a_at) for address in addresses]
-        return micro.group.multiply_row(inner, rows, a_step, b, sums)
+    if micro.quads is not None:
+        return _multiply_quads(inner, micro.quads, addresses, a_at, b, sums)
     columns = []
     for j, limit in enumerate(limits):
         pointer = inner.offset(b, j * micro.lanes * micro.b_dtype.itemsize)
@@ -348,6 +346,29 @@ def _multiply_row(
                 multiply_add(inner, micro.dtype, a, column, total)
                 for column, total in zip(columns, row, strict=True)
             ]
+        )
+    return result
+
+
+def _multiply_quads(
+    inner: Emitter,
+    product: QuadProduct,
+    addresses: list[ir.Value],
+    a_at: ir.Value,
+    b: ir.Value,
+    sums: Grid,
+) -> Grid:
+    """The same for quads of bytes; rows of A may begin at any address."""
+    columns = []
+    for j in range(len(sums[0])):
+        quads = inner.load(inner.offset(b, j * inner.target.vector_bytes), DType.INT32)
+        columns.append(product.factors(inner, quads, left=False))
+    result = []
+    for address, row in zip(addresses, sums, strict=True):
+        quad = inner.builder.load(inner.offset(address, a_at), align=1, typ=I32)
+        a = product.factors(inner, inner.splat(quad), left=True)
+        result.append(
+            [product.add(inner, a, column, total) for column, total in zip(columns, row, strict=True)]
         )
     return result
 

@@ -1,9 +1,9 @@
 """Pairs: two elements of bfloat16 along the depth of a product are one, for AMX's products of tiles.
 
 Constant B is packed so that the two elements of each column are neighbours, rounded where it is float32; so
-much less of it comes from memory. Rows of A are rounded when they are copied as tiles
-(:mod:`onnxplan.kernels.cpu.byte_tiles`). A few rows are better multiplied as float32, by elements of B that
-are widened in registers. Sums are float32. Knows nothing of code generation.
+half as much of it comes from memory, which is why even a lone row is better multiplied so. Rows of A are
+rounded when they are copied as tiles (:mod:`onnxplan.kernels.cpu.byte_tiles`); sums are float32. Knows
+nothing of code generation.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from onnxplan.kernels.cpu.tiling import sum_dtype
 from onnxplan.kernels.matrices import Matrices
 
 PAIR = 2
-
-LEAST_TILE_ROWS = 4
-"""Fewer rows are multiplied by vectors."""
 
 
 def takes_pairs(target: Target, matrices: Matrices, accumulator: DType) -> bool:

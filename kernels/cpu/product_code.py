@@ -15,18 +15,19 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.block_unpack_code import panel_unpacker
 from onnxplan.kernels.cpu.block_weights import BlockFormat
-from onnxplan.kernels.cpu.byte_tiles_code import TileKernels
+from onnxplan.kernels.cpu.byte_tiles import GROUP_BYTES
+from onnxplan.kernels.cpu.byte_tiles_code import TileKernels, TileProduct
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.fetch_code import PAGE_BYTES, PAGES_AHEAD, ahead_step
-from onnxplan.kernels.cpu.group_code import GROUP_BYTES, GroupProduct
 from onnxplan.kernels.cpu.llvm_types import I64
 from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, row_blocks
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.product import WORDS
+from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 CALLS_THAT_FETCH = 4
@@ -82,9 +83,9 @@ class ProductCode:
 
     ``b_layout``: ``packed``; ``rows`` or ``rows_masked`` (in place, the latter if the columns do not fill the
     last vector); ``scratch_<kind>``, packed by each tile (kinds of :func:`~.pack.access_kind`);
-    ``gathered``, packed by each tile in the family's own way; ``pairs``, packed as such; or ``unpacked``,
-    weights in the layout ``blocks``, each block of the depth unpacked where it is used.
-    ``group`` says that elements are groups of neighbours, ``tiles`` that tile registers multiply them.
+    ``gathered``, packed by each tile in the family's own way; or ``unpacked``, weights in the layout
+    ``blocks``, each block of the depth unpacked where it is used.
+    Elements are quads of bytes with ``quads``, groups that tile registers multiply with ``tiles``.
     """
 
     target: Target
@@ -93,8 +94,8 @@ class ProductCode:
     b_layout: str
     epilogue: Epilogue
     blocks: BlockFormat | None = None
-    group: GroupProduct | None = None
-    tiles: bool = False
+    quads: QuadProduct | None = None
+    tiles: TileProduct | None = None
 
     @property
     def dtype(self) -> DType:
@@ -105,11 +106,11 @@ class ProductCode:
         """Bytes of a row of B where they are known."""
         if self.b_layout.startswith("rows"):
             return None
-        return self.tile.width * (GROUP_BYTES if self.group else self.b_dtype.itemsize)
+        return self.tile.width * (GROUP_BYTES if self.quads or self.tiles else self.b_dtype.itemsize)
 
     @property
     def fetches_ahead(self) -> bool:
-        return self.b_layout in ("packed", "pairs")
+        return self.b_layout == "packed"
 
 
 def product_words(emitter: Emitter) -> dict[str, ir.Value]:
@@ -177,8 +178,7 @@ def emit_product(
 
 def _kernels(emitter: Emitter, code: ProductCode, rows: RowSource) -> MicroKernels | TileKernels:
     if code.tiles:
-        assert code.group is not None
-        return TileKernels(emitter, code.group, code.epilogue)
+        return TileKernels(emitter, code.tiles, code.epilogue)
     micro = MicroKernel(
         code.target,
         code.b_dtype,
@@ -190,7 +190,7 @@ def _kernels(emitter: Emitter, code: ProductCode, rows: RowSource) -> MicroKerne
         b_step=code.b_row,
         ahead=code.fetches_ahead,
         fetches_b=code.fetches_ahead,
-        group=code.group,
+        quads=code.quads,
     )
     return MicroKernels(emitter, micro)
 

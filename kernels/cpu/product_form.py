@@ -9,7 +9,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.byte_tiles import TILE, depth_unit, takes_tiles, tile_target
-from onnxplan.kernels.cpu.pairs import LEAST_TILE_ROWS, PAIR, takes_pairs
+from onnxplan.kernels.cpu.pairs import PAIR, takes_pairs
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
 from onnxplan.kernels.cpu.tiling import RegisterTile, register_tile, sum_dtype
 from onnxplan.kernels.matrices import Matrices
@@ -40,15 +40,6 @@ class ProductForm:
         return self.element == QUAD
 
     @property
-    def pairs(self) -> bool:
-        return self.element == PAIR
-
-    @property
-    def scalars(self) -> int:
-        """Numbers of the sums' type that a row of A has for an element, where that is no group of bits."""
-        return PAIR if self.pairs and not self.tiles else 1
-
-    @property
     def element_bytes(self) -> int:
         """Bytes of an element of B."""
         return self.element * self.b_dtype.itemsize
@@ -66,7 +57,5 @@ def product_form(target: Target, matrices: Matrices, accumulator: DType) -> Prod
         tile = TILE if tiles else quad_tile(target, columns)
         return ProductForm(QUAD, b.dtype, depth_unit(target), tile, tiles)
     if takes_pairs(target, matrices, accumulator):
-        tiles = matrices.rows >= LEAST_TILE_ROWS
-        tile = TILE if tiles else RegisterTile(12, 2, TILE.lanes)
-        return ProductForm(PAIR, DType.BFLOAT16, depth_unit(target), tile, tiles)
+        return ProductForm(PAIR, DType.BFLOAT16, depth_unit(target), TILE, tiles=True)
     return ProductForm.single(b.dtype, register_tile(target, sum_dtype(accumulator), columns))

@@ -9,7 +9,6 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.llvm_types import I16, I32
 from onnxplan.kernels.cpu.objects import machine_description
-from onnxplan.kernels.cpu.registers import Grid
 
 _FEATURES = {"avx512": "+avx512vnni", "avx2": "+avxvnni"}
 
@@ -24,33 +23,6 @@ class QuadProduct:
 
     a: DType
     b: DType
-
-    tile_feature = "+amx-int8"
-
-    @property
-    def tile_instruction(self) -> str:
-        """The intrinsic for A's and B's signedness, in this order."""
-        signs = "".join("s" if dtype is DType.INT8 else "u" for dtype in (self.a, self.b))
-        return f"llvm.x86.tdpb{signs}d"
-
-    def multiply_row(
-        self, inner: Emitter, rows: list[ir.Value], a_step: ir.Value, b: ir.Value, sums: Grid
-    ) -> Grid:
-        """Adds the products of a row of B and the quads that stand at ``rows``, at any address."""
-        columns = [
-            self.factors(
-                inner, inner.load(inner.offset(b, j * inner.target.vector_bytes), DType.INT32), left=False
-            )
-            for j in range(len(sums[0]))
-        ]
-        result = []
-        for address, row in zip(rows, sums, strict=True):
-            quad = inner.builder.load(address, align=1, typ=I32)
-            a = self.factors(inner, inner.splat(quad), left=True)
-            result.append(
-                [self.add(inner, a, column, total) for column, total in zip(columns, row, strict=True)]
-            )
-        return result
 
     def factors(self, emitter: Emitter, quads: ir.Value, *, left: bool) -> list[ir.Value]:
         """A vector of quads (``i32``) as :meth:`add` takes them; ``left`` says that they are of A."""
@@ -73,10 +45,10 @@ class QuadProduct:
         return total
 
 
-def load_quads(emitter: Emitter, source: ir.Value, quad: ir.Value, count: ir.Value | None) -> ir.Value:
+def load_quads(emitter: Emitter, row: ir.Value, quad: ir.Value, count: ir.Value | None) -> ir.Value:
     """Quads from ``quad`` on of a row of bytes; ``count`` of them, the rest being zero, or a full vector."""
     limit = None if count is None else emitter.mask(count)
-    return emitter.load(emitter.element(source, quad, DType.INT32), DType.INT32, limit)
+    return emitter.load(emitter.element(row, quad, DType.INT32), DType.INT32, limit)
 
 
 def add_product(emitter: Emitter, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:

@@ -22,7 +22,6 @@ from onnxplan.compiler.primitives import MatMul
 from onnxplan.compiler.program import Operation
 from onnxplan.kernels.cpu import byte_tiles_code
 from onnxplan.kernels.cpu.pack import pack_groups
-from onnxplan.kernels.cpu.pairs import LEAST_TILE_ROWS
 from onnxplan.runtime.cpu.target import has_bfloat16_tiles
 
 BF16, F16, F32 = DType.BFLOAT16, DType.FLOAT16, DType.FLOAT32
@@ -39,14 +38,10 @@ def rounded(array):
     return array.astype(BF16.numpy).astype(np.float64)
 
 
-def kernels(operation, isa, threads=2):
+def takes_tiles(operation, isa):
     recorder = harness.Recorder()
-    harness.selector(isa, threads).select(operation, recorder)
-    return [(step.kernel.family, *step.kernel.variant[:3:2]) for step in recorder.steps]
-
-
-def by_pairs(operation, isa):
-    return [kernel for kernel in kernels(operation, isa) if kernel[2:] == ("pairs",)]
+    harness.selector(isa).select(operation, recorder)
+    return ("matmul", "tiles") in [(step.kernel.family, step.kernel.variant[0]) for step in recorder.steps]
 
 
 def check_product(isa, rng, a, b, output, extras=()):
@@ -54,14 +49,10 @@ def check_product(isa, rng, a, b, output, extras=()):
     left, right, *more = arrays((a, b, *extras), values)
     primitive = MatMul(F32, epilogue(F32, output.dtype, len(extras)))
     operation = Operation(primitive, (a, as_constant(b, values), *extras), (output,))
-    (kernel,) = by_pairs(operation, isa)
-    by_tiles = output.shape[-2] >= LEAST_TILE_ROWS
-    assert (kernel[1] == "tiles") == by_tiles
+    assert takes_tiles(operation, isa)
     values.pop(b.storage)
     (got,) = run_operation(operation, values, isa, rng)
-    # What vectors multiply is not rounded but for B.
-    left = rounded(left) if by_tiles else left.astype(np.float64)
-    right = rounded(right)
+    left, right = rounded(left), rounded(right)
     total, magnitude = apply_epilogue(left @ right, np.abs(left) @ np.abs(right), more, output.dtype)
     assert_close(got, total, magnitude, output.dtype)
 
@@ -109,12 +100,29 @@ def test_numbers_of_no_size(isa, dtype):
         operation = Operation(MatMul(F32), (a, as_constant(b, values)), (dense(F32, (rows, 37)),))
         (got,) = run_operation(operation, {a.storage: values[a.storage]}, isa, rng)
         with np.errstate(invalid="ignore"):
-            want = (rounded(left) if rows > 2 else left.astype(np.float64)) @ rounded(right)
+            want = rounded(left) @ rounded(right)
         np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
         infinite = np.isinf(want)
         np.testing.assert_array_equal(got[infinite], want[infinite])
         finite = np.isfinite(want)
         np.testing.assert_allclose(got[finite], want[finite], atol=1e-4)
+
+
+@needs_tiles
+@either
+def test_rows_do_not_depend_on_their_number(isa, dtype):
+    rng = np.random.default_rng(8)
+    a, b = dense(dtype, (50, 96)), dense(dtype, (96, 40))
+    values = fill(rng, (a, b))
+    right = as_constant(b, values)
+    (all_rows,) = run_operation(
+        Operation(MatMul(F32), (a, right), (dense(F32, (50, 40)),)), {a.storage: values[a.storage]}, isa
+    )
+    for rows in (1, 7, 17):
+        some = a.slice(0, 0, rows)
+        operation = Operation(MatMul(F32), (some, right), (dense(F32, (rows, 40)),))
+        (got,) = run_operation(operation, {a.storage: values[a.storage]}, isa)
+        np.testing.assert_array_equal(got, all_rows[:rows])
 
 
 @needs_tiles
@@ -157,11 +165,11 @@ def test_other_products_are_not_rounded():
         right = as_constant(b, fill(rng, (b,))) if constant else b
         sums = dtype if dtype is DType.FLOAT64 else F32
         operation = Operation(MatMul(sums), (a, right), (dense(sums, (20, 20)),))
-        assert not by_pairs(operation, isa)
+        assert not takes_tiles(operation, isa)
 
 
-def test_shares_of_packed_weights():
-    """Plans for few rows and for many pack B alike, so that a model keeps it once."""
+def test_plans_share_packed_weights():
+    """Those for few rows and for many pack B alike, so that a model keeps it once."""
     layouts = set()
 
     class Listing(harness.Recorder):

@@ -62,7 +62,7 @@ def check_product(isa, rng, a, b, output, *, constant, extreme=False):
 @pytest.mark.parametrize("types", PAIRS, ids=lambda types: "-".join(t.label for t in types))
 def test_every_tail(isa, types):
     rng = np.random.default_rng(0)
-    heights = (16, 17, 31, 32, 33, 50) if isa in TILES else (1, 2, 5, 6, 7, 11)
+    heights = (8, 9, 16, 17, 31, 32, 33, 50) if isa in TILES else (1, 2, 5, 6, 7, 11)
     # A lone column is a row times a matrix, which other kernels compute.
     narrowest = 2 if isa in TILES else 1
     for rows, columns in itertools.product(heights, (narrowest, 15, 16, 17, 33, 48, 64, 65)):
