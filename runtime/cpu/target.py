@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+from onnxplan.compiler.environment import is_on
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.cpu.layout import MAX_WORKERS
@@ -69,9 +70,7 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
         math=math,
         alignment=64,
         dot_products=DOT_PRODUCT_FLAGS.get(isa) in x86_flags(),
-        byte_tiles=(
-            isa == "avx512" and os.environ.get("ONNXPLAN_AMX", "1") not in ("", "0") and has_byte_tiles()
-        ),
+        byte_tiles=isa == "avx512" and is_on("ONNXPLAN_AMX", default=True) and has_byte_tiles(),
         flops=found.flops,
         bandwidth=BANDWIDTH,
     )
