@@ -8,11 +8,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 Run = Callable[[], list[Array]]
+State = TypeVar("State")
+Result = TypeVar("Result")
+Parameters = ParamSpec("Parameters")
+AnyPeer = TypeVar("AnyPeer")
 
 
 def load_onnxplan(model: Path, feeds: Feeds, threads: int) -> Run:
@@ -114,15 +118,24 @@ LOADERS: dict[str, Callable[[Path, Feeds, int], Run]] = {
 }
 
 
-class Peer:
-    """An engine with one model loaded, in its own process. Use as a context manager."""
+class EngineProcess(Generic[State]):
+    """What ``load(*arguments)`` made, in a process of its own that calls functions with it.
 
-    def __init__(self, engine: str, model: Path, feeds: Feeds, threads: int) -> None:
+    Loader, functions, arguments and results travel between processes, so functions are those of modules.
+    Use as a context manager.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        load: Callable[Parameters, State],
+        *arguments: Parameters.args,
+        **_: Parameters.kwargs,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.engine = engine
         self._pipe, remote = context.Pipe()
-        arguments = (remote, engine, model, dict(feeds), threads)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process = context.Process(target=_serve, args=(remote, load, arguments), daemon=True)
         self._process.start()
         remote.close()
         self.load_seconds: float = self._receive()
@@ -136,15 +149,15 @@ class Peer:
             raise RuntimeError(f"{self.engine}: {answer!r}") from answer
         return answer
 
-    def outputs(self) -> list[Array]:
-        """The results of one run."""
-        self._pipe.send("outputs")
-        return list(self._receive())
-
-    def block(self, seconds: float, pause: float = 0.0) -> list[float]:
-        """Run times of as many runs as fit into ``seconds``, pauses included , two at least."""
-        self._pipe.send((seconds, pause))
-        return list(self._receive())
+    def call(
+        self,
+        function: Callable[Concatenate[State, Parameters], Result],
+        *arguments: Parameters.args,
+        **_: Parameters.kwargs,
+    ) -> Result:
+        """What ``function`` gives in the process for what was loaded there and for ``arguments``."""
+        self._pipe.send((function, arguments))
+        return cast("Result", self._receive())
 
     def __enter__(self) -> Self:
         return self
@@ -159,20 +172,37 @@ class Peer:
             self._process.kill()
 
 
-def _serve(pipe: Connection, engine: str, model: Path, feeds: Feeds, threads: int) -> None:
+def _serve(pipe: Connection, load: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         start = time.perf_counter()
-        run = LOADERS[engine](model, feeds, threads)
+        state = load(*arguments)
         pipe.send(time.perf_counter() - start)
-        while True:
-            order = pipe.recv()
-            if order is None:
-                break
-            pipe.send(run() if order == "outputs" else _block(run, *order))
+        while (order := pipe.recv()) is not None:
+            function, given = order
+            pipe.send(function(state, *given))
     except Exception as error:
         pipe.send(error)
     # Some engines hang or crash while the interpreter tears down; there is nothing left to save.
     os._exit(0)
+
+
+class Peer(EngineProcess[Run]):
+    """An engine with one model loaded, which blocks its process while it runs."""
+
+    def __init__(self, engine: str, model: Path, feeds: Feeds, threads: int) -> None:
+        super().__init__(engine, LOADERS[engine], model, dict(feeds), threads)
+
+    def outputs(self) -> list[Array]:
+        """The results of one run."""
+        return self.call(_outputs)
+
+    def block(self, seconds: float, pause: float = 0.0) -> list[float]:
+        """Run times of as many runs as fit into ``seconds``, pauses included, two at least."""
+        return self.call(_block, seconds, pause)
+
+
+def _outputs(run: Run) -> list[Array]:
+    return run()
 
 
 def _block(run: Run, seconds: float, pause: float) -> list[float]:
@@ -187,12 +217,29 @@ def _block(run: Run, seconds: float, pause: float) -> list[float]:
     return times
 
 
-def interleave(peers: list[Peer], seconds: float, rounds: int = 6, pause: float = 0.0) -> dict[str, float]:
+class TimedPeer(Protocol):
+    """What :func:`interleave` asks for blocks of runs."""
+
+    engine: str
+
+    def block(self, seconds: float, pause: float = 0.0) -> list[float]:
+        """Run times in seconds of runs that begin ``pause`` seconds after the one before."""
+        ...
+
+
+def turns(peers: Sequence[AnyPeer], rounds: int) -> Iterator[AnyPeer]:
+    """All peers ``rounds`` times, there and back, so that none is always behind the same one."""
+    for number in range(rounds):
+        yield from peers if number % 2 == 0 else reversed(peers)
+
+
+def interleave(
+    peers: Sequence[TimedPeer], seconds: float, rounds: int = 6, pause: float = 0.0
+) -> dict[str, float]:
     """The median run time of each engine in seconds, from ``rounds`` blocks in turn after a warm-up."""
     for peer in peers:
         peer.block(0.0)
     times: dict[str, list[float]] = {peer.engine: [] for peer in peers}
-    for number in range(rounds):
-        for peer in peers if number % 2 == 0 else reversed(peers):
-            times[peer.engine] += peer.block(seconds / rounds, pause)
+    for peer in turns(peers, rounds):
+        times[peer.engine] += peer.block(seconds / rounds, pause)
     return {engine: float(np.median(values)) for engine, values in times.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 from onnxplan.compiler.assembly import assemble
 from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.emit_steps import emit_steps
+from onnxplan.compiler.environment import is_on, setting
 from onnxplan.compiler.errors import CompilerError, OnnxPlanError
 from onnxplan.compiler.passes.bind_outputs import bind_outputs
 from onnxplan.compiler.passes.cut_bands import cut_bands
@@ -129,8 +130,8 @@ def optimise(
     program is verified before the first pass and after each. Raises :class:`CompilerError`, naming the pass,
     where one fails.
     """
-    folder = dump if dump is not None else os.environ.get("ONNXPLAN_DUMP")
-    verified = folder is not None or os.environ.get("ONNXPLAN_VERIFY", "0") not in ("", "0")
+    folder = dump if dump is not None else setting("ONNXPLAN_DUMP")
+    verified = folder is not None or is_on("ONNXPLAN_VERIFY")
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     for number, (name, function) in enumerate((("lowering", None), *_until_stop(passes))):
@@ -151,8 +152,8 @@ def optimise(
 
 def _until_stop(passes: tuple[tuple[str, Pass], ...]) -> tuple[tuple[str, Pass], ...]:
     """The passes up to the one that ``ONNXPLAN_STOP_AFTER`` names, and the necessary ones after it."""
-    stop = os.environ.get("ONNXPLAN_STOP_AFTER")
-    if not stop:
+    stop = setting("ONNXPLAN_STOP_AFTER")
+    if stop is None:
         return passes
     name, _, occurrence = stop.partition(":")
     places = [number for number, (own, _) in enumerate(passes) if own == name]

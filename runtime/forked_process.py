@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from onnxplan.compiler.environment import is_on
+
 LARGEST_BYTES = 1 << 30
 """Of more memory, making the tables of a child's pages takes longer than starting an interpreter."""
 
@@ -25,7 +27,7 @@ def can_fork() -> bool:
     """
     return (
         sys.platform == "linux"
-        and os.environ.get("ONNXPLAN_FORK", "1") not in ("", "0")
+        and is_on("ONNXPLAN_FORK", default=True)
         and len(sys._current_frames()) == 1
         and threading.current_thread() is threading.main_thread()
         and _resident_bytes() <= LARGEST_BYTES

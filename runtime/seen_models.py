@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from onnxplan.compiler.environment import is_on
 from onnxplan.compiler.errors import InvalidArtifactError
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
@@ -25,9 +26,9 @@ from onnxplan.runtime.store import KernelStore, content_key, store_directory
 ROOMS = ("compiler", "kernels", "runtime")
 """The folders beside each other whose sources decide on plans and code."""
 SETTINGS = ("ONNXPLAN_WINOGRAD", "ONNXPLAN_CUDNN")
-"""Environment variables that decide on plans."""
+"""Switches that decide on plans; on by default."""
 INSPECTIONS = ("ONNXPLAN_DUMP", "ONNXPLAN_STOP_AFTER", "ONNXPLAN_VERIFY")
-"""Environment variables that want models to be compiled in the process, unless they are empty or 0."""
+"""Environment variables that want models to be compiled in the process where they are on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +85,10 @@ def planned_anew() -> Iterator[None]:
 def place_of(path: str | os.PathLike[str], target: Target, optimize: int) -> Place | None:
     """Where a model is kept; None where it cannot be, or is to be compiled in any case."""
     stamp = _sources_stamp()
-    if (
-        stamp is None
-        or _anew.get()
-        or any(os.environ.get(name, "0") not in ("", "0") for name in INSPECTIONS)
-    ):
+    if stamp is None or _anew.get() or any(map(is_on, INSPECTIONS)):
         return None
     absolute = os.path.abspath(os.fsdecode(path))
-    settings = [os.environ.get(name, "") for name in SETTINGS]
+    settings = [str(is_on(name, default=True)) for name in SETTINGS]
     made_for = json.dumps([target.to_json(), optimize, settings])
     return Place(KernelStore(store_directory()), content_key(MAGIC, absolute, made_for, stamp), absolute)
 

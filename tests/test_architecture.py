@@ -15,6 +15,7 @@ ROOMS["runtime"] = "onnxplan.runtime"
 KERNELS_MAY_USE = {
     "blocks",
     "dtypes",
+    "environment",
     "errors",
     "expression",
     "plan",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+import operator
 
 import numpy as np
 import onnx
 import pytest
 
 import onnxplan
-from bench import op_cases, ops, roofline
+from bench import event_loops, op_cases, ops, roofline
 from bench.observers import PLAIN, observer_rows
-from bench.overhead import product_chain
+from bench.overhead import product_chain, sample_model
+from bench.peers import EngineProcess, turns
 from onnxplan.runtime.ceilings import Ceilings
 from onnxplan.runtime.cpu.measure_ceilings import measure_ceilings
 
@@ -96,3 +98,27 @@ def test_observers_are_compared_with_plain_runs():
     assert {row.peer for row in observed} == {PLAIN}
     assert len({row.name for row in observed}) == 3
     assert all(row.peer_value == plain.value and row.unit == "us" for row in observed)
+
+
+def test_a_process_calls_functions_with_what_was_loaded():
+    with EngineProcess("sum", operator.add, 1, 2) as process:
+        assert process.call(operator.mul, 5) == 15
+        with pytest.raises(RuntimeError, match="sum: ZeroDivisionError"):
+            process.call(operator.truediv, 0)
+
+
+def test_turns_go_there_and_back():
+    assert "".join(turns("abc", 3)) == "abccbaabc"
+
+
+def test_an_engine_on_an_event_loop():
+    model = sample_model()
+    engine = event_loops.load("onnxplan", model.SerializeToString(), event_loops.random_feeds(model))
+    with engine.runner:
+        late, taken = engine.lateness()
+        assert late
+        assert taken > 0
+        assert len(engine.block(0.0, 0.0)) == 2
+        latencies, rate = engine.serve(3, 0.001)
+        assert len(latencies) >= 3
+        assert rate > 0

@@ -12,7 +12,6 @@ Convolution for Deep Neural Networks", https://arxiv.org/abs/1803.10986, for the
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from onnxplan.compiler.blocks import empty_block
 from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.environment import is_on
 from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.primitives import Conv
 from onnxplan.compiler.records import dataclass
@@ -45,7 +45,7 @@ FAMILY = "winograd"
 # Whether convolutions may be computed this way at all: ``ONNXPLAN_WINOGRAD=0`` turns it off. Its rounding
 # errors are about twice those of the direct form, and a NaN or infinity in the input reaches every position
 # of the tiles that read it.
-ENABLED = os.environ.get("ONNXPLAN_WINOGRAD", "1") not in ("", "0")
+ENABLED = is_on("ONNXPLAN_WINOGRAD", default=True)
 
 # Points of evaluation beside 0 and infinity, by the extent of an output tile: plus and minus each of these.
 # Transforms have exact coefficients with them, and errors are half of those with the usual 1 and 2.

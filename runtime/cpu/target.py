@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+from onnxplan.compiler.environment import is_on
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.runtime.cpu.layout import MAX_WORKERS
@@ -60,7 +61,7 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
     if isa not in INSTRUCTION_SETS:
         raise ValueError(f"ONNXPLAN_ISA must be one of {', '.join(INSTRUCTION_SETS)}, not {isa!r}")
     found = INSTRUCTION_SETS[isa]
-    tiles = isa == "avx512" and os.environ.get("ONNXPLAN_AMX", "1") not in ("", "0") and has_byte_tiles()
+    tiles = isa == "avx512" and is_on("ONNXPLAN_AMX", default=True) and has_byte_tiles()
     return Target(
         device="cpu",
         isa=isa,

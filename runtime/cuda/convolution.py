@@ -7,10 +7,10 @@ that cuDNN has compiled for this chain. Tensors between the operations are virtu
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from onnxplan.compiler.environment import is_on
 from onnxplan.compiler.plan import ExecutionPlan, Step
 from onnxplan.compiler.records import dataclass
 from onnxplan.runtime.cuda.cudnn import (
@@ -154,4 +154,4 @@ class BoundFloat32Convolution(BoundConvolution):
     """One whose products are those of float32: by no matrix instructions, which round factors to TF32."""
 
     needed_notes = frozenset()
-    allowed_notes = WINOGRAD if os.environ.get("ONNXPLAN_WINOGRAD", "1") not in ("", "0") else frozenset()
+    allowed_notes = WINOGRAD if is_on("ONNXPLAN_WINOGRAD", default=True) else frozenset()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Mapping
 from typing import Any
 
+from onnxplan.compiler.environment import is_on
 from onnxplan.compiler.errors import UnsupportedOperatorError
 from onnxplan.compiler.plan import ExecutionPlan, KernelSpec
 from onnxplan.runtime.cuda.attention import BoundAttention
@@ -52,7 +52,7 @@ class CudnnLibrary:
 
     @staticmethod
     def of(context: CudaContext) -> CudnnLibrary | None:
-        if context.api.cudnn is None or os.environ.get("ONNXPLAN_CUDNN", "1") in ("", "0"):
+        if context.api.cudnn is None or not is_on("ONNXPLAN_CUDNN", default=True):
             return None
         made: list[CudnnLibrary] = context.part("cudnn", lambda: _open(context))
         return made[0] if made else None

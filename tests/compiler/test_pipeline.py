@@ -70,6 +70,16 @@ def test_passes_are_dumped_and_numbered(tmp_path, monkeypatch):
     assert "map[exp(neg(x0))]" in (tmp_path / "dump" / names[-1]).read_text()
 
 
+@pytest.mark.parametrize("off", ["", "0"])
+def test_inspections_that_are_off_change_nothing(tmp_path, monkeypatch, off):
+    monkeypatch.chdir(tmp_path)
+    expected = str(optimise(sample(), ConstantPool()))
+    for name in ("DUMP", "STOP_AFTER", "VERIFY"):
+        monkeypatch.setenv(f"ONNXPLAN_{name}", off)
+    assert str(optimise(sample(), ConstantPool())) == expected
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_pipeline_stops_where_it_is_told_to(monkeypatch):
     monkeypatch.setenv("ONNXPLAN_STOP_AFTER", "inline_scalars")
     program = optimise(sample(), ConstantPool())
