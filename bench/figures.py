@@ -84,6 +84,7 @@ def figures() -> list[str]:
 
 SUITES = (
     ("models", "Whole models", "model_times"),
+    ("models-fast", 'Whole models in `math="fast"` beside OpenVINO in bfloat16', "model_times --math fast"),
     ("overhead", "Runs and steps", "overhead"),
     ("concurrency", "The event loop and many tasks", "concurrency"),
     ("observers", "Metrics and traces", "observers"),
@@ -103,7 +104,7 @@ def benchmarks() -> list[str]:
         versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
         lines += [f"## {title}", "", f"`python -m bench.{module}`, {record['date']}, {record['device']};"]
         lines += [f"commit {record['commit']}, {versions}.", ""]
-        lines += [*(model_table(record) if suite == "models" else row_table(record)), ""]
+        lines += [*(model_table(record) if suite in ("models", "models-fast") else row_table(record)), ""]
     return lines
 
 

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +27,10 @@ Parameters = ParamSpec("Parameters")
 AnyPeer = TypeVar("AnyPeer")
 
 
-def load_onnxplan(model: Path, feeds: Feeds, threads: int) -> Run:
+def load_onnxplan(model: Path, feeds: Feeds, threads: int, math: str = "strict") -> Run:
     import onnxplan
 
-    session = onnxplan.InferenceSession(model, threads=threads)
+    session = onnxplan.InferenceSession(model, threads=threads, math=math)
     names = session.output_names
 
     def run() -> list[Array]:
@@ -86,13 +87,13 @@ def load_onnxruntime_into(model: Path, feeds: Feeds, threads: int) -> Run:
     return run
 
 
-def load_openvino(model: Path, feeds: Feeds, threads: int) -> Run:
+def load_openvino(model: Path, feeds: Feeds, threads: int, precision: str = "f32") -> Run:
     import openvino
 
     core = openvino.Core()
     # Its default on processors with bf16 instructions is bf16.
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -113,6 +114,8 @@ LOADERS: dict[str, Callable[[Path, Feeds, int], Run]] = {
     "onnxplan": load_onnxplan,
     "onnxruntime": load_onnxruntime,
     "openvino": load_openvino,
+    "onnxplan, fast": partial(load_onnxplan, math="fast"),
+    "openvino, bf16": partial(load_openvino, precision="bf16"),
     "onnxplan into arrays": load_onnxplan_into,
     "onnxruntime into arrays": load_onnxruntime_into,
 }
