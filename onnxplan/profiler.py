@@ -25,6 +25,7 @@ from onnxplan.compiler.errors import InvalidModelError
 from onnxplan.compiler.plan import ExecutionPlan, HostFunction, Step
 from onnxplan.compiler.plan_text import kernel_name
 from onnxplan.compiler.records import dataclass
+from onnxplan.compiler.target import Target
 from onnxplan.profiling import (
     BETWEEN,
     HOST,
@@ -53,6 +54,8 @@ TRACED_RUNS = 5
 """Runs that are traced; the shortest becomes the timeline."""
 
 BYTES = frozenset((DType.INT8, DType.UINT8))
+PRODUCTS = frozenset(("matmul", "conv"))
+"""Families of kernels that multiply weights of bfloat16 as such, where the processor has tiles for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,7 +211,7 @@ def _stage_profile(
     host = float(np.median([run.host for run in runs]))
     own = float(np.median([run.seconds for run in runs]))
     rows = [
-        _row(index, step, float(seconds), operators, ceilings)
+        _row(index, step, float(seconds), operators, _limits(step, plan.target, ceilings))
         for index, (step, seconds) in enumerate(zip(plan.steps, medians, strict=True))
     ]
     rest = own - sum(row.seconds for row in rows)
@@ -243,9 +246,8 @@ def stage_end(stage: BoundStage, operators: Mapping[str, str]) -> str:
 
 
 def _row(
-    index: int, step: Step, seconds: float, operators: Mapping[str, str], ceilings: Ceilings
+    index: int, step: Step, seconds: float, operators: Mapping[str, str], limits: Ceilings
 ) -> StepProfile:
-    limits = ceilings.for_bytes() if _multiplies_bytes(step) else ceilings
     return StepProfile(
         STEP,
         index,
@@ -265,10 +267,17 @@ def _types(nodes: Sequence[str], operators: Mapping[str, str]) -> tuple[str, ...
     return tuple(dict.fromkeys(operators[node] for node in nodes if node in operators))
 
 
-def _multiplies_bytes(step: Step) -> bool:
-    """Are the first two operands that the step reads of bytes, as those of integer products?"""
-    reads = [operand for place, operand in enumerate(step.operands) if place not in step.outputs]
-    return len(reads) > 1 and all(operand.dtype in BYTES for operand in reads[:2])
+def _limits(step: Step, target: Target, ceilings: Ceilings) -> Ceilings:
+    """What the machine can do of a step's operations, by the types of the first two operands that it reads.
+
+    Integer products are of bytes. Weights of bfloat16 are multiplied as such where the processor can.
+    """
+    dtypes = [operand.dtype for place, operand in enumerate(step.operands) if place not in step.outputs][:2]
+    if len(dtypes) == 2 and BYTES.issuperset(dtypes):
+        return ceilings.for_bytes()
+    if target.bfloat16_tiles and step.kernel.family in PRODUCTS and DType.BFLOAT16 in dtypes[1:]:
+        return ceilings.for_bfloat16()
+    return ceilings
 
 
 def _arena_buffers(plan: ExecutionPlan) -> tuple[BufferProfile, ...]:

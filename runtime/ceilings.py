@@ -28,6 +28,10 @@ class Ceilings:
         """The ceilings of work whose operations are products of bytes."""
         return replace(self, flops=self.byte_operations)
 
+    def for_bfloat16(self) -> Ceilings:
+        """Those of products of bfloat16 by the tiles that multiply bytes: half as many at a time."""
+        return replace(self, flops=self.byte_operations / 2)
+
     def best(self, other: Ceilings) -> Ceilings:
         """The higher of each."""
         return Ceilings(*map(max, astuple(self), astuple(other)))

@@ -12,7 +12,7 @@ import typer
 
 import onnxplan
 from onnxplan.cli.inputs import Sizes, read_inputs
-from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Threads, open_session
+from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Math, Model, Threads, open_session
 from onnxplan.cli.terminal import add_row, console, counted, mebibytes, table
 from onnxplan.compiler.plan import DEMAND
 from onnxplan.infos import StructureInfo
@@ -116,7 +116,7 @@ def warm(
     length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
-    math: Annotated[str, typer.Option(help="strict or fast, as the sessions to come")] = "strict",
+    math: Math = "strict",
 ) -> None:
     """Compile a model and all kernels that it needs, so that later processes start without a compiler.
 

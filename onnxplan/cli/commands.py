@@ -21,7 +21,7 @@ from onnxplan.cli.inputs import Sizes, parse_lengths, read_inputs, resolve_shape
 from onnxplan.cli.outputs import output_rows, write_results
 from onnxplan.cli.profiling import profile
 from onnxplan.cli.reporting import report
-from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
+from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Math, Model, Seed, Threads, open_session
 from onnxplan.cli.terminal import add_row, compilation_bar, console, counted, print_error, progress_bar, table
 from onnxplan.cli.timing import compare_latency
 from onnxplan.comparison import Comparer
@@ -68,11 +68,12 @@ def run(
     length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
+    math: Math = "strict",
     seed: Seed = 0,
 ) -> None:
     """Run a model once and show (or save) its outputs."""
     sizes = Sizes.parse(dim or [], length or [])
-    with open_session(model, device, threads) as session:
+    with open_session(model, device, threads, math) as session:
         feeds = read_inputs(session, inputs or [], sizes, seed)
         results = asyncio.run(_run_once(session, feeds))
     found = table("output", "type", "min", "max", "mean", "first elements")
@@ -96,11 +97,12 @@ def plan(
     length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
+    math: Math = "strict",
     as_json: Annotated[bool, typer.Option("--json", help="the plan as JSON")] = False,
 ) -> None:
     """Show the execution plan of a model."""
     sizes = Sizes.parse(dim or [], length or [])
-    with open_session(model, device, threads) as session:
+    with open_session(model, device, threads, math) as session:
         found = session.plan(resolve_shapes(session, sizes))
     print(found.to_json() if as_json else found)
 
@@ -113,13 +115,14 @@ def bench(
     length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
+    math: Math = "strict",
     seconds: Annotated[float, typer.Option(min=0.01, help="time for each engine")] = 5.0,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="the latencies as JSON")] = False,
 ) -> None:
     """Time a model, beside onnxruntime where that is installed."""
     sizes = Sizes.parse(dim or [], length or [])
-    with open_session(model, device, threads) as session:
+    with open_session(model, device, threads, math) as session:
         feeds = read_inputs(session, inputs or [], sizes, seed)
         latencies = compare_latency(model, session, feeds, threads, seconds)
     if as_json:
@@ -147,7 +150,7 @@ def compile_model(
     ] = None,
     length: Lengths = None,
     threads: Threads = None,
-    math: Annotated[str, typer.Option(help="strict or fast")] = "strict",
+    math: Math = "strict",
     with_model: Annotated[
         bool, typer.Option("--model/--no-model", help="carry the model, for other shapes and machines")
     ] = True,

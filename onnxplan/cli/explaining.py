@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from onnxplan.cli.inputs import Sizes, read_inputs
-from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
+from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Math, Model, Seed, Threads, open_session
 from onnxplan.cli.terminal import console
 from onnxplan.compiler.passes.refusals import recorded_refusals
 from onnxplan.explaining import explain, plans_of_run
@@ -24,6 +24,7 @@ def explain_model(
     length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
+    math: Math = "strict",
     seconds: Annotated[float, typer.Option(min=0.01, help="time for runs")] = 1.0,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="the sections as JSON")] = False,
@@ -35,7 +36,7 @@ def explain_model(
     with (
         planned_anew(),
         recorded_refusals() as refusals,
-        open_session(model, device, threads) as session,
+        open_session(model, device, threads, math) as session,
     ):
         feeds = read_inputs(session, inputs or [], sizes, seed)
         try:

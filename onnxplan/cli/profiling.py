@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from onnxplan.cli.inputs import Sizes, read_inputs
-from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
+from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Math, Model, Seed, Threads, open_session
 from onnxplan.cli.terminal import add_row, console, table
 from onnxplan.profile_text import GROUPINGS, HEADINGS, profile_cells, profile_rows, profile_summary
 from onnxplan.profiling import Profile, StepProfile
@@ -24,6 +24,7 @@ def profile(
     length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
+    math: Math = "strict",
     seconds: Annotated[float, typer.Option(min=0.01, help="time for runs")] = 2.0,
     by: Annotated[str, typer.Option(help="a line for each step, kernel or operator")] = "step",
     longest: Annotated[bool, typer.Option(help="the longest steps first")] = False,
@@ -38,7 +39,7 @@ def profile(
     if by not in GROUPINGS:
         raise typer.BadParameter(f"--by {by}: expected one of {', '.join(GROUPINGS)}")
     sizes = Sizes.parse(dim or [], length or [])
-    with open_session(model, device, threads) as session:
+    with open_session(model, device, threads, math) as session:
         feeds = read_inputs(session, inputs or [], sizes, seed)
         try:
             found = session.profile(feeds, seconds, timeline=trace is not None, remeasure=remeasure)

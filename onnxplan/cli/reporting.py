@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxplan.cli.inputs import Sizes, read_inputs, resolve_shapes
-from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Model, Seed, Threads, open_session
+from onnxplan.cli.sessions import Device, Dims, Inputs, Lengths, Math, Model, Seed, Threads, open_session
 from onnxplan.cli.terminal import console, counted
 from onnxplan.explaining import stages_of_run
 from onnxplan.report import collect, render
@@ -23,6 +23,7 @@ def report(
     length: Lengths = None,
     device: Device = "cpu",
     threads: Threads = None,
+    math: Math = "strict",
     seconds: Annotated[float, typer.Option(min=0.01, help="time for runs")] = 2.0,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="run the model and time its steps, or only plan it")
@@ -36,7 +37,7 @@ def report(
     if inputs and not measure:
         raise typer.BadParameter("--input is for runs, of which --no-measure makes none; use --dim")
     sizes = Sizes.parse(dim or [], length or [])
-    with open_session(model, device, threads) as session:
+    with open_session(model, device, threads, math) as session:
         if measure:
             feeds = read_inputs(session, inputs or [], sizes, seed)
             try:

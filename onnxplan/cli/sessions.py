@@ -16,6 +16,7 @@ from onnxplan.runtime.devices import open_device
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX file, or an artifact")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto")]
 Threads = Annotated[int | None, typer.Option(min=1, help="workers of one run; default: the cores available")]
+Math = Annotated[str, typer.Option(help="strict or fast")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of random inputs")]
 Dims = Annotated[
     list[str] | None,

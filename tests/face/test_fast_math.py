@@ -63,3 +63,18 @@ def test_an_artifact_keeps_its_arithmetic(tmp_path):
     ):
         results = [session.run_sync({"x": x})["y"].numpy().copy() for session in (opened, compiled)]
     np.testing.assert_array_equal(*results)
+
+
+def test_profiles_know_how_fast_rounded_products_can_be():
+    x = GENERATOR.standard_normal((ROWS, FEATURES)).astype(np.float32)
+    ideals = {}
+    for math in ("strict", "fast"):
+        with onnxplan.InferenceSession(layers(), threads=1, math=math) as session:
+            found = session.profile({"x": x}, 0.05)
+        rows = [row for stage in found.stages for row in stage.rows if row.family == "matmul"]
+        assert len(rows) == 2
+        ideals[math] = sum(row.ceiling for row in rows)
+    if detect_target(math="fast").bfloat16_tiles:
+        assert 0 < ideals["fast"] < ideals["strict"]
+    else:
+        assert ideals["fast"] == ideals["strict"]
