@@ -8,9 +8,9 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
-from onnxplan.kernels.cpu.conv import CONV_WORDS
 from onnxplan.kernels.cpu.conv_address_code import AddressedTaps
 from onnxplan.kernels.cpu.conv_position_code import Positions, conv_words, lies_inside
+from onnxplan.kernels.cpu.conv_taps import CONV_WORDS
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
@@ -24,7 +24,7 @@ from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 
 def build_conv(variant: Variant, target: Target) -> ObjectCode:
-    """The kernel of the general step of :func:`onnxplan.kernels.cpu.conv.select_conv`."""
+    """The kernel of the general step of :func:`onnxplan.kernels.cpu.conv_taps.emit_conv_taps`."""
     kind, x_label, w_label, tile_sizes, epilogue_variant = variant
     assert isinstance(epilogue_variant, tuple)
     assert isinstance(tile_sizes, tuple)
