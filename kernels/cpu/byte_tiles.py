@@ -16,6 +16,7 @@ from onnxplan.kernels.matrices import Matrices
 
 SIDE = 16
 """Rows and columns of a tile of sums; also the quads of its depth."""
+TILE_ROW_BYTES = 64
 TILE = RegisterTile(2 * SIDE, 2, SIDE)
 """Four tiles of sums, whose products take two tiles of A and two of B: all eight registers."""
 LEAST_ROWS = 16

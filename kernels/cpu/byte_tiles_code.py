@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
-from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE
+from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
@@ -24,9 +24,8 @@ from onnxplan.kernels.cpu.objects import machine_description
 from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.registers import local_function
 
-TILE_ROW_BYTES = 64
 _TILE_BYTES = SIDE * TILE_ROW_BYTES
-_BLOCK_BYTES = TILE.rows * TILE_ROW_BYTES
+BLOCK_BYTES = TILE.rows * TILE_ROW_BYTES
 _B_STEP = TILE.width * DType.INT32.itemsize
 _SUM_STEP = TILE.width * DType.INT32.itemsize
 _REGISTERS = 8
@@ -58,7 +57,7 @@ def copy_tiles(
 
         def copy(quad: ir.Value, limit: Mask | None, at: ir.Value = at, to: ir.Value = to) -> None:
             value = emitter.load(emitter.element(at, quad, DType.INT32), DType.INT32, limit)
-            place = emitter.offset(to, emitter.mul(quad, _BLOCK_BYTES // SIDE))
+            place = emitter.offset(to, emitter.mul(quad, BLOCK_BYTES // SIDE))
             emitter.store(value, place, DType.INT32)
 
         with emitter.loop(0, whole, SIDE) as quad:
@@ -162,7 +161,7 @@ class TileKernels:
                 for register, _ in sums:
                     inner.intrinsic("llvm.x86.tilezero", ir.VoidType(), [I8(register)])
         with inner.loop(0, inner.ceil_div(block.length, SIDE)) as number:
-            a = inner.offset(block.a, inner.mul(number, _BLOCK_BYTES))
+            a = inner.offset(block.a, inner.mul(number, BLOCK_BYTES))
             b = inner.offset(block.b, inner.mul(number, SIDE * _B_STEP))
             later = inner.offset(block.ahead, inner.mul(number, inner.mul(block.ahead_step, SIDE)))
             fetch_ahead(inner, b, _B_STEP, later, block.ahead_step, SIDE)

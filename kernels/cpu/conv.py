@@ -10,7 +10,12 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.convolution import Convolution
-from onnxplan.kernels.cpu.conv_lines import has_lines, lines_as_channels
+from onnxplan.kernels.cpu.conv_lines import (
+    has_lines,
+    lines_as_channels,
+    lines_in_place,
+    reads_lines_in_place,
+)
 from onnxplan.kernels.cpu.conv_planes import emit_conv_planes, has_conv_planes
 from onnxplan.kernels.cpu.conv_taps import emit_conv_taps, grouped, grouped_weights, row_kind
 from onnxplan.kernels.cpu.depthwise import emit_depthwise
@@ -58,13 +63,15 @@ def select_conv(operation: Operation, emit: StepEmitter, target: Target) -> None
 
 
 def _reads_lines(conv: Convolution, primitive: Conv, target: Target) -> bool:
-    """Are there so few channels that whole lines of taps are addressed?"""
-    return (
-        conv.channels < CHANNELS_WORTH_ADDRESSING
-        and same_bits(conv.x.dtype, sum_dtype(primitive.accumulator))
-        and not takes_quads(target, conv.x.dtype, conv.w.dtype, primitive.accumulator)
-        and has_lines(conv)
-        and not has_winograd(conv, primitive, target)
+    """Are there so few channels that whole lines of taps are read as one tap?"""
+    if conv.channels >= CHANNELS_WORTH_ADDRESSING or not has_lines(conv):
+        return False
+    if takes_quads(target, conv.x.dtype, conv.w.dtype, primitive.accumulator):
+        # Tiles find lines that nothing pads themselves.
+        kind = row_kind(lines_in_place(conv), target, primitive.accumulator)
+        return kind == "tiles" and not reads_lines_in_place(conv)
+    return same_bits(conv.x.dtype, sum_dtype(primitive.accumulator)) and not has_winograd(
+        conv, primitive, target
     )
 
 
@@ -123,11 +130,11 @@ def _emit_channels_last(emit: StepEmitter, target: Target, conv: Convolution, pr
         emit_depthwise(emit, target, conv, primitive)
         return
     matrices = fold_batch(_pointwise(conv)) if _is_pointwise(conv) else None
-    quads = takes_quads(target, conv.x.dtype, conv.w.dtype, primitive.accumulator)
-    if matrices is not None and _rows_follow(matrices, row_kind(conv, primitive.accumulator, quads=quads)):
+    kind = row_kind(conv, target, primitive.accumulator)
+    if matrices is not None and _rows_follow(matrices, kind):
         emit_matmul(emit, target, matrices, MatMul(primitive.accumulator, primitive.epilogue))
     elif not emit_winograd(emit, target, conv, primitive):
-        emit_conv_taps(emit, target, conv, primitive, quads=quads)
+        emit_conv_taps(emit, target, conv, primitive)
 
 
 def _three_axes(operation: Operation, primitive: Conv) -> Convolution:
@@ -182,4 +189,4 @@ def _rows_follow(matrices: Matrices, row_kind: str) -> bool:
     With strides they do not, and each line along x would be a product of its own, with few rows to use the
     weights for. Addressed one by one, positions are rows wherever they are.
     """
-    return 0 not in matrices.b.strides[:-2] or row_kind != "addressed"
+    return 0 not in matrices.b.strides[:-2] or not row_kind.endswith(("addressed", "tiles"))

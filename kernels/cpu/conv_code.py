@@ -11,13 +11,14 @@ from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.conv_address_code import AddressedTaps
 from onnxplan.kernels.cpu.conv_position_code import Positions, conv_words, lies_inside
 from onnxplan.kernels.cpu.conv_taps import CONV_WORDS
+from onnxplan.kernels.cpu.conv_tile_code import TiledTaps
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
 from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
-from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
+from onnxplan.kernels.cpu.product_code import Block, ProductCode, RowSource, emit_product, product_words
 from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
@@ -32,11 +33,14 @@ def build_conv(variant: Variant, target: Target) -> ObjectCode:
     epilogue = Epilogue.from_variant(epilogue_variant)
     emitter = Emitter.kernel(kernel_symbol("conv", variant), target, tile.lanes)
     x_dtype, w_dtype = (DType.from_label(str(label)) for label in (x_label, w_label))
-    row_kind = str(kind).removeprefix("quads_")
-    quads = QuadProduct(x_dtype, w_dtype) if row_kind != kind else None
-    code = ProductCode(target, tile, w_dtype, "packed", epilogue, quads=quads)
-    if row_kind == "addressed":
-        source: AddressedTaps | CopiedTaps = AddressedTaps(emitter, tile)
+    row_kind, tiles = str(kind).removeprefix("quads_"), kind == "tiles"
+    quads = QuadProduct(x_dtype, w_dtype) if tiles or row_kind != kind else None
+    code = ProductCode(target, tile, w_dtype, "packed", epilogue, quads=quads, tiles=tiles)
+    source: RowSource
+    if tiles:
+        source = TiledTaps(emitter, x_dtype, x_dtype)
+    elif row_kind == "addressed":
+        source = AddressedTaps(emitter, tile)
     elif quads is None:
         source = CopiedTaps(emitter, x_dtype, sum_dtype(epilogue.accumulator), row_kind, tile)
     else:

@@ -12,16 +12,20 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
 from onnxplan.kernels.convolution import Convolution
-from onnxplan.kernels.cpu.conv_lines import FEWEST_CHANNELS
+from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE, TILE_ROW_BYTES, depth_unit, takes_tiles, tile_target
+from onnxplan.kernels.cpu.conv_lines import FEWEST_CHANNELS, lines_in_place, reads_lines_in_place
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy
 from onnxplan.kernels.cpu.matmul import same_bits
-from onnxplan.kernels.cpu.pack import pack, panel_count
-from onnxplan.kernels.cpu.product import lay_out_scratch, place_words, product_seconds
-from onnxplan.kernels.cpu.quads import QUAD, quad_tile
+from onnxplan.kernels.cpu.pack import pack, packed_depth, panel_count
+from onnxplan.kernels.cpu.product import Scratch, lay_out_scratch, place_words, product_seconds
+from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
 from onnxplan.kernels.cpu.tiling import (
+    TILES_A_THREAD,
     Problem,
     RegisterTile,
+    Tiling,
+    caches,
     ceil_div,
     cut,
     depth_block,
@@ -32,6 +36,11 @@ from onnxplan.kernels.cpu.tiling import (
 from onnxplan.kernels.matrices import Matrices, batch_records, distinct_bytes, fold_batch
 
 FAMILY = "conv"
+
+COST_OF_PIECE = 4.5
+"""What copying a piece of a tap takes, in products of a quad by a vector, which tiles save."""
+BLOCKS_OF_TILES = 8
+"""So many blocks of rows use a panel of B well; copies of more would not stay in the nearer caches."""
 
 # The parameter words after those of every product. Triples are for the axes z, y, x.
 CONV_WORDS = (
@@ -75,122 +84,220 @@ def grouped_weights(conv: Convolution) -> View:
     )
 
 
+def row_kind(conv: Convolution, target: Target, accumulator: DType) -> str:
+    """How rows are made: ``addressed`` in place tap by tap, or copied by ``lines`` or single ``taps``.
+
+    Behind ``quads_`` bytes are read as quads; ``tiles`` are copied for the processor's tile registers.
+    """
+    x = conv.x
+    quads = takes_quads(target, x.dtype, conv.w.dtype, accumulator)
+    if quads and takes_tiles(target, _fold(conv)) and _worth_copying_as_tiles(conv):
+        return "tiles"
+    prefix = "quads_" if quads else ""
+    in_place = conv.channels % QUAD == 0 if quads else same_bits(x.dtype, sum_dtype(accumulator))
+    if in_place and conv.channels >= FEWEST_CHANNELS:
+        return f"{prefix}addressed"
+    contiguous = conv.dilations[2] == 1 and x.strides[-2] == conv.channels and conv.groups == 1
+    return f"{prefix}lines" if contiguous or conv.kernel[2] == 1 else f"{prefix}taps"
+
+
+def _worth_copying_as_tiles(conv: Convolution) -> bool:
+    """Do tile registers save more than it takes to copy what each tap reads, which quads are read without?"""
+    conv = _by_lines(conv)
+    depth = conv.taps * conv.channels
+    # Taps that begin within a tile go on in the next one.
+    pieces = conv.taps + depth // TILE_ROW_BYTES
+    return pieces * COST_OF_PIECE < ceil_div(depth, QUAD) * ceil_div(conv.features, SIDE)
+
+
+def _by_lines(conv: Convolution) -> Convolution:
+    """Whole lines of taps as one, where ``x`` has them in a piece."""
+    return lines_in_place(conv) if reads_lines_in_place(conv) else conv
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The kind of rows (:func:`row_kind`), what multiplies them, and elements of the product.
+
+    An element is ``element`` channels; packed B has place for a multiple of ``unit`` elements, rows for one
+    of ``row_unit``. ``speed`` is the target for estimates.
+    """
+
+    kind: str
+    tile: RegisterTile
+    speed: Target
+    element: int = 1
+    unit: int = 1
+    row_unit: int = 1
+
+    @property
+    def addressed(self) -> bool:
+        return self.kind.endswith("addressed")
+
+    @property
+    def tiles(self) -> bool:
+        return self.kind == "tiles"
+
+    @property
+    def quads(self) -> bool:
+        return self.element == QUAD
+
+
+def _choose_form(conv: Convolution, target: Target, accumulator: DType) -> _Form:
+    kind, unit = row_kind(conv, target, accumulator), depth_unit(target)
+    if kind == "tiles":
+        return _Form(kind, TILE, tile_target(target), QUAD, unit, unit)
+    if kind.startswith("quads"):
+        return _Form(kind, quad_tile(target, conv.features), target, QUAD, unit)
+    return _Form(kind, register_tile(target, sum_dtype(accumulator), conv.features), target)
+
+
 @dataclass(frozen=True, slots=True)
 class _Depth:
-    """Blocks of the depth: ``taps`` taps by ``channels`` channels (or quads of them), ``blocks`` of them."""
+    """``blocks`` blocks of the depth of ``elements`` each.
 
-    taps: int
-    channels: int
-    channel_blocks: int
-    blocks: int
+    They are ``taps`` taps by ``channels`` channels (or quads of them) where no block begins within a tap.
+    """
+
+    elements: int
+    blocks: int = 1
+    taps: int = 0
+    channels: int = 0
+    channel_blocks: int = 1
 
 
-def _cut_depth(
-    target: Target, tile: RegisterTile, conv: Convolution, channels: int, itemsize: int, kind: str
-) -> _Depth:
-    """``channels`` is how many elements of ``itemsize`` bytes a tap has."""
+def _cut_depth(target: Target, form: _Form, conv: Convolution, itemsize: int) -> _Depth:
+    """``itemsize`` is that of the sums."""
+    tile, channels = form.tile, conv.channels // form.element
     rows = max(conv.rows, tile.rows + 1)
-    if kind != "addressed":
+    if form.tiles:
+        return _cut_tiles(target, packed_depth(conv.taps * conv.channels, form.element, form.row_unit))
+    if form.quads and not form.addressed:
+        # Quads of copied rows cross the borders of taps.
+        elements = ceil_div(conv.taps * conv.channels, form.element)
+        return _Depth(elements, taps=conv.taps, channels=conv.channels)
+    if not form.addressed:
         # Copied rows are cut between lines of taps only.
         line = conv.kernel[2] * channels
         lines = conv.taps // conv.kernel[2]
         each = max(1, depth_block(target, tile, lines * line, itemsize, rows) // max(1, line))
         each = ceil_div(lines, ceil_div(lines, each))
-        return _Depth(each * conv.kernel[2], channels, 1, ceil_div(lines, each))
+        return _Depth(each * line, ceil_div(lines, each), each * conv.kernel[2], channels)
     limit = depth_block(target, tile, 1 << 20, itemsize, rows)
     if channels > limit:
         each = depth_block(target, tile, channels, itemsize, rows)
         blocks = ceil_div(channels, each)
-        return _Depth(1, each, blocks, blocks * conv.taps)
+        return _Depth(each, blocks * conv.taps, 1, each, blocks)
     taps = ceil_div(conv.taps, ceil_div(conv.taps, max(1, limit * 5 // 4 // channels)))
-    return _Depth(taps, channels, 1, ceil_div(conv.taps, taps))
+    return _Depth(taps * channels, ceil_div(conv.taps, taps), taps, channels)
 
 
-def row_kind(conv: Convolution, accumulator: DType, *, quads: bool) -> str:
-    """How rows are made: ``addressed`` in place tap by tap, or copied by ``lines`` or single ``taps``."""
-    x = conv.x
-    in_place = conv.channels % QUAD == 0 if quads else same_bits(x.dtype, sum_dtype(accumulator))
-    if in_place and conv.channels >= FEWEST_CHANNELS:
-        return "addressed"
-    contiguous = conv.dilations[2] == 1 and x.strides[-2] == conv.channels and conv.groups == 1
-    return "lines" if contiguous or conv.kernel[2] == 1 else "taps"
+def _cut_tiles(target: Target, quads: int) -> _Depth:
+    """Blocks of whole tiles whose rows of a panel of B stay in the first cache beside those of A."""
+    limit = max(SIDE, 3 * caches(target)[0] // 8 // (TILE.width * QUAD))
+    each = round_up(ceil_div(quads, ceil_div(quads, limit)), SIDE)
+    return _Depth(each, ceil_div(quads, each))
 
 
-def emit_conv_taps(
-    emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv, *, quads: bool
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Where rows, their addresses and zeros stand in a thread's scratch memory.
+
+    ``pitch`` is the bytes of a copied row, or of the addresses of a tap.
+    """
+
+    scratch: Scratch
+    pitch: int
+    positions: int
+    zeros: int
+    zero_bytes: int
+
+
+def _place_rows(conv: Convolution, form: _Form, tiling: Tiling, copied_row: int, itemsize: int) -> _Rows:
+    """``itemsize`` is that of the sums."""
+    zeros = round_up(conv.channels * (conv.x.dtype.itemsize if form.quads else itemsize), 64)
+    entries = 8 * round_up(tiling.rows, form.tile.rows)
+    copies, pitch, tables = tiling.rows * copied_row, entries, conv.taps
+    if form.tiles:
+        tables += 1
+    elif not form.addressed:
+        pitch, tables, zeros = copied_row, 1, 64
+    # Tables are written eight entries at a time.
+    table = tables * entries + 64
+    scratch = lay_out_scratch(
+        form.tile, tiling, itemsize, 0, copies + zeros, table + 4 * (entries + 64), copies=not form.addressed
+    )
+    return _Rows(scratch, pitch, scratch.table + table, scratch.a + copies, zeros)
+
+
+def emit_conv_taps(emit: StepEmitter, target: Target, conv: Convolution, primitive: Conv) -> None:
+    """The step of a convolution, channels last; weights that are not constant are packed before."""
     sums = sum_dtype(primitive.accumulator)
-    tile = quad_tile(target, conv.features) if quads else register_tile(target, sums, conv.features)
+    form = _choose_form(conv, target, primitive.accumulator)
+    tile, element = form.tile, form.element
     weights = grouped_weights(conv)
-    kind = row_kind(conv, primitive.accumulator, quads=quads)
-    # Elements of the depth that the kernel multiplies, and how many channels each is.
-    element = QUAD if quads else 1
-    x_itemsize = conv.x.dtype.itemsize if quads else sums.itemsize
-    depth = ceil_div(conv.taps * conv.channels, element)
-    if kind == "addressed" or not quads:
-        blocks = _cut_depth(target, tile, conv, conv.channels // element, sums.itemsize, kind)
-    else:
-        # Quads of copied rows cross the borders of taps.
-        blocks = _Depth(conv.taps, conv.channels, 1, 1)
-    folded = _fold(conv, depth)
+    if form.tiles:
+        conv = _by_lines(conv)
+    depth = conv.taps * conv.channels
+    folded = _fold(conv)
     output, (x_axes, *extras) = folded.output, folded.extras
     epilogue = describe_epilogue(primitive.epilogue, primitive.accumulator, output, extras, output.rank - 1)
-    batch = math.prod(output.shape[:-2])
+    blocks = _cut_depth(target, form, conv, sums.itemsize)
     problem = Problem(
-        batch,
+        math.prod(output.shape[:-2]),
         folded.rows,
         conv.features,
-        depth,
+        packed_depth(depth, element, form.row_unit),
         sums.itemsize,
         weights.dtype.itemsize * element,
-        output.dtype.itemsize,
+        # Sums of several blocks of the depth are written and read beside the output.
+        output.dtype.itemsize + (sums.itemsize if form.tiles and blocks.blocks > 1 else 0),
     )
-    block_depth = depth if blocks.blocks == 1 else blocks.taps * blocks.channels
-    block_depth = max(1, block_depth)
-    pitch = 0 if kind == "addressed" else round_up(block_depth * sums.itemsize, 64) + 64
+    block_depth = max(1, problem.depth if blocks.blocks == 1 else blocks.elements)
+    copied_row = block_depth * sums.itemsize
+    if not form.tiles:
+        copied_row = 0 if form.addressed else round_up(copied_row, 64) + 64
     tiling = cut(
-        target, tile, problem, depth=block_depth, depth_blocks=max(1, blocks.blocks), copied_row=pitch
+        form.speed,
+        tile,
+        problem,
+        depth=block_depth,
+        depth_blocks=max(1, blocks.blocks),
+        copied_row=0 if form.tiles else copied_row,
+        most_row_blocks=BLOCKS_OF_TILES if form.tiles else None,
+        tiles_a_thread=2 if form.tiles else TILES_A_THREAD,
     )
-    if quads and not weights.is_constant:
+    if form.quads and not weights.is_constant:
         weights = dense_copy(weights, emit, target, "weights")
-        weights = View.dense(weights.storage, (conv.groups, conv.taps * conv.channels, conv.features))
-    packed = pack(emit, weights, tile, depth_axes=weights.rank - 2, quads=quads)
+        weights = View.dense(weights.storage, (conv.groups, depth, conv.features))
+    packed = pack(emit, weights, tile, depth_axes=weights.rank - 2, quads=form.quads, unit=form.unit)
     row_bytes = tile.width * packed.dtype.itemsize * element
-    group = panel_count(conv.features, tile) * depth * tile.width * element
+    panel = packed_depth(depth, element, form.unit) * tile.width * element
+    group = panel_count(conv.features, tile) * panel
     b_axes = View(packed.storage, 0, folded.b.shape, tuple(group if s else 0 for s in folded.b.strides))
-    table_rows = round_up(tiling.rows, tile.rows)
-    if kind == "addressed":
-        pitch, copies, addresses = table_rows * 8, round_up(conv.channels * x_itemsize, 64), conv.taps
-    else:
-        copies, addresses = tiling.rows * pitch + 64, 1
-    # Tables are written eight entries at a time.
-    table = addresses * table_rows * 8 + 64
-    scratch = lay_out_scratch(
-        tile, tiling, sums.itemsize, 0, copies, table + 4 * (table_rows * 8 + 64), copies=kind != "addressed"
-    )
+    rows = _place_rows(conv, form, tiling, copied_row, sums.itemsize)
     axes, records = batch_records((x_axes, folded.a, b_axes, output, *extras))
-    size = conv.x.dtype.itemsize
-    x_steps = [stride * size for stride in conv.x.strides]
+    x_steps = [stride * conv.x.dtype.itemsize for stride in conv.x.strides]
     parameters = [
         folded.rows,
         conv.features,
-        depth,
+        ceil_div(depth, element),
         tiling.row_tiles,
         tiling.column_tiles,
         *tiling.steps,
-        batch,
+        problem.batch,
         tiling.batch,
         tiling.depth,
         tiling.depth_blocks,
-        depth * row_bytes,
+        panel * packed.dtype.itemsize,
         row_bytes,
         0,
         0,
-        scratch.b,
-        scratch.a,
-        scratch.table,
+        rows.scratch.b,
+        rows.scratch.a,
+        rows.scratch.table,
         axes,
-        conv.channels // element if kind == "addressed" else conv.channels,
+        conv.channels // element if form.addressed else conv.channels,
         conv.taps,
         blocks.taps,
         blocks.channel_blocks,
@@ -203,15 +310,15 @@ def emit_conv_taps(
         *conv.pads,
         *x_steps[1:-1],
         x_steps[0],
-        pitch,
-        scratch.table + table,
-        scratch.a,
-        round_up(conv.channels * x_itemsize, 64),
+        rows.pitch,
+        rows.positions,
+        rows.zeros,
+        rows.zero_bytes,
         *place_words((output, *extras), output.rank - 2, output.rank - 1),
         *records,
     ]
     variant = (
-        f"quads_{kind}" if quads else kind,
+        form.kind,
         conv.x.dtype.label,
         packed.dtype.label,
         (tile.rows, tile.vectors, tile.lanes),
@@ -224,15 +331,15 @@ def emit_conv_taps(
         (2,),
         tuple(parameters),
         tiles=tiling.tiles,
-        flops=(2 * conv.taps * conv.channels + epilogue.expression.cost) * output.size,
+        flops=(2 * depth + epilogue.expression.cost) * output.size,
         bytes_moved=bytes_moved,
-        scratch=scratch.size,
+        scratch=rows.scratch.size,
         in_place=tuple([(2, 3 + number) for number in shared_with_output(output, extras)]),
-        seconds=product_seconds(target, problem, bytes_moved) if quads else None,
+        seconds=product_seconds(form.speed, problem, bytes_moved) if form.quads else None,
     )
 
 
-def _fold(conv: Convolution, depth: int) -> Matrices:
+def _fold(conv: Convolution) -> Matrices:
     """Positions of the output as rows, as many as strides allow, the rest and the groups as batch axes.
 
     A's strides count positions; the first of the extras says how far a group moves along ``x``'s channels.
@@ -244,8 +351,8 @@ def _fold(conv: Convolution, depth: int) -> Matrices:
     steps = [1]
     for extent in reversed(output.shape[2:-1]):
         steps.insert(0, steps[0] * extent)
-    positions = View(counter, 0, (*output.shape[:-1], depth), (0, *steps, 0))
+    positions = View(counter, 0, (*output.shape[:-1], 1), (0, *steps, 0))
     moved = Storage(conv.x.dtype, 0, "groups")
     x_axes = View(moved, 0, output.shape, (conv.channels * conv.x.strides[-1], *(0,) * (output.rank - 1)))
-    b = View(counter, 0, (*batch, depth, conv.features), (1, *(0,) * (output.rank - 1)))
+    b = View(counter, 0, (*batch, 1, conv.features), (1, *(0,) * (output.rank - 1)))
     return fold_batch(Matrices(positions, b, output, (x_axes, *extras)))
