@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.tiling import RegisterTile
-from onnxplan.kernels.matrices import Matrices
 
 SIDE = 16
 """Rows and columns of a tile of sums; also the quads of its depth."""
+TILE_ROW_BYTES = 64
 GROUP_BYTES = 4
 """Neighbours along the depth that a lane of a product takes: four bytes, or two of bfloat16."""
 TILE = RegisterTile(2 * SIDE, 2, SIDE)
@@ -26,9 +26,9 @@ SPEED = 8.0
 """Products of quads in the time of one of float32."""
 
 
-def takes_tiles(target: Target, matrices: Matrices) -> bool:
+def takes_tiles(target: Target, rows: int) -> bool:
     """Are products of quads computed by tiles?"""
-    return target.byte_tiles and matrices.rows >= LEAST_ROWS
+    return target.byte_tiles and rows >= LEAST_ROWS
 
 
 def depth_unit(target: Target) -> int:

@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
-from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE
+from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
@@ -25,10 +25,9 @@ from onnxplan.kernels.cpu.pair_code import load_pairs
 from onnxplan.kernels.cpu.quad_code import load_quads
 from onnxplan.kernels.cpu.registers import local_function
 
-TILE_ROW_BYTES = 64
 _TILE_BYTES = SIDE * TILE_ROW_BYTES
-_BLOCK_BYTES = TILE.rows * TILE_ROW_BYTES
-_BLOCK_STEP = _BLOCK_BYTES // SIDE
+BLOCK_BYTES = TILE.rows * TILE_ROW_BYTES
+_BLOCK_STEP = BLOCK_BYTES // SIDE
 """Bytes of a block of rows for each group of the depth."""
 _B_STEP = TILE.width * DType.INT32.itemsize
 _SUM_STEP = TILE.width * DType.INT32.itemsize
@@ -45,6 +44,11 @@ class TileProduct:
 
     a: DType
     b: DType
+
+    @property
+    def stored(self) -> DType:
+        """The type of elements of a tile of A."""
+        return DType.BFLOAT16 if self.b is DType.BFLOAT16 else self.a
 
     @property
     def instruction(self) -> str:
@@ -203,7 +207,7 @@ class TileKernels:
                 for register, _ in sums:
                     inner.intrinsic("llvm.x86.tilezero", ir.VoidType(), [I8(register)])
         with inner.loop(0, inner.ceil_div(block.length, SIDE)) as number:
-            a = inner.offset(block.a, inner.mul(number, _BLOCK_BYTES))
+            a = inner.offset(block.a, inner.mul(number, BLOCK_BYTES))
             b = inner.offset(block.b, inner.mul(number, SIDE * _B_STEP))
             later = inner.offset(block.ahead, inner.mul(number, inner.mul(block.ahead_step, SIDE)))
             fetch_ahead(inner, b, _B_STEP, later, block.ahead_step, SIDE)

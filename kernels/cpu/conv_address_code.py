@@ -16,49 +16,39 @@ from onnxplan.kernels.cpu.tiling import RegisterTile
 ADDRESSES = 8
 
 
-class AddressedTaps:
-    """Rows in place: for every tap and position the address of its channels, or of zeros outside of ``x``."""
+class TapAddresses:
+    """For every tap and position of a tile the address of its channels, or of zeros outside of ``x``.
 
-    words = 2
-    has_taps = True
-    copies = False
+    Addresses of a tap stand ``pitch`` bytes from those of the one before.
+    """
 
-    def __init__(self, emitter: Emitter, tile: RegisterTile) -> None:
-        self._emitter, self._tile = emitter, tile
-        self.step_bytes: int | None = emitter.target.vector_bytes // tile.lanes
-        self._common = product_words(emitter)
-        self._word = conv_words(emitter)
-        self._itemsize = I64(self.step_bytes)
+    def __init__(self, emitter: Emitter) -> None:
+        self._emitter, self._word = emitter, conv_words(emitter)
 
-    @property
-    def step(self) -> ir.Value:
-        return self._itemsize
+    def write(
+        self, table: ir.Value, offsets: list[ir.Value], first_row: ir.Value, rows: ir.Value, entries: ir.Value
+    ) -> None:
+        """Fills ``table`` for ``rows`` rows, and up to ``entries`` with the last one's addresses.
 
-    @property
-    def tap_step(self) -> ir.Value:
-        return self._word["pitch"]
-
-    def begin(self, offsets: list[ir.Value], first_row: ir.Value, rows: ir.Value) -> None:
+        ``offsets`` are the sums of the batch axes' words. Whole vectors are written.
+        """
         emitter, word = self._emitter, self._word
         zeros = emitter.offset(emitter.scratch, word["zeros"])
-        zero = emitter.fill(0, ir.IntType(8 * (emitter.target.vector_bytes // self._tile.lanes)))
+        zero = emitter.fill(0, ir.IntType(8 * (emitter.target.vector_bytes // emitter.lanes)))
         with emitter.loop(0, word["zero_bytes"], emitter.target.vector_bytes) as at:
             emitter.store_stored(zero, emitter.offset(zeros, at))
         origin = emitter.offset(emitter.operand(0), offsets[0])
         positions = Positions(emitter, word, emitter.add(offsets[1], first_row))
-        columns = self._list_rows(positions, origin, rows)
-        self._address_taps(columns, zeros, self._whole_vectors(rows))
+        entries = emitter.mul(emitter.ceil_div(entries, ADDRESSES), ADDRESSES)
+        columns = self._list_rows(positions, origin, rows, entries)
+        self._address_taps(table, columns, zeros, entries)
 
-    def _whole_vectors(self, rows: ir.Value) -> ir.Value:
-        """How many entries of a tap are written: the micro-kernel may compute more rows than there are."""
-        emitter = self._emitter
-        entries = emitter.add(round_up_rows(emitter, rows, self._tile), ADDRESSES - 1)
-        return emitter.mul(emitter.divide(entries, ADDRESSES), ADDRESSES)
-
-    def _list_rows(self, positions: Positions, origin: ir.Value, rows: ir.Value) -> dict[str, ir.Value]:
+    def _list_rows(
+        self, positions: Positions, origin: ir.Value, rows: ir.Value, entries: ir.Value
+    ) -> dict[str, ir.Value]:
         """Writes what each row's first tap reads: its address, and its coordinates by axis.
 
-        Returns where each of them stands; the last row is repeated.
+        Returns where each of them stands; the last row is repeated up to ``entries``.
         """
         emitter, word = self._emitter, self._word
         start = emitter.offset(emitter.scratch, word["positions"])
@@ -78,7 +68,7 @@ class AddressedTaps:
         for column in columns.values():
             last = emitter.offset(column, emitter.mul(emitter.sub(rows, 1), 8))
             value = emitter.builder.load(last, align=8, typ=I64)
-            with emitter.loop(rows, self._whole_vectors(rows)) as row:
+            with emitter.loop(rows, entries) as row:
                 emitter.builder.store(value, emitter.offset(column, emitter.mul(row, 8)), align=8)
         return columns
 
@@ -101,11 +91,13 @@ class AddressedTaps:
     def _entry(self, column: ir.Value, row: ir.Value) -> ir.Value:
         return self._emitter.offset(column, self._emitter.mul(row, 8))
 
-    def _address_taps(self, columns: dict[str, ir.Value], zeros: ir.Value, count: ir.Value) -> None:
+    def _address_taps(
+        self, table: ir.Value, columns: dict[str, ir.Value], zeros: ir.Value, entries: ir.Value
+    ) -> None:
         """Writes the table, tap by tap, several rows at a time."""
         emitter, word = self._emitter.with_lanes(ADDRESSES), self._word
         builder = emitter.builder
-        table = emitter.variable(emitter.offset(emitter.scratch, self._common["table"]))
+        tap_table = emitter.variable(table)
         nowhere = emitter.splat(builder.ptrtoint(zeros, I64))
         with (
             emitter.loop(0, word["kernel_z"]) as tap_z,
@@ -119,7 +111,7 @@ class AddressedTaps:
             offset: ir.Value = I64(0)
             for axis, distance in moved.items():
                 offset = emitter.add(offset, emitter.mul(distance, word[f"step_{axis}"]))
-            with emitter.loop(0, count, ADDRESSES) as row:
+            with emitter.loop(0, entries, ADDRESSES) as row:
 
                 def listed(name: str, row: ir.Value = row) -> ir.Value:
                     return emitter.load_stored(emitter.element(columns[name], row, DType.INT64), I64)
@@ -130,9 +122,39 @@ class AddressedTaps:
                     valid = lies_inside(emitter, coordinate, emitter.splat(word[f"in_{axis}"]))
                     within = valid if within is None else builder.and_(within, valid)
                 address = builder.add(listed("address"), emitter.splat(offset))
-                entry = emitter.element(table.value, row, DType.INT64)
+                entry = emitter.element(tap_table.value, row, DType.INT64)
                 emitter.store_stored(builder.select(within, address, nowhere), entry)
-            table.value = emitter.offset(table.value, word["pitch"])
+            tap_table.value = emitter.offset(tap_table.value, word["pitch"])
+
+
+class AddressedTaps:
+    """Rows in place: the micro-kernel reads the channels of a tap where they are."""
+
+    words = 2
+    has_taps = True
+    copies = False
+
+    def __init__(self, emitter: Emitter, tile: RegisterTile) -> None:
+        self._emitter, self._tile = emitter, tile
+        self.step_bytes: int | None = emitter.target.vector_bytes // tile.lanes
+        self._common = product_words(emitter)
+        self._word = conv_words(emitter)
+        self._itemsize = I64(self.step_bytes)
+
+    @property
+    def step(self) -> ir.Value:
+        return self._itemsize
+
+    @property
+    def tap_step(self) -> ir.Value:
+        return self._word["pitch"]
+
+    def begin(self, offsets: list[ir.Value], first_row: ir.Value, rows: ir.Value) -> None:
+        emitter = self._emitter
+        table = emitter.offset(emitter.scratch, self._common["table"])
+        # The micro-kernel may compute more rows than there are.
+        entries = round_up_rows(emitter, rows, self._tile)
+        TapAddresses(emitter).write(table, offsets, first_row, rows, entries)
 
     def block(self, number: ir.Value, first_row: ir.Value, rows: ir.Value) -> Block:
         emitter, word = self._emitter, self._word

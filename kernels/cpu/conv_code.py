@@ -8,23 +8,25 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
-from onnxplan.kernels.cpu.conv import CONV_WORDS
+from onnxplan.kernels.cpu.byte_tiles_code import TileProduct
 from onnxplan.kernels.cpu.conv_address_code import AddressedTaps
 from onnxplan.kernels.cpu.conv_position_code import Positions, conv_words, lies_inside
+from onnxplan.kernels.cpu.conv_taps import CONV_WORDS
+from onnxplan.kernels.cpu.conv_tile_code import TiledTaps
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
 from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS
-from onnxplan.kernels.cpu.product_code import Block, ProductCode, emit_product, product_words
+from onnxplan.kernels.cpu.product_code import Block, ProductCode, RowSource, emit_product, product_words
 from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
 
 
 def build_conv(variant: Variant, target: Target) -> ObjectCode:
-    """The kernel of the general step of :func:`onnxplan.kernels.cpu.conv.select_conv`."""
+    """The kernel of the general step of :func:`onnxplan.kernels.cpu.conv_taps.emit_conv_taps`."""
     kind, x_label, w_label, tile_sizes, epilogue_variant = variant
     assert isinstance(epilogue_variant, tuple)
     assert isinstance(tile_sizes, tuple)
@@ -34,9 +36,13 @@ def build_conv(variant: Variant, target: Target) -> ObjectCode:
     x_dtype, w_dtype = (DType.from_label(str(label)) for label in (x_label, w_label))
     row_kind = str(kind).removeprefix("quads_")
     quads = QuadProduct(x_dtype, w_dtype) if row_kind != kind else None
-    code = ProductCode(target, tile, w_dtype, "packed", epilogue, quads=quads)
-    if row_kind == "addressed":
-        source: AddressedTaps | CopiedTaps = AddressedTaps(emitter, tile)
+    tiles = TileProduct(x_dtype, w_dtype) if kind == "tiles" else None
+    code = ProductCode(target, tile, w_dtype, "packed", epilogue, quads=quads, tiles=tiles)
+    source: RowSource
+    if tiles is not None:
+        source = TiledTaps(emitter, x_dtype, tiles.stored)
+    elif row_kind == "addressed":
+        source = AddressedTaps(emitter, tile)
     elif quads is None:
         source = CopiedTaps(emitter, x_dtype, sum_dtype(epilogue.accumulator), row_kind, tile)
     else:

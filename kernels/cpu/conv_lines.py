@@ -25,6 +25,27 @@ def has_lines(conv: Convolution) -> bool:
     return conv.groups == 1 and conv.dilations[2] == 1 and conv.kernel[2] > 1 and line >= FEWEST_CHANNELS
 
 
+def reads_lines_in_place(conv: Convolution) -> bool:
+    """Does nothing pad the lines of ``x``, so that :func:`lines_in_place` is the same convolution?"""
+    neighbours = conv.x.strides[-2:] == (conv.channels, 1)
+    return has_lines(conv) and neighbours and conv.pads[2] == 0 and _behind(conv) == 0
+
+
+def lines_in_place(conv: Convolution) -> Convolution:
+    """As :func:`lines_as_channels`, without a copy of the weights: theirs is but the shape."""
+    batch, *extents, channels = conv.x.shape
+    kernel_x = conv.kernel[2]
+    shape = (batch, *extents[:2], extents[2] - kernel_x + 1, kernel_x * channels)
+    w = View.dense(conv.w.storage, (*conv.kernel[:2], 1, kernel_x * channels, conv.features))
+    return replace(conv, x=View(conv.x.storage, conv.x.offset, shape, conv.x.strides), w=w)
+
+
+def _behind(conv: Convolution) -> int:
+    """How many positions behind a line of ``x`` taps read."""
+    reach = (conv.output.shape[3] - 1) * conv.strides[2] + conv.kernel[2]
+    return max(0, reach - conv.pads[2] - conv.x.shape[3])
+
+
 def lines_as_channels(conv: Convolution, emit: StepEmitter, target: Target) -> Convolution:
     """The same convolution, of one tap along x that has the channels of a whole line of taps.
 
@@ -34,7 +55,7 @@ def lines_as_channels(conv: Convolution, emit: StepEmitter, target: Target) -> C
     batch, *extents, channels = conv.x.shape
     kernel_x = conv.kernel[2]
     before = conv.pads[2]
-    behind = max(0, (conv.output.shape[3] - 1) * conv.strides[2] + kernel_x - before - extents[2])
+    behind = _behind(conv)
     gap = max(before, behind)
     starts = before + extents[2] + behind - kernel_x + 1
     if gap == 0 and conv.x.strides[-2:] == (channels, 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from onnxplan.kernels.cpu.conv import CONV_WORDS
+from onnxplan.kernels.cpu.conv_taps import CONV_WORDS
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.llvm_types import I64
@@ -14,7 +14,7 @@ ONE = I64(1)
 
 
 def conv_words(emitter: Emitter) -> dict[str, ir.Value]:
-    """The values of :data:`~onnxplan.kernels.cpu.conv.CONV_WORDS`."""
+    """The values of :data:`~onnxplan.kernels.cpu.conv_taps.CONV_WORDS`."""
     return {name: emitter.parameter(len(WORDS) + number) for number, name in enumerate(CONV_WORDS)}
 
 

@@ -23,6 +23,7 @@ from onnxplan.kernels.cpu.quads import rows_of_quads
 from onnxplan.kernels.cpu.row_sums import emit_row_sums, prefers_row_sums
 from onnxplan.kernels.cpu.tiling import (
     TILES_A_THREAD,
+    Extents,
     Problem,
     RegisterTile,
     Tiling,
@@ -75,7 +76,8 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         emit_row_sums(emit, target, matrices, primitive)
         return
     sums = sum_dtype(primitive.accumulator)
-    form = product_form(target, matrices, primitive.accumulator)
+    extents = Extents(matrices.rows, matrices.depth, matrices.columns)
+    form = product_form(target, matrices.a.dtype, matrices.b, extents, primitive.accumulator)
     if form.quads:
         matrices = replace(matrices, a=rows_of_quads(emit, target, matrices.a))
     elif _worth_reordering(matrices, form, sums):
@@ -89,7 +91,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         batch,
         matrices.rows,
         matrices.columns,
-        packed_depth(matrices.depth, form.element, form.unit if tiles else 1),
+        packed_depth(matrices.depth, form.element, form.row_unit),
         sums.itemsize,
         form.element_bytes,
         output.dtype.itemsize,

@@ -8,11 +8,11 @@ from __future__ import annotations
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.byte_tiles import TILE, depth_unit, takes_tiles, tile_target
 from onnxplan.kernels.cpu.pairs import PAIR, takes_pairs
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
-from onnxplan.kernels.cpu.tiling import RegisterTile, register_tile, sum_dtype
-from onnxplan.kernels.matrices import Matrices
+from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, register_tile, sum_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,11 @@ class ProductForm:
         return self.element == QUAD
 
     @property
+    def row_unit(self) -> int:
+        """Rows of A are as long as a multiple of so many elements."""
+        return self.unit if self.tiles else 1
+
+    @property
     def element_bytes(self) -> int:
         """Bytes of an element of B."""
         return self.element * self.b_dtype.itemsize
@@ -49,13 +54,17 @@ class ProductForm:
         return tile_target(target) if self.tiles else target
 
 
-def product_form(target: Target, matrices: Matrices, accumulator: DType) -> ProductForm:
-    """The form of a product. How B is packed does not depend on the rows, so that all plans share it."""
-    a, b, columns = matrices.a, matrices.b, matrices.columns
-    if matrices.depth > 0 and takes_quads(target, a.dtype, b.dtype, accumulator):
-        tiles = takes_tiles(target, matrices)
-        tile = TILE if tiles else quad_tile(target, columns)
+def product_form(
+    target: Target, a: DType, b: View, extents: Extents, accumulator: DType, *, tiles: bool = True
+) -> ProductForm:
+    """The form of a product of elements of type ``a`` by ``b``; without ``tiles`` one for vectors.
+
+    How B is packed does not depend on the rows, so that all plans share it, but where B is small.
+    """
+    if extents.depth > 0 and takes_quads(target, a, b.dtype, accumulator):
+        tiles = tiles and takes_tiles(target, extents.rows)
+        tile = TILE if tiles else quad_tile(target, extents.columns)
         return ProductForm(QUAD, b.dtype, depth_unit(target), tile, tiles)
-    if takes_pairs(target, matrices, accumulator):
+    if tiles and takes_pairs(target, a, b, extents, accumulator):
         return ProductForm(PAIR, DType.BFLOAT16, depth_unit(target), TILE, tiles=True)
-    return ProductForm.single(b.dtype, register_tile(target, sum_dtype(accumulator), columns))
+    return ProductForm.single(b.dtype, register_tile(target, sum_dtype(accumulator), extents.columns))

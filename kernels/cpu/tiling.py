@@ -26,6 +26,15 @@ def sum_dtype(accumulator: DType) -> DType:
 
 
 @dataclass(frozen=True, slots=True)
+class Extents:
+    """Of a product: A is ``(rows, depth)``, B ``(depth, columns)``."""
+
+    rows: int
+    depth: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterTile:
     """``rows`` rows of ``vectors`` vectors of ``lanes`` accumulators."""
 
@@ -173,7 +182,7 @@ def depth_block(target: Target, tile: RegisterTile, depth: int, itemsize: int, r
     """
     if rows <= tile.rows:
         return max(depth, 1)
-    first = _caches(target)[0]
+    first = caches(target)[0]
     limit = first // 2 // (tile.rows * itemsize)
     if ceil_div(rows, tile.rows) <= FEW_ROW_BLOCKS:
         limit = min(limit, first * 2 // 3 // (tile.width * itemsize))
@@ -193,6 +202,7 @@ def cut(
     columns_first: bool = False,
     copied_row: int = 0,
     rereads: bool = False,
+    most_row_blocks: int | None = None,
     tiles_a_thread: int = TILES_A_THREAD,
 ) -> Tiling:
     """Cuts a problem into tiles. Sums do not depend on the cut: no element is computed in parts.
@@ -204,9 +214,10 @@ def cut(
     ``columns_first`` leaves the rows whole as long as columns can be halved: tiles that pack their part of B
     then pack nothing twice. ``copied_row`` is the size of a row that tiles copy: the copies should stay in
     the first cache, unless B is so large that reading it again costs more, or ``rereads`` says that it never
-    does. Threads get ``tiles_a_thread`` tiles each where there are enough.
+    does. Tiles have ``most_row_blocks`` blocks of rows at most. Threads get ``tiles_a_thread`` tiles each
+    where there are enough.
     """
-    first, second = _caches(target)
+    first, second = caches(target)
     row_blocks = max(1, ceil_div(problem.rows, tile.rows))
     panels = max(1, ceil_div(problem.columns, tile.width))
     panel_bytes = max(1, depth * tile.width * problem.b_itemsize)
@@ -218,7 +229,7 @@ def cut(
     if copied_row:
         room = first if rereads else max(first, b_bytes // 4)
         most_rows = min(most_rows, max(1, room // (tile.rows * copied_row)))
-    row_tiles = ceil_div(row_blocks, most_rows)
+    row_tiles = ceil_div(row_blocks, min(most_rows, most_row_blocks or most_rows))
     full_panel = tile.width * problem.depth * problem.b_itemsize
     full_row = tile.rows * problem.depth * problem.a_itemsize
 
@@ -269,7 +280,8 @@ def _seconds(target: Target, tile: RegisterTile, problem: Problem, tile_rows: in
     return max(arithmetic, reading if rows <= tile.rows else 0.0)
 
 
-def _caches(target: Target) -> tuple[int, int]:
+def caches(target: Target) -> tuple[int, int]:
+    """Bytes of the first and the second cache of a core, supposed where they are not known."""
     first = target.cache_bytes[0] if target.cache_bytes else 32768
     second = target.cache_bytes[1] if len(target.cache_bytes) > 1 else 8 * first
     return first, second

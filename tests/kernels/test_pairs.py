@@ -57,6 +57,7 @@ def check_product(isa, rng, a, b, output, extras=()):
     assert_close(got, total, magnitude, output.dtype)
 
 
+@pytest.mark.usefixtures("no_least")
 @needs_tiles
 @either
 def test_every_tail(isa, dtype):
@@ -69,6 +70,7 @@ def test_every_tail(isa, dtype):
         check_product(isa, rng, a, b, place(rng, (rows, columns), F32, "gaps"))
 
 
+@pytest.mark.usefixtures("no_least")
 @needs_tiles
 @either
 @pytest.mark.parametrize("layout", ["dense", "gaps", "swapped", "stepped"])
@@ -85,6 +87,7 @@ def test_layouts_batches_and_epilogues(isa, dtype, layout):
         check_product(isa, rng, a, b, place(rng, (*batch, rows, columns), dtype, "gaps"))
 
 
+@pytest.mark.usefixtures("no_least")
 @needs_tiles
 @either
 def test_numbers_of_no_size(isa, dtype):
@@ -108,6 +111,7 @@ def test_numbers_of_no_size(isa, dtype):
         np.testing.assert_allclose(got[finite], want[finite], atol=1e-4)
 
 
+@pytest.mark.usefixtures("no_least")
 @needs_tiles
 @either
 def test_rows_do_not_depend_on_their_number(isa, dtype):
@@ -125,6 +129,7 @@ def test_rows_do_not_depend_on_their_number(isa, dtype):
         np.testing.assert_array_equal(got, all_rows[:rows])
 
 
+@pytest.mark.usefixtures("no_least")
 @needs_tiles
 def test_float32_is_rounded_to_nearest_even():
     """As NumPy rounds: ties to even, also where the last bit carries into the exponent."""
@@ -151,7 +156,7 @@ def test_results_do_not_depend_on_the_threads(isa, dtype):
 
 
 def test_other_products_are_not_rounded():
-    """Odd depths, operands that are not constant, other types, and float32 in ``math="strict"``."""
+    """Odd depths, operands that are not constant, other types, float32 in ``math="strict"``, few numbers."""
     rng = np.random.default_rng(4)
     for isa, dtype, depth, constant in (
         (FAST, F32, 33, True),
@@ -160,14 +165,16 @@ def test_other_products_are_not_rounded():
         (FAST, DType.FLOAT64, 32, True),
         (STRICT, F32, 32, True),
         (cpu_isas()[0], BF16, 32, True),
+        (FAST, F32, 2, True),
     ):
-        a, b = dense(dtype, (20, depth)), dense(dtype, (depth, 20))
+        a, b = dense(dtype, (100, depth)), dense(dtype, (depth, 20))
         right = as_constant(b, fill(rng, (b,))) if constant else b
         sums = dtype if dtype is DType.FLOAT64 else F32
-        operation = Operation(MatMul(sums), (a, right), (dense(sums, (20, 20)),))
+        operation = Operation(MatMul(sums), (a, right), (dense(sums, (100, 20)),))
         assert not takes_tiles(operation, isa)
 
 
+@pytest.mark.usefixtures("no_least")
 def test_plans_share_packed_weights():
     """Those for few rows and for many pack B alike, so that a model keeps it once."""
     layouts = set()
@@ -196,6 +203,7 @@ def test_packing_rounds_and_fills_up():
     assert not packed[1, :, 1:].any()
 
 
+@pytest.mark.usefixtures("no_least")
 @needs_tiles
 def test_tiles_that_the_processor_lacks_are_refused(monkeypatch):
     features = "+avx512vnni,+amx-tile,+amx-int8,-amx-bf16"
