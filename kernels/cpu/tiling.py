@@ -73,9 +73,9 @@ def _register_tile(registers: int, lanes: int, columns: int | None) -> RegisterT
     tiles = _register_tiles(registers, lanes)
     if columns is None:
         return tiles[0]
-    if registers >= 32 and lanes < columns <= 2 * lanes:
+    if registers >= 32 and 0 < columns <= 2 * lanes:
         # As much arithmetic, but more rows for the time that a call takes.
-        return RegisterTile(12, 2, lanes)
+        return RegisterTile(12, ceil_div(columns, lanes), lanes)
     return best_tile(tiles, columns)
 
 
