@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 from onnxplan.compiler.dtypes import DType
@@ -15,6 +16,8 @@ TILES_A_THREAD = 6
 ROW_BLOCKS_WORTH_SPLITTING = 12
 # So many blocks of rows or less do not make up for waiting for a whole panel of B.
 FEW_ROW_BLOCKS = 12
+# While so many blocks of rows meet a panel of B, the next one arrives; fewer fetch only a part of it.
+ROW_BLOCKS_THAT_FETCH = 4
 LEAST_SECONDS = 8e-6
 
 
@@ -200,7 +203,8 @@ def cut(
     A tile's block of B takes at most half of the second cache, its rows of A and the output three eighths;
     beyond that tiles are halved until there are enough of them to balance threads or they get too short to be
     worth sharing. Few rows stay together where they can: each tile of them reads all of B. Many rows are
-    halved first where the cache holds all of B.
+    halved first where the cache holds all of B. Where threads get more even shares of rows than of columns,
+    each gets one (see :func:`_shares_rows`).
     ``columns_first`` leaves the rows whole as long as columns can be halved: tiles that pack their part of B
     then pack nothing twice. ``copied_row`` is the size of a row that tiles copy: the copies should stay in
     the first cache, unless B is so large that reading it again costs more, or ``rereads`` says that it never
@@ -230,10 +234,16 @@ def cut(
             target, tile, problem, ceil_div(row_blocks, row_tiles), ceil_div(panels, column_tiles)
         )
 
+    shares_rows = (
+        not columns_first and seconds() > 2 * LEAST_SECONDS and _shares_rows(target, tile, problem, b_bytes)
+    )
+    if shares_rows:
+        row_tiles = max(row_tiles, target.threads)
     wanted = tiles_a_thread * target.threads if target.threads > 1 else 1
     while tiles() < wanted and seconds() > 2 * LEAST_SECONDS:
         tile_rows, tile_panels = ceil_div(row_blocks, row_tiles), ceil_div(panels, column_tiles)
-        splits_rows = tile_rows >= ROW_BLOCKS_WORTH_SPLITTING or tiles() < 4 * target.threads
+        few_tiles = tiles() < 4 * target.threads and not shares_rows
+        splits_rows = tile_rows >= ROW_BLOCKS_WORTH_SPLITTING or few_tiles
         whole_rows = b_bytes <= second // 4 and tile_rows >= ROW_BLOCKS_WORTH_SPLITTING
         halve_rows = not columns_first and (whole_rows or tile_rows * full_row >= tile_panels * full_panel)
         if tile_rows > 1 and splits_rows and (tile_panels == 1 or halve_rows):
@@ -256,8 +266,33 @@ def cut(
         depth_blocks=depth_blocks,
         # Threads walk tiles by number. Where the cache holds all of B, each had better compute whole rows,
         # which are what it reads in the next step.
-        along_columns=row_tiles >= 2 * target.threads and b_bytes <= second // 4,
+        along_columns=shares_rows or (row_tiles >= 2 * target.threads and b_bytes <= second // 4),
     )
+
+
+def _shares_rows(target: Target, tile: RegisterTile, problem: Problem, b_bytes: int) -> bool:
+    """Does each thread take a part of the rows by all columns, as those parts are more even?
+
+    A thread then finds more of its rows in its own cache, and leaves more there of what it reads in the next
+    step. But all threads read all of B, which must be worth it: B is small, and each thread's rows are enough
+    for the next panel to arrive meanwhile. Many rows are cut anyway.
+    """
+    threads, blocks = target.threads, ceil_div(problem.rows, tile.rows)
+    return (
+        threads > 1
+        and problem.batch == 1
+        and ROW_BLOCKS_THAT_FETCH <= blocks // threads < ROW_BLOCKS_WORTH_SPLITTING
+        and b_bytes <= _caches(target)[1] // 2
+        and _largest_share(problem.rows, tile.rows, threads)
+        < _largest_share(problem.columns, tile.width, threads)
+    )
+
+
+def _largest_share(size: int, part: int, threads: int) -> float:
+    """The largest of the shares of ``size`` that end where parts do, beside an equal one."""
+    parts = ceil_div(size, part)
+    cuts = [min(size, parts * number // threads * part) for number in range(threads + 1)]
+    return max(stop - start for start, stop in itertools.pairwise(cuts)) * threads / size
 
 
 def _seconds(target: Target, tile: RegisterTile, problem: Problem, tile_rows: int, tile_panels: int) -> float:
