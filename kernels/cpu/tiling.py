@@ -16,6 +16,8 @@ TILES_A_THREAD = 6
 ROW_BLOCKS_WORTH_SPLITTING = 12
 # So many blocks of rows or less do not make up for waiting for a whole panel of B.
 FEW_ROW_BLOCKS = 12
+# Neither do so many register tiles or less in all.
+FEW_REGISTER_TILES = 100
 # While so many blocks of rows meet a panel of B, the next one arrives; fewer fetch only a part of it.
 ROW_BLOCKS_THAT_FETCH = 4
 LEAST_SECONDS = 8e-6
@@ -167,18 +169,23 @@ def round_up(a: int, b: int) -> int:
     return ceil_div(a, b) * b
 
 
-def depth_block(target: Target, tile: RegisterTile, depth: int, itemsize: int, rows: int) -> int:
+def depth_block(
+    target: Target, tile: RegisterTile, depth: int, itemsize: int, rows: int, columns: int | None = None
+) -> int:
     """Depth of a block: the rows of a register tile take half of the first cache.
 
     The first rows that meet a panel wait for it, as nothing fetched it before the step. Where no more than
-    ``FEW_ROW_BLOCKS`` follow them, B's block is small enough to stay in the first cache, and all of them
-    meet it while the next one is fetched. A block that is not the whole depth is a multiple of 8.
+    ``FEW_ROW_BLOCKS`` follow them, or ``FEW_REGISTER_TILES`` if ``columns`` are known, B's block is small
+    enough to stay in the first cache, and all of them meet it while the next one is fetched. A block that is
+    not the whole depth is a multiple of 8.
     """
     if rows <= tile.rows:
         return max(depth, 1)
     first = _caches(target)[0]
     limit = first // 2 // (tile.rows * itemsize)
-    if ceil_div(rows, tile.rows) <= FEW_ROW_BLOCKS:
+    row_blocks = ceil_div(rows, tile.rows)
+    panels = FEW_REGISTER_TILES if columns is None else ceil_div(columns, tile.width)
+    if row_blocks <= FEW_ROW_BLOCKS or row_blocks * panels <= FEW_REGISTER_TILES:
         limit = min(limit, first * 2 // 3 // (tile.width * itemsize))
     limit = max(64, limit)
     if depth <= limit * 5 // 4:

@@ -14,7 +14,7 @@ F32 = DType.FLOAT32
 def tiling(rows, columns, depth, threads, batch=1):
     target = replace(harness.make_target("avx512", threads), cache_bytes=(48 << 10, 2 << 20))
     tile = register_tile(target, F32, columns)
-    block = depth_block(target, tile, depth, 4, rows)
+    block = depth_block(target, tile, depth, 4, rows, columns)
     problem = Problem(batch, rows, columns, depth, 4, 4, 4)
     return cut(target, tile, problem, depth=block, depth_blocks=-(-depth // block))
 
@@ -43,6 +43,16 @@ def test_threads_share_few_rows_where_their_shares_of_columns_are_uneven(columns
 )
 def test_threads_do_not_share_rows_where_they_would_gain_nothing(rows, columns, depth):
     assert not shares_rows(tiling(rows, columns, depth, 2), 2)
+
+
+def test_few_register_tiles_meet_blocks_that_stay_in_the_first_cache():
+    """Rows enough to make up for waiting for a whole panel of B do so only where there are several panels."""
+    target = harness.make_target("avx512")
+    tile = register_tile(target, F32)
+    narrow, wide, unknown = (depth_block(target, tile, 600, 4, 196, columns) for columns in (96, 768, None))
+    assert narrow * tile.width * 4 < target.cache_bytes[0]
+    assert narrow % 8 == 0
+    assert wide == unknown == 600
 
 
 def test_one_thread_and_batches_share_no_rows():
