@@ -98,7 +98,7 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     )
     depth = problem.depth
     if not tiles:
-        depth = depth_block(target, tile, problem.depth, sums.itemsize, matrices.rows)
+        depth = depth_block(target, tile, problem.depth, sums.itemsize, matrices.rows, matrices.columns)
     blocks = max(1, ceil_div(problem.depth, depth))
     b = matrices.b
     packs = not b.is_constant and access_kind(b.strides[-2], b.strides[-1], matrices.columns) != "rows"

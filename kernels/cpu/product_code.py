@@ -28,10 +28,8 @@ from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.quad_code import QuadProduct
-from onnxplan.kernels.cpu.tiling import RegisterTile, sum_dtype
+from onnxplan.kernels.cpu.tiling import ROW_BLOCKS_THAT_FETCH, RegisterTile, sum_dtype
 
-CALLS_THAT_FETCH = 4
-"""Calls of a micro-kernel that a block of B of the next panel arrives in; fewer fetch only a part of it."""
 LEAST_BYTES_AHEAD = 2 * PAGES_AHEAD * PAGE_BYTES
 """Of fewer bytes of B a good part of what is fetched ahead would lie behind it."""
 
@@ -323,7 +321,7 @@ class _TileWriter:
             deeper = emitter.offset(b, emitter.mul(length, word["b_row"]))
             place = emitter.builder.select(last, place, deeper)
         calls = row_blocks(emitter, tile.rows, self._code.tile)
-        few = emitter.less(calls, CALLS_THAT_FETCH)
+        few = emitter.less(calls, ROW_BLOCKS_THAT_FETCH)
         nbytes = emitter.mul(emitter.sub(tile.last_panel, tile.first_panel), word["b_panel"])
         few = emitter.builder.and_(few, emitter.less(LEAST_BYTES_AHEAD, nbytes))
         return _Ahead(emitter.variable(place), ahead_step(emitter, word["b_row"], calls), few)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 from onnxplan.compiler.dtypes import DType
@@ -15,6 +16,10 @@ TILES_A_THREAD = 6
 ROW_BLOCKS_WORTH_SPLITTING = 12
 # So many blocks of rows or less do not make up for waiting for a whole panel of B.
 FEW_ROW_BLOCKS = 12
+# Neither do so many register tiles or less in all.
+FEW_REGISTER_TILES = 100
+# While so many blocks of rows meet a panel of B, the next one arrives; fewer fetch only a part of it.
+ROW_BLOCKS_THAT_FETCH = 4
 LEAST_SECONDS = 8e-6
 
 
@@ -82,9 +87,9 @@ def _register_tile(registers: int, lanes: int, columns: int | None) -> RegisterT
     tiles = _register_tiles(registers, lanes)
     if columns is None:
         return tiles[0]
-    if registers >= 32 and lanes < columns <= 2 * lanes:
+    if registers >= 32 and 0 < columns <= 2 * lanes:
         # As much arithmetic, but more rows for the time that a call takes.
-        return RegisterTile(12, 2, lanes)
+        return RegisterTile(12, ceil_div(columns, lanes), lanes)
     return best_tile(tiles, columns)
 
 
@@ -173,18 +178,23 @@ def round_up(a: int, b: int) -> int:
     return ceil_div(a, b) * b
 
 
-def depth_block(target: Target, tile: RegisterTile, depth: int, itemsize: int, rows: int) -> int:
+def depth_block(
+    target: Target, tile: RegisterTile, depth: int, itemsize: int, rows: int, columns: int | None = None
+) -> int:
     """Depth of a block: the rows of a register tile take half of the first cache.
 
     The first rows that meet a panel wait for it, as nothing fetched it before the step. Where no more than
-    ``FEW_ROW_BLOCKS`` follow them, B's block is small enough to stay in the first cache, and all of them
-    meet it while the next one is fetched. A block that is not the whole depth is a multiple of 8.
+    ``FEW_ROW_BLOCKS`` follow them, or ``FEW_REGISTER_TILES`` if ``columns`` are known, B's block is small
+    enough to stay in the first cache, and all of them meet it while the next one is fetched. A block that is
+    not the whole depth is a multiple of 8.
     """
     if rows <= tile.rows:
         return max(depth, 1)
     first = caches(target)[0]
     limit = first // 2 // (tile.rows * itemsize)
-    if ceil_div(rows, tile.rows) <= FEW_ROW_BLOCKS:
+    row_blocks = ceil_div(rows, tile.rows)
+    panels = FEW_REGISTER_TILES if columns is None else ceil_div(columns, tile.width)
+    if row_blocks <= FEW_ROW_BLOCKS or row_blocks * panels <= FEW_REGISTER_TILES:
         limit = min(limit, first * 2 // 3 // (tile.width * itemsize))
     limit = max(64, limit)
     if depth <= limit * 5 // 4:
@@ -210,7 +220,8 @@ def cut(
     A tile's block of B takes at most half of the second cache, its rows of A and the output three eighths;
     beyond that tiles are halved until there are enough of them to balance threads or they get too short to be
     worth sharing. Few rows stay together where they can: each tile of them reads all of B. Many rows are
-    halved first where the cache holds all of B.
+    halved first where the cache holds all of B. Where threads get more even shares of rows than of columns,
+    each gets one (see :func:`_shares_rows`).
     ``columns_first`` leaves the rows whole as long as columns can be halved: tiles that pack their part of B
     then pack nothing twice. ``copied_row`` is the size of a row that tiles copy: the copies should stay in
     the first cache, unless B is so large that reading it again costs more, or ``rereads`` says that it never
@@ -241,10 +252,16 @@ def cut(
             target, tile, problem, ceil_div(row_blocks, row_tiles), ceil_div(panels, column_tiles)
         )
 
+    shares_rows = (
+        not columns_first and seconds() > 2 * LEAST_SECONDS and _shares_rows(target, tile, problem, b_bytes)
+    )
+    if shares_rows:
+        row_tiles = max(row_tiles, target.threads)
     wanted = tiles_a_thread * target.threads if target.threads > 1 else 1
     while tiles() < wanted and seconds() > 2 * LEAST_SECONDS:
         tile_rows, tile_panels = ceil_div(row_blocks, row_tiles), ceil_div(panels, column_tiles)
-        splits_rows = tile_rows >= ROW_BLOCKS_WORTH_SPLITTING or tiles() < 4 * target.threads
+        few_tiles = tiles() < 4 * target.threads and not shares_rows
+        splits_rows = tile_rows >= ROW_BLOCKS_WORTH_SPLITTING or few_tiles
         whole_rows = b_bytes <= second // 4 and tile_rows >= ROW_BLOCKS_WORTH_SPLITTING
         halve_rows = not columns_first and (whole_rows or tile_rows * full_row >= tile_panels * full_panel)
         if tile_rows > 1 and splits_rows and (tile_panels == 1 or halve_rows):
@@ -267,8 +284,33 @@ def cut(
         depth_blocks=depth_blocks,
         # Threads walk tiles by number. Where the cache holds all of B, each had better compute whole rows,
         # which are what it reads in the next step.
-        along_columns=row_tiles >= 2 * target.threads and b_bytes <= second // 4,
+        along_columns=shares_rows or (row_tiles >= 2 * target.threads and b_bytes <= second // 4),
     )
+
+
+def _shares_rows(target: Target, tile: RegisterTile, problem: Problem, b_bytes: int) -> bool:
+    """Does each thread take a part of the rows by all columns, as those parts are more even?
+
+    A thread then finds more of its rows in its own cache, and leaves more there of what it reads in the next
+    step. But all threads read all of B, which must be worth it: B is small, and each thread's rows are enough
+    for the next panel to arrive meanwhile. Many rows are cut anyway.
+    """
+    threads, blocks = target.threads, ceil_div(problem.rows, tile.rows)
+    return (
+        threads > 1
+        and problem.batch == 1
+        and ROW_BLOCKS_THAT_FETCH <= blocks // threads < ROW_BLOCKS_WORTH_SPLITTING
+        and b_bytes <= caches(target)[1] // 2
+        and _largest_share(problem.rows, tile.rows, threads)
+        < _largest_share(problem.columns, tile.width, threads)
+    )
+
+
+def _largest_share(size: int, part: int, threads: int) -> float:
+    """The largest of the shares of ``size`` that end where parts do, beside an equal one."""
+    parts = ceil_div(size, part)
+    cuts = [min(size, parts * number // threads * part) for number in range(threads + 1)]
+    return max(stop - start for start, stop in itertools.pairwise(cuts)) * threads / size
 
 
 def _seconds(target: Target, tile: RegisterTile, problem: Problem, tile_rows: int, tile_panels: int) -> float:
