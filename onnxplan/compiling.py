@@ -60,7 +60,7 @@ def compile(  # noqa: A001 - onnxplan.compile is its public name
         compiler = open_compiler(name, threads=threads, math=math, cache=cache)
         planner = ModelPlanner(imported, compiler.selector, optimize=optimize)
         planned = [(request, planner.plan(request, ())) for request in requests]
-        whole = [(request, stage) for request, stage in planned if stage.final]
+        whole = [(request, stage) for request, stage in planned if stage.facts.final]
         if len(whole) < len(planned) and not include_model:
             raise ValueError(
                 "the shapes of this model depend on data, so that its plans are made while it runs: they "

@@ -216,12 +216,9 @@ def _stage_profile(
     ]
     rest = own - sum(row.seconds for row in rows)
     rows.append(StepProfile(BETWEEN, None, "stage", "stage", (), (), rest))
-    if stage.function is not None:
-        rows.append(
-            StepProfile(
-                HOST, None, "host", "host", (stage.asked_by,), _types((stage.asked_by,), operators), host
-            )
-        )
+    if stage.facts.function is not None:
+        nodes = (stage.facts.asked_by,)
+        rows.append(StepProfile(HOST, None, "host", "host", nodes, _types(nodes, operators), host))
     return StageProfile(
         number,
         own + host,
@@ -236,11 +233,12 @@ def _stage_profile(
 
 def stage_end(stage: BoundStage, operators: Mapping[str, str]) -> str:
     """Why a stage ends, in words; empty for the last one."""
-    if stage.final:
+    facts = stage.facts
+    if facts.final:
         return ""
-    kind = operators.get(stage.asked_by, "")
-    node = f"node {stage.asked_by!r}" + (f" ({kind})" if kind else "")
-    if stage.function is not None:
+    kind = operators.get(facts.asked_by, "")
+    node = f"node {facts.asked_by!r}" + (f" ({kind})" if kind else "")
+    if facts.function is not None:
         return f"{node} is computed by the host"
     return f"{node} needs elements that only a run computes"
 

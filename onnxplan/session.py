@@ -141,9 +141,9 @@ class InferenceSession(RunStarter, ModelInterface, Profiled):
         shapes = static_shapes(self._inputs)
         if shapes is not None and all(info.type != DType.STRING.label for info in self._inputs):
             stage = self._engine.first_stage(Request(self._names, shapes))
-            if stage.final:
+            if stage.facts.final:
                 self._complete(
-                    dict(zip(stage.output_names, stage.allocations, strict=True)), stage.structures
+                    dict(zip(stage.output_names, stage.allocations, strict=True)), stage.facts.structures
                 )
         survive_forks(self)
 

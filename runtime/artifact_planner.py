@@ -15,7 +15,7 @@ from onnxplan.runtime.artifact import Artifact, PlanEntry, TargetEntry
 from onnxplan.runtime.device import Array
 from onnxplan.runtime.executable import map_image
 from onnxplan.runtime.image import Image
-from onnxplan.runtime.planner import PlannedStage, Planner, Request
+from onnxplan.runtime.planner import PlannedStage, Planner, Request, StageFacts
 
 if TYPE_CHECKING:
     from onnxplan.compiler.provenance import NodeOrigin
@@ -141,7 +141,7 @@ class ArtifactPlanner:
             name: np.array(elements, object).reshape(shape) for name, (shape, elements) in entry.texts.items()
         }
         compiled = CompiledPlan(plan.with_threads(self._threads), constants, self._kernels)
-        return PlannedStage(compiled, True, texts, entry.run_key, entry.made)
+        return PlannedStage(compiled, StageFacts(True, texts, entry.run_key, entry.made))
 
     def operators(self) -> Mapping[str, str]:
         header = self.artifact.header

@@ -109,18 +109,18 @@ class ArtifactWriter:
         return len(self.fields["targets"]) - 1
 
     def add_plan(self, target: int, request: Request, planned: PlannedStage) -> None:
-        compiled = planned.compiled
+        compiled, facts = planned.compiled, planned.facts
         texts = {
             name: [list(array.shape), [str(item) for item in array.flat]]
-            for name, array in planned.texts.items()
+            for name, array in facts.texts.items()
         }
         constants = [self._add_constant(array) for array in compiled.constants]
         plan = self.add_section(compiled.plan.to_json().encode())
         self.fields["plans"].append(
             [
-                target, list(request.names), [list(shape) for shape in request.shapes], planned.run_key,
+                target, list(request.names), [list(shape) for shape in request.shapes], facts.run_key,
                 texts, plan, constants, _structures(request.structures),
-                _structures(planned.structures.items()),
+                _structures(facts.structures.items()),
             ]
         )  # fmt: skip
 

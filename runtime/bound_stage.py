@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -12,29 +11,24 @@ from typing import Any
 import numpy as np
 
 from onnxplan.compiler.errors import InvalidFeedsError, OutOfMemoryError
-from onnxplan.compiler.plan import DEMAND, HostFunction
+from onnxplan.compiler.plan import DEMAND
 from onnxplan.compiler.records import dataclass
-from onnxplan.compiler.structures import Structure
 from onnxplan.runtime.device import AnyArray, Array, Device, Executor, StartingExecutor
-from onnxplan.runtime.planner import Request, Shape
+from onnxplan.runtime.planner import Request, Shape, StageFacts
 
 
 @dataclass(eq=False)
 class BoundStage:
     """A stage of a model for one request, bound to a device.
 
-    ``final`` stages end the model; the output ``DEMAND`` of others is the answer to the question that ended
-    them. ``allocations`` are shape and NumPy dtype of each output, ``seconds`` is the estimated run time.
-    ``texts`` are outputs of strings, known since planning. ``constants`` are the bytes of the plan's
-    constants by their identities. ``run_key`` names the input that each run draws at random, if there is one.
-    ``structures`` are the model's outputs that are no tensors, by the names of the tensors in them.
-    ``makers`` make a new array on the host for each output. ``function``, ``host_input`` and ``asked_by`` are
-    those of :class:`onnxplan.compiler.lowering.Stage`.
+    ``answers`` are those that the stages before gave. ``allocations`` are shape and NumPy dtype of each
+    output, ``makers`` make a new array on the host for each. ``seconds`` is the estimated run time.
+    ``constants`` are the bytes of the plan's constants by their identities.
     """
 
     executor: Executor
     device: Device
-    final: bool
+    facts: StageFacts
     request: Request
     answers: tuple[Array, ...]
     input_names: tuple[str, ...]
@@ -42,13 +36,7 @@ class BoundStage:
     allocations: tuple[tuple[Shape, np.dtype[Any]], ...]
     makers: tuple[Callable[[], AnyArray], ...]
     seconds: float
-    texts: Mapping[str, Array]
     constants: Mapping[int, int]
-    run_key: str = ""
-    structures: Mapping[str, Structure[str]] = field(default_factory=dict)
-    function: HostFunction | None = None
-    host_input: str = ""
-    asked_by: str = ""
     used: bool = False
 
     def __post_init__(self) -> None:
@@ -67,8 +55,8 @@ class BoundStage:
     @cached_property
     def pick(self) -> Callable[[Mapping[str, Array]], tuple[Array, ...]] | None:
         """Takes the plan's inputs out of feeds; ``None`` where the plan does not read all that are fed."""
-        names = self.input_names
-        if self.run_key or not self.final or self.answers or self.texts or self.structures:
+        names, facts = self.input_names, self.facts
+        if facts.run_key or not facts.final or self.answers or facts.texts or facts.structures:
             return None
         if not names or len(names) < len(self.request.names):
             return None

@@ -102,7 +102,7 @@ class Engine:
                 stage = self._bind(request, ())
                 self._first.put(request, stage)
                 self._count_constants()
-                if stage.final and request.fetches is None and request.names == self._required:
+                if stage.facts.final and request.fetches is None and request.names == self._required:
                     self.plain[request.shapes] = stage
             return stage
 
@@ -132,31 +132,35 @@ class Engine:
         """
         tensors: dict[str, AnyArray] = dict(zip(stage.request.names, inputs, strict=True))
         while True:
-            outputs = self._allocate(stage, out, on_device=on_device)
-            if stage.run_key and stage.run_key not in tensors:
-                tensors[stage.run_key] = np.frombuffer(self.draw_key(), np.uint64)
+            facts = stage.facts
+            if facts.final:
+                outputs = self._allocate(stage, out, on_device=on_device)
+            else:
+                outputs = self._allocate(stage, None, on_device=True)
+            if facts.run_key and facts.run_key not in tensors:
+                tensors[facts.run_key] = np.frombuffer(self.draw_key(), np.uint64)
             arrays = tuple([tensors[name] for name in stage.input_names])
             if observer is None:
                 stage.executor.run(arrays, outputs, cancel)
             else:
                 observer.execute(stage, arrays, outputs, cancel)
             produced = dict(zip(stage.output_names, outputs, strict=True))
-            if stage.final:
+            if facts.final:
                 if not self._settled:
                     self.settle()
-                produced.update((name, array.copy()) for name, array in stage.texts.items())
-                if not stage.structures:
+                produced.update((name, array.copy()) for name, array in facts.texts.items())
+                if not facts.structures:
                     return produced
-                structures = stage.structures.items()
+                structures = facts.structures.items()
                 found = {name: map_tensors(produced.__getitem__, structure) for name, structure in structures}
                 return {**produced, **found}
             answer = produced.pop(DEMAND)
             assert isinstance(answer, np.ndarray)
             tensors.update(produced)
-            if stage.function is not None:
-                function = stage.function
+            function = facts.function
+            if function is not None:
                 made = function(answer) if observer is None else observer.call_host(stage, function, answer)
-                tensors[stage.host_input] = made
+                tensors[facts.host_input] = made
                 answer = np.array(made.shape, np.int64)
             stage = self._stage_after(stage, answer)
 
@@ -217,7 +221,7 @@ class Engine:
         return BoundStage(
             self._bind_plan(compiled, sum(constants.values()) + plan.arena_bytes),
             self.device,
-            planned.final,
+            planned.facts,
             request,
             answers,
             tuple(binding.name for binding in plan.inputs),
@@ -225,13 +229,7 @@ class Engine:
             allocations,
             tuple(result_maker(self.device, self.budget, *each) for each in allocations),
             plan.seconds,
-            planned.texts,
             constants,
-            planned.run_key,
-            planned.structures,
-            planned.function,
-            planned.host_input,
-            planned.asked_by,
         )
 
     def _bind_plan(self, compiled: CompiledPlan, least: int) -> Executor:
@@ -288,10 +286,8 @@ class Engine:
 def _make_outputs(
     stage: BoundStage, out: Mapping[str, OutArrays] | None, *, on_device: bool
 ) -> tuple[AnyArray, ...]:
-    if not stage.final:
-        return stage.allocate_on_device()
     if out:
-        return stage.allocate_beside(_out_tensors(out, stage.structures), on_device=on_device)
+        return stage.allocate_beside(_out_tensors(out, stage.facts.structures), on_device=on_device)
     return stage.allocate_on_device() if on_device else stage.allocate()
 
 

@@ -95,7 +95,12 @@ class ModelKeeper:
 
     def add(self, request: Request, planned: PlannedStage) -> None:
         """Remembers a plan until it is written, if it can be kept."""
-        if not planned.final or request.fetches is not None or request.texts or self._writes >= MOST_WRITES:
+        if (
+            not planned.facts.final
+            or request.fetches is not None
+            or request.texts
+            or self._writes >= MOST_WRITES
+        ):
             return
         with self._lock:
             self._made[request] = planned

@@ -15,7 +15,7 @@ from onnxplan.compiler.rewrites.integer_operators import integer_operators
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.runtime.device import Array
 from onnxplan.runtime.heap import release_heap
-from onnxplan.runtime.planner import PlannedStage, Request
+from onnxplan.runtime.planner import PlannedStage, Request, StageFacts
 
 
 class ModelPlanner:
@@ -47,8 +47,7 @@ class ModelPlanner:
             self.pool.keep_only(compiled.constants)
         if self.pool.take_made_bytes() >= RELEASE_BYTES:
             release_heap()
-        return PlannedStage(
-            compiled,
+        facts = StageFacts(
             stage.final,
             texts,
             stage.run_key,
@@ -57,6 +56,7 @@ class ModelPlanner:
             stage.host_input,
             stage.asked_by,
         )
+        return PlannedStage(compiled, facts)
 
     def settle(self, *, wait: bool = False) -> None:
         """Nothing is left to do."""

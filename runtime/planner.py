@@ -34,15 +34,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PlannedStage:
-    """The plan of one stage of a model (:class:`onnxplan.compiler.lowering.Stage`).
+class StageFacts:
+    """What is known of a stage (:class:`onnxplan.compiler.stage.Stage`) beside its plan.
 
-    ``texts`` are outputs of strings, known since planning. ``structures`` are the model's outputs that are no
-    tensors, by the names of the tensors in them. ``function``, ``host_input`` and ``asked_by`` are those of
-    :class:`onnxplan.compiler.lowering.Stage`.
+    ``final`` stages end the model; the output ``DEMAND`` of others is the answer to the question that ended
+    them. ``texts`` are outputs of strings, known since planning. ``run_key`` names the input that each run
+    draws at random, if there is one. ``structures`` are the model's outputs that are no tensors, by the names
+    of the tensors in them. ``function``, ``host_input`` and ``asked_by`` are those of the ``Stage``.
     """
 
-    compiled: CompiledPlan
     final: bool
     texts: Mapping[str, Array]
     run_key: str = ""
@@ -50,6 +50,14 @@ class PlannedStage:
     function: HostFunction | None = None
     host_input: str = ""
     asked_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedStage:
+    """The plan of one stage of a model, and what else is known of it."""
+
+    compiled: CompiledPlan
+    facts: StageFacts
 
 
 class Planner(Protocol):

@@ -139,7 +139,7 @@ class Core(InferenceSession):
                 for name, planned in zip(stage.output_names, stage.allocations, strict=True):
                     old = reuse.get(name)
                     if (
-                        stage.final
+                        stage.facts.final
                         and old is not None
                         and (old.shape, old.dtype) == planned
                         and not overlaps(old, arrays)

@@ -117,9 +117,10 @@ class NodeObserver:
     def call_host(self, stage: BoundStage, function: HostFunction, answer: Any) -> Any:
         begin = time.perf_counter_ns()
         made = function(answer)
-        kind = self._session._engine.planner.operators().get(stage.asked_by, "")
+        asked_by = stage.facts.asked_by
+        kind = self._session._engine.planner.operators().get(asked_by, "")
         self._profile.add(
-            f"{stage.asked_by}_kernel_time", begin, "Node", op_name=kind, provider="CPUExecutionProvider"
+            f"{asked_by}_kernel_time", begin, "Node", op_name=kind, provider="CPUExecutionProvider"
         )
         return made
 

@@ -16,6 +16,7 @@ from onnxplan.compiler.provenance import COMPUTED, NodeOrigin
 from onnxplan.profiling import BETWEEN, Profile, StageProfile
 from onnxplan.report.layout import Edge, arrange
 from onnxplan.runtime.bound_stage import BoundStage
+from onnxplan.runtime.planner import StageFacts
 from onnxplan.session import InferenceSession
 
 STEPS = "steps"
@@ -42,10 +43,10 @@ def collect(
     timed: Sequence[StageProfile | None] = [None] * len(plans) if profile is None else profile.stages
     data = collect_plans(name, plans, operators, timed)
     for found, stage in zip(data["stages"], stages, strict=True):
-        found["ends"] = "" if stage.final else _end(stage)
+        found["ends"] = "" if stage.facts.final else _end(stage.facts)
     last = stages[-1]
     data["nodes"] = _node_rows(plans, session._engine.planner.origins(last.request, last.answers), operators)
-    data["complete"] = last.final
+    data["complete"] = last.facts.final
     if profile is not None:
         data["run"] = {"seconds": profile.seconds, "runs": profile.runs, "between": profile.between_stages}
         data["ceilings"] = _ceilings(profile)
@@ -75,8 +76,8 @@ def collect_plans(
     }
 
 
-def _end(stage: BoundStage) -> str:
-    return f"the host works for {stage.asked_by}" if stage.function else f"{stage.asked_by} depends on data"
+def _end(facts: StageFacts) -> str:
+    return f"the host works for {facts.asked_by}" if facts.function else f"{facts.asked_by} depends on data"
 
 
 def _ceilings(profile: Profile) -> dict[str, float | None] | None:

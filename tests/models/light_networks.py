@@ -29,18 +29,19 @@ def with_random_weights(name: str, seed: int = 0) -> onnx.ModelProto:
             continue
         shape = tuple(int(extent) for extent in shapes[node.input[0]])
         values = _weights(generator, shape, *readers[node.output[0]])
-        graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.output[0]))
+        graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
     del graph.node[:]
     graph.node.extend(kept)
     return model
 
 
 def _weights(generator: np.random.Generator, shape: tuple[int, ...], op_type: str, place: int) -> np.ndarray:
-    if op_type in ("Conv", "Gemm") and len(shape) > 1:
-        return generator.standard_normal(shape) * np.sqrt(2.0 / np.prod(shape[1:]))
     if op_type in ("BatchNormalization", "Unsqueeze") and place in (0, 1, 4):
-        return generator.uniform(0.5, 1.5, shape)
-    return generator.standard_normal(shape) * 0.1
+        return generator.random(shape, np.float32) + np.float32(0.5)
+    is_matrix = op_type in ("Conv", "Gemm") and len(shape) > 1
+    values = generator.standard_normal(shape, np.float32)
+    values *= np.float32(np.sqrt(2.0 / np.prod(shape[1:])) if is_matrix else 0.1)
+    return values
 
 
 def softened(model: onnx.ModelProto) -> onnx.ModelProto:
