@@ -27,8 +27,8 @@ BIASED = BLOCK.replace("x, w", "x, w, bias")
 def parsed(nodes, *, outputs="float[n, m, h, v] y", types="float", opset=17, inputs="", **constants):
     """A model of one image ``x`` with three channels; ``constants`` take the place of the usual ones."""
     proto = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": {opset}]> net ({types}[n, 3, h, v] x{inputs}) => ({outputs}) '
-        f"{{ {nodes} }}"
+        f'<ir_version: 8, opset_import: ["": {opset}, "ai.onnx.preview.training": 1]> '
+        f"net ({types}[n, 3, h, v] x{inputs}) => ({outputs}) {{ {nodes} }}"
     )
     for name, values in (usual_constants() | constants).items():
         if values is not None:
@@ -156,6 +156,13 @@ def test_plans_of_networks(name):
 def test_what_others_see_or_could_fold_stays(nodes, options):
     model = parsed(f"{BLOCK}   {nodes}", **options)
     assert normalized_convolutions(model) is model
+
+
+def test_a_gradient_names_what_is_between():
+    gradient = 'g = ai.onnx.preview.training.Gradient<xs = ["x"], y = "c">(x)'
+    model = parsed(f"{BLOCK}   y = Relu(n)   {gradient}", outputs="float[n, m, h, v] y, float[n, 3, h, v] g")
+    assert normalized_convolutions(model) is model
+    assert evaluated(model, image(1, 3, 5, 5)).keys() == {"y", "g"}
 
 
 def test_training_stays():
