@@ -74,7 +74,8 @@ class Builder:
     def __init__(self, pool: ConstantPool | None = None) -> None:
         self.pool = pool or ConstantPool()
         self.operations: list[Operation] = []
-        self.node = ""
+        self.labels: tuple[str, ...] = ("",)
+        """Of the nodes whose rule runs."""
         self.prefix = "%"
         self.transient = False
         self.storage_count = 0
@@ -83,6 +84,11 @@ class Builder:
         self._fold_count = 0
         self._run_key: View | None = None
         self._draws: Counter[object] = Counter()
+
+    @property
+    def node(self) -> str:
+        """The label of the node whose rule runs."""
+        return self.labels[0]
 
     # Values
 
@@ -140,7 +146,7 @@ class Builder:
         """
         if any(view.storage.dtype is DType.STRING for view in (*inputs, *outputs)):
             inputs = [view if view.is_constant else self.constant(self.value(view)) for view in inputs]
-        operation = Operation(primitive, tuple(inputs), tuple(outputs), (self.node,))
+        operation = Operation(primitive, tuple(inputs), tuple(outputs), self.labels)
         check_operation(operation)
         return self._append(operation)
 
@@ -165,7 +171,7 @@ class Builder:
             (function, arguments, *views),
             views,
             lambda: function(self, *views, *arguments),
-            lambda found: sum(view.storage.nbytes for view in found),
+            lambda found: sum(view.storage.nbytes for view in found if view.storage.constant is not None),
         )
         # Names of storages are the same where it was called before.
         self.storage_count = count
@@ -175,7 +181,7 @@ class Builder:
 
     def emit_into(self, primitive: Primitive, inputs: Sequence[View], target: View) -> None:
         """Appends an operation that writes ``target``, a view on a storage under construction."""
-        operation = Operation(primitive, tuple(inputs), (target,), (self.node,))
+        operation = Operation(primitive, tuple(inputs), (target,), self.labels)
         check_operation(operation)
         self.operations.append(operation)
 
@@ -246,7 +252,7 @@ class Builder:
         ]
         if not arranged.is_checked:
             return self.emit(primitive, inputs, outputs)
-        return self._append(Operation(primitive, tuple(inputs), tuple(outputs), (self.node,)))
+        return self._append(Operation(primitive, tuple(inputs), tuple(outputs), self.labels))
 
     # Data movement
 

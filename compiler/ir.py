@@ -104,7 +104,8 @@ class Value:
 class Node:
     """One application of an ONNX operator. ``version`` is the opset version of its domain in the model.
 
-    Missing optional inputs and unwanted outputs are ``None``.
+    Missing optional inputs and unwanted outputs are ``None``. ``absorbed`` are the labels of nodes whose work
+    a rewrite of the graph made part of this one's.
     """
 
     op_type: str
@@ -114,6 +115,7 @@ class Node:
     outputs: tuple[Value | None, ...]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     name: str = ""
+    absorbed: tuple[str, ...] = ()
     _kind: tuple[Hashable, ...] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -122,6 +124,11 @@ class Node:
         if self.name:
             return self.name
         return next((value.name for value in self.outputs if value is not None), self.op_type)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the node and of those that it stands for besides."""
+        return self.label, *self.absorbed
 
     def input(self, position: int) -> Value | None:
         return self.inputs[position] if position < len(self.inputs) else None

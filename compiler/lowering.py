@@ -247,14 +247,14 @@ class Lowering(Builder):
             raise ValueError(f"{graph.name!r} has {len(graph.inputs)} inputs, {len(arguments)} are given")
         self._held.extend(arguments)
         self._lowered.update(zip(graph.inputs, arguments, strict=True))
-        node, transient = self.node, self.transient
+        labels, transient = self.labels, self.transient
         self._lower_nodes(graph)
         results = [self._find(value) for value in graph.outputs]
         for computed in [*graph.inputs, *(output for inner in graph.nodes for output in inner.outputs)]:
             if computed is not None:
                 self._lowered.pop(computed, None)
         self._held.extend(results)
-        self.node, self.transient, self._node_start = node, transient, len(self.operations)
+        self.labels, self.transient, self._node_start = labels, transient, len(self.operations)
         return results
 
     def replay(self, name: str, bound: Mapping[str, View]) -> tuple[View, list[Operation]]:
@@ -277,10 +277,10 @@ class Lowering(Builder):
         points = {values[each]: view for each, view in bound.items()}
         nodes = needed_nodes(values[name], points, producers)
         order = {node: place for place, node in enumerate(dict.fromkeys(producers.values()))}
-        lowered, draws, label, start = (
+        lowered, draws, labels, start = (
             dict(self._lowered),
             self._draws.copy(),
-            self.node,
+            self.labels,
             len(self.operations),
         )
         self._lowered.update(points)
@@ -295,7 +295,7 @@ class Lowering(Builder):
         finally:
             self._replays -= 1
             self._lowered, self._draws = lowered, draws
-            self.node, self._node_start = label, start
+            self.labels, self._node_start = labels, start
         return result, self.operations[start:]
 
     def _lower_nodes(self, graph: Graph) -> None:
@@ -318,7 +318,7 @@ class Lowering(Builder):
         known = self._lowered
         # Most values are known already, and this is done for each operand of each node.
         inputs = [None if value is None else known.get(value) or self._find(value) for value in node.inputs]
-        self.node = node.label
+        self.labels = node.labels
         self.transient = False
         self._node_start = len(self.operations)
         self._fold_count = 0

@@ -63,7 +63,7 @@ class _Record:
 
     inputs: Sequence[Lowered | None]
     outputs: Sequence[Lowered]
-    node: str
+    labels: tuple[str, ...]
     prefix: str
     transient: bool
     derivations: Sequence[Derivation]
@@ -108,7 +108,7 @@ class RepeatedNodes:
         for dtype, size, number in pattern.made:
             storages.append(Storage(dtype, size, f"{prefix}{start + number}"))
         views += put(pattern.windows, storages)
-        nodes = (builder.node,)
+        nodes = builder.labels
         for primitive, reads, writes in pattern.operations:
             operands = tuple([views[number] for number in reads])
             results = tuple([views[number] for number in writes])
@@ -131,7 +131,7 @@ class RepeatedNodes:
         if not key.decides(mark.reads, sum([call.reads for call in derivations])):
             return
         self._records[key.parts] = _Record(
-            inputs, outputs, builder.node, builder.prefix, builder.transient, derivations,
+            inputs, outputs, builder.labels, builder.prefix, builder.transient, derivations,
             builder.operations[mark.operations :], mark.storages, builder.storage_count - mark.storages,
         )  # fmt: skip
 
@@ -164,9 +164,8 @@ def _pattern_of(record: _Record) -> _Pattern:
         known += len(call.made)
     made: list[tuple[DType, int, int]] = []
     operations = []
-    own = (record.node,)
     for operation in record.operations:
-        if operation.nodes != own:
+        if operation.nodes != record.labels:
             raise Unlike
         _find_made(operation.outputs, places, made, record)
         reads, writes = places.numbers(operation.inputs), places.numbers(operation.outputs)

@@ -12,6 +12,7 @@ from onnxplan.compiler.pipeline import compile_program
 from onnxplan.compiler.program import Program
 from onnxplan.compiler.provenance import NodeOrigin, trace_nodes
 from onnxplan.compiler.rewrites.integer_operators import integer_operators
+from onnxplan.compiler.rewrites.normalized_convolutions import normalized_convolutions
 from onnxplan.compiler.selection import KernelSelector
 from onnxplan.runtime.device import Array
 from onnxplan.runtime.heap import release_heap
@@ -25,13 +26,14 @@ class ModelPlanner:
         self.model = model
         self.pool = ConstantPool(model.release_pages)
         self._rewritten = integer_operators(model) if optimize else model
+        self._lowered = normalized_convolutions(self._rewritten) if optimize else model
         self._selector = selector
         self._optimize = optimize
         self._has_one_plan = all(_is_fixed(value) for value in model.graph.inputs)
 
     def plan(self, request: Request, answers: tuple[Array, ...]) -> PlannedStage:
         stage = lower(
-            self._rewritten,
+            self._lowered,
             dict(zip(request.names, request.shapes, strict=True)),
             answers,
             fetches=request.fetches,

@@ -29,6 +29,7 @@ FAMILIES = (
     "quantized_functions",
     "block_weights",
     "convolution",
+    "normalized_convolution",
     "fused_products",
     "pooling",
     "max_unpool",

@@ -29,7 +29,7 @@ def batch_normalization(
     """
     parameters = (scale, bias, average, variance)
     if all(output is None for output in node.outputs[1:]):
-        return [_affine(b, x, parameters, node.float("epsilon", 1e-5))]
+        return [normalize(b, x, parameters, node.float("epsilon", 1e-5))]
     axes = (0, *range(2, x.rank)) if node.integer("spatial", 1) else (0,)
     return _training(b, node, x, parameters, axes)
 
@@ -41,7 +41,7 @@ def batch_normalization_in_training(
     """https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
     parameters = (scale, bias, average, variance)
     if not node.integer("training_mode", 0):
-        return [_affine(b, x, parameters, node.float("epsilon", 1e-5))]
+        return [normalize(b, x, parameters, node.float("epsilon", 1e-5))]
     return _training(b, node, x, parameters, (0, *range(2, x.rank)))
 
 
@@ -51,7 +51,7 @@ def _training(
     """The result by the statistics of the batch over ``axes``, the running ones, and those of the batch."""
     scale, bias, average, variance = parameters
     current = b.compute(expression(_statistics, (x.dtype,), axes, extent_of(x.shape, axes)), (x,), axes)
-    result = _affine(b, x, (scale, bias, *current), node.float("epsilon", 1e-5))
+    result = normalize(b, x, (scale, bias, *current), node.float("epsilon", 1e-5))
     momentum = node.float("momentum", 0.9)
     found = [new.squeeze(axes) for new in current]
     running = [
@@ -67,13 +67,19 @@ def _per_sample(view: View, rank: int) -> View:
     return view if view.rank > 1 else per_channel(view, rank)
 
 
-def _affine(b: Builder, x: View, parameters: Sequence[View], epsilon: float) -> View:
-    dtype = DType.FLOAT64 if DType.FLOAT64 in {x.dtype, *(p.dtype for p in parameters)} else DType.FLOAT32
-    factor, offset = b.derive(_factors, parameters, x.rank, dtype, epsilon)
+def normalize(b: Builder, x: View, parameters: Sequence[View], epsilon: float) -> View:
+    """``x`` by scale, bias, average and variance, the ``parameters``."""
+    dtype = factors_type(x, *parameters)
+    factor, offset = b.derive(factors, parameters, x.rank, dtype, epsilon)
     return b.map(expression(_apply, (x.dtype, dtype, dtype)), x, factor, offset)
 
 
-def _factors(
+def factors_type(*views: View) -> DType:
+    """The type in which what consists of ``views`` is computed."""
+    return DType.FLOAT64 if any(view.dtype is DType.FLOAT64 for view in views) else DType.FLOAT32
+
+
+def factors(
     b: Builder,
     scale: View,
     bias: View,
@@ -83,7 +89,7 @@ def _factors(
     dtype: DType,
     epsilon: float,
 ) -> tuple[View, ...]:
-    """What an element is multiplied by, and what is added to it."""
+    """What an element of a tensor of ``rank`` axes is multiplied by, and what is added to it."""
     scale, bias, average, variance = (
         b.cast(_per_sample(view, rank), dtype) for view in (scale, bias, average, variance)
     )

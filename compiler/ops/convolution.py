@@ -10,6 +10,7 @@ from onnxplan.compiler.builder import Builder
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.expression import Expression
 from onnxplan.compiler.ir import Node
+from onnxplan.compiler.ops.common import expression
 from onnxplan.compiler.ops.sliding import MOST_AXES, unfold
 from onnxplan.compiler.ops.windows import (
     Window,
@@ -52,23 +53,55 @@ def convolution_window(node: Node, x: View, w: View) -> Window:
 
 def convolve(b: Builder, x: View, w: View, window: Window, groups: int, dtype: DType) -> View:
     """``x (N, C, *spatial)`` by ``w (M, C/groups, *kernel)``: ``(N, *out, M)``, channels last."""
-    check_groups(x.shape[1], w.shape[0], groups)
-    if x.shape[1] != w.shape[1] * groups:
-        raise ValueError(f"{x.shape[1]} channels, weights for {w.shape[1]} in each of {groups} groups")
-    weights = w.transpose((*range(2, w.rank), 1, 0))
-    return _convolve(b, channels_last(x), weights, window, groups, dtype)
+    return convolve_taps(b, x, taps_first(w), window, groups, dtype)
 
 
-def _convolve(b: Builder, x: View, weights: View, window: Window, groups: int, dtype: DType) -> View:
-    """``x (N, *spatial, C)`` by ``weights (*kernel, C/groups, M)``: ``(N, *out, M)``."""
+def taps_first(w: View) -> View:
+    """Weights ``(M, C/groups, *kernel)`` as ``(*kernel, C/groups, M)``."""
+    return w.transpose((*range(2, w.rank), 1, 0))
+
+
+def convolve_taps(
+    b: Builder,
+    x: View,
+    weights: View,
+    window: Window,
+    groups: int,
+    dtype: DType,
+    shift: View | None = None,
+) -> View:
+    """``x (N, C, *spatial)`` by ``weights (*kernel, C/groups, M)``, plus ``shift (M,)``: ``(N, *out, M)``."""
+    channels, depth, features = x.shape[1], *weights.shape[-2:]
+    check_groups(channels, features, groups)
+    if channels != depth * groups:
+        raise ValueError(f"{channels} channels, weights for {depth} in each of {groups} groups")
+    return _convolve(b, channels_last(x), weights, window, groups, dtype, shift)
+
+
+def _convolve(
+    b: Builder,
+    x: View,
+    weights: View,
+    window: Window,
+    groups: int,
+    dtype: DType,
+    shift: View | None = None,
+) -> View:
+    """``x (N, *spatial, C)`` by ``weights (*kernel, C/groups, M)``, plus ``shift (M,)``: ``(N, *out, M)``."""
     shape = (x.shape[0], *window.outputs, weights.shape[-1])
     if len(window.kernel) > MOST_AXES and 0 not in shape:
         x, weights, window = unfold(b, x, weights, window, groups)
-    primitive = Conv(
-        window.strides, window.dilations, window.pads, groups, accumulator=WIDE_FLOATS.get(dtype, dtype)
-    )
+    accumulator = WIDE_FLOATS.get(dtype, dtype)
     result = b.new(dtype, (x.shape[0], *window.outputs, weights.shape[-1]))
-    return b.reshape(b.emit(primitive, [x, weights], [result])[0], shape)
+    epilogue, extras = None, []
+    if shift is not None:
+        epilogue, extras = expression(_shifted, (accumulator, dtype)), [shift.expand(result.shape)]
+    primitive = Conv(window.strides, window.dilations, window.pads, groups, accumulator, epilogue)
+    return b.reshape(b.emit(primitive, [x, weights, *extras], [result])[0], shape)
+
+
+def _shifted(total: Scalar, shift: Scalar) -> Scalar:
+    return cast(total, shift.dtype) + shift
 
 
 def check_groups(channels: int, features: int, groups: int) -> None:

@@ -30,7 +30,7 @@ def expand_block_products(
             continue
         assert primitive.epilogue is None
         a, packed, scales, zeros = operation.inputs
-        builder.node = operation.nodes[0] if operation.nodes else ""
+        builder.labels = operation.nodes or ("",)
         weights = real_weights(builder, packed, scales, zeros, primitive.bits, a.shape[1])
         a = builder.cast(a, weights.dtype)
         operations += builder.operations

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 from itertools import compress
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from onnxplan.compiler.constant_pool import ConstantPool, derived_key
-from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.channels import Affine, Channels, fold_channels
+from onnxplan.compiler.constant_pool import ConstantPool
 from onnxplan.compiler.expression import Expression, Instruction, identity
 from onnxplan.compiler.expressions import scalar_expression
 from onnxplan.compiler.passes.composition import follow
@@ -20,31 +18,10 @@ from onnxplan.compiler.passes.output_views import has_rows
 from onnxplan.compiler.primitives import Conv, MapReduce, MatMul
 from onnxplan.compiler.program import Operation, Program
 from onnxplan.compiler.records import dataclass
-from onnxplan.compiler.view import Layout, Storage, View
-
-Array = npt.NDArray[np.float64]
+from onnxplan.compiler.view import Layout, View
 
 AFFINE = frozenset(["input", "constant", "cast", "neg", "add", "sub", "mul", "div"])
 """The operations that an affine expression may consist of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """``scale * x + shift`` of a channel's sum ``x``; a constant has scale ``None``."""
-
-    scale: Array | None
-    shift: Array
-
-
-@dataclass(frozen=True, slots=True)
-class _Channels:
-    """What maps that follow a product do to its channels together, as constants.
-
-    ``weights`` are those of the product times all factors, and ``shift``, ``None`` where all are 0, is added.
-    """
-
-    weights: View
-    shift: View | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +32,7 @@ class _Chain:
     """
 
     operations: tuple[Operation, ...]
-    channels: _Channels | None
+    channels: Channels | None
     result: View
 
 
@@ -141,37 +118,23 @@ def _chain(index: Index, product: Operation, pool: ConstantPool) -> _Chain | Non
     return _Chain(tuple(operations[:count]), None if only_adds else channels, best)
 
 
-def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> _Channels | None:
+def _together(product: Operation, steps: list[_Step], pool: ConstantPool) -> Channels | None:
     """All ``steps`` behind ``product``, one after the other; ``None`` where something overflows."""
     weights, output = product.inputs[1], product.outputs[0]
 
-    def compute() -> tuple[_Channels | None]:
+    def compute() -> tuple[Channels | None]:
         count = output.shape[-1]
-        scale, shift = np.ones(count), np.zeros(count)
-        with np.errstate(all="ignore"):
-            for step in steps:
-                affine = step.affine(count)
-                assert affine is not None
-                assert affine.scale is not None
-                scale, shift = affine.scale * scale, affine.scale * shift + affine.shift
-            offsets = np.ascontiguousarray(shift.astype(output.dtype.numpy))
-        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-            return (None,)
-        factors = _line(np.ascontiguousarray(scale), "scale")
-        scaled = weights if (scale == 1).all() else _scaled(weights, factors, pool)
-        if scaled is None:
-            return (None,)
-        added = _line(offsets, f"{weights.storage.name}:shift") if shift.any() else None
-        return (_Channels(scaled, added),)
+        affines = []
+        for step in steps:
+            affine = step.affine(count)
+            assert affine is not None
+            affines.append(affine)
+        return (fold_channels(weights, output.dtype, affines, pool),)
 
     key = "channels", weights, output.shape[-1], output.dtype, *steps
     sources = [weights, *[view for step in steps for view in step.sources]]
     (channels,) = pool.recall(key, sources, compute, lambda found: output.shape[-1] * output.dtype.itemsize)
     return channels
-
-
-def _line(values: npt.NDArray[Any], name: str) -> View:
-    return View.dense(Storage(DType.from_numpy(values.dtype), values.size, name, values), values.shape)
 
 
 def _channel_map(operation: Operation, result: View) -> tuple[_Step, View] | None:
@@ -287,7 +250,7 @@ def _fold(index: Index, product: Operation, chain: _Chain) -> None:
     index.become(chain.operations[-1], last)
 
 
-def _folded(product: Operation, channels: _Channels, chain: _Chain) -> tuple[Operation, Operation]:
+def _folded(product: Operation, channels: Channels, chain: _Chain) -> tuple[Operation, Operation]:
     """The product by the weights of ``channels``, and the map that adds the shift."""
     output = product.outputs[0]
     nodes = merged_nodes(product, *chain.operations)
@@ -306,27 +269,3 @@ def _may_join(index: Index, product: Operation, chain: _Chain) -> bool:
     Factors may still move to a map behind a matrix product, and zeros around a map become padding.
     """
     return isinstance(product.primitive, Conv) and index.sole_writer(chain.result.storage) is not None
-
-
-def _scaled(weights: View, factors: View, pool: ConstantPool) -> View | None:
-    """The weights times ``factors`` along their last axis; ``None`` where that overflows."""
-
-    def make() -> npt.NDArray[Any]:
-        result = np.empty(weights.shape, weights.dtype.numpy)
-        with np.errstate(all="ignore"):
-            np.multiply(weights.numpy(), factors.numpy(), out=result, dtype=np.float64, casting="unsafe")
-        return result
-
-    storage = pool.defer(
-        derived_key("fold_affine", [weights, factors]),
-        weights.dtype,
-        weights.size,
-        make,
-        f"{weights.storage.name}:scaled",
-    )
-    if weights.dtype.itemsize < 4:
-        elements = storage.elements()
-        assert elements is not None
-        if not np.isfinite(elements.astype(np.float32)).all():
-            return None
-    return View.dense(storage, weights.shape)

@@ -10,6 +10,7 @@ import numpy as np
 from onnxplan.compiler.ir import Attribute, Graph, Model, Node, Value
 from onnxplan.compiler.rewrites.quantized_products import OPSET, Products, Target
 from onnxplan.compiler.rewrites.quantized_values import Knowledge, Parameters, Quantized, is_operator
+from onnxplan.compiler.rewrites.uses import Uses
 
 _MOVING = frozenset(
     [
@@ -49,14 +50,7 @@ class _Rewriter:
         self._products = Products(self._knowledge, self._quantization_of)
         self._nodes: list[Node] = []
         self._done: set[Node] = set()
-        self._readers: dict[Value, list[Node]] = {}
-        self._shown = set(graph.outputs)
-        for node in graph.nodes:
-            for value in node.inputs:
-                if value is not None:
-                    self._readers.setdefault(value, []).append(node)
-            for subgraph in node.subgraphs:
-                self._shown.update(subgraph.captures())
+        self._uses = Uses.of(graph)
 
     def run(self) -> Graph:
         for node in self._graph.nodes:
@@ -73,7 +67,9 @@ class _Rewriter:
         kept = []
         for node in reversed(self._nodes):
             outputs = [value for value in node.outputs if value is not None]
-            unread_before = not any(value in self._readers or value in self._shown for value in outputs)
+            unread_before = not any(
+                value in self._uses.readers or value in self._uses.shown for value in outputs
+            )
             if any(value in read for value in outputs) or unread_before:
                 kept.append(node)
                 read.update(value for value in node.inputs if value is not None)
@@ -130,7 +126,7 @@ class _Rewriter:
         on the way.
         """
         way: list[Node] = []
-        while value not in self._shown and len(readers := self._readers.get(value, [])) == 1:
+        while value not in self._uses.shown and len(readers := self._uses.readers.get(value, [])) == 1:
             node = readers[0]
             result = node.outputs[0]
             if node.input(0) is not value or result is None:

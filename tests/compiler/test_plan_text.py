@@ -19,9 +19,9 @@ def test_a_plan_as_text():
     b = Builder(ConstantPool())
     x = b.new(DType.FLOAT32, (20, 30))
     x.storage.name = "x"
-    b.node = "Gemm_0"
+    b.labels = ("Gemm_0",)
     y = b.matmul(x, b.constant(np.ones((30, 40), np.float32)))
-    b.node = "Softmax_1"
+    b.labels = ("Softmax_1",)
     e = b.scalar("exp", b.scalar("sub", y, b.reduce("max", y, (1,), keepdims=True)))
     y = b.scalar("div", e, b.reduce("sum", e, (1,), keepdims=True))
     program = Program({"x": x}, {"y": y.slice(0, 0, 10)}, b.operations)
@@ -99,9 +99,9 @@ def cuda_plan():
     b = Builder(ConstantPool())
     x = b.new(DType.FLOAT32, (20, 30))
     x.storage.name = "x"
-    b.node = "Gemm_0"
+    b.labels = ("Gemm_0",)
     y = b.matmul(x, b.constant(np.ones((30, 40), np.float32)))
-    b.node = "Softmax_1"
+    b.labels = ("Softmax_1",)
     e = b.scalar("exp", b.scalar("sub", y, b.reduce("max", y, (1,), keepdims=True)))
     y = b.scalar("div", e, b.reduce("sum", e, (1,), keepdims=True))
     program = Program({"x": x}, {"y": y}, b.operations)
