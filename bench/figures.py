@@ -65,6 +65,11 @@ def row_table(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def suite_table(record: dict[str, Any]) -> list[str]:
+    """The table of a record in docs/benchmarks.md."""
+    return model_table(record) if record["suite"] in ("models", "models-fast") else row_table(record)
+
+
 def figures() -> list[str]:
     """The section's lines."""
     lines: list[str] = []
@@ -104,7 +109,7 @@ def benchmarks() -> list[str]:
         versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
         lines += [f"## {title}", "", f"`python -m bench.{module}`, {record['date']}, {record['device']};"]
         lines += [f"commit {record['commit']}, {versions}.", ""]
-        lines += [*(model_table(record) if suite in ("models", "models-fast") else row_table(record)), ""]
+        lines += [*suite_table(record), ""]
     return lines
 
 

@@ -80,7 +80,7 @@ def test_figures_are_those_of_records():
     for suite, title, _ in figures.SUITES:
         (section,) = re.findall(rf"^## {title}$(.*?)^(?:## |<!--)", text, re.M | re.S)
         tables = (
-            figures.model_table(record) if suite == "models" else figures.row_table(record)
+            figures.suite_table(record)
             for record in records
             if record["suite"] == suite and record["commit"] in section
         )
