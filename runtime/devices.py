@@ -163,11 +163,13 @@ class CpuDevice:
 
     def target_code(self, specs: Sequence[KernelSpec]) -> TargetCode:
         """The code of kernels for an artifact, with the executor that runs them."""
+        from onnxplan.kernels.cpu.matrix_tiles import needs_tiles
         from onnxplan.runtime.artifact_writer import ExecutorCode, TargetCode
 
         library = self.library
+        features = used_features(library.store, tiles=any(map(needs_tiles, specs)))
         executor = ExecutorCode(executor_digest(), executor_code(library.store), FUNCTIONS)
-        return TargetCode(used_features(library.store), library.objects(specs, self._progress), executor)
+        return TargetCode(features, library.objects(specs, self._progress), executor)
 
     def artifact_kernels(self, artifact: Artifact, entry: TargetEntry) -> ArtifactKernels:
         return ArtifactKernels(artifact, entry, load_object, interpreter_imports)

@@ -8,7 +8,6 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
-from onnxplan.kernels.cpu.byte_tiles_code import TileProduct
 from onnxplan.kernels.cpu.conv_address_code import AddressedTaps
 from onnxplan.kernels.cpu.conv_position_code import Positions, conv_words, lies_inside
 from onnxplan.kernels.cpu.conv_taps import CONV_WORDS
@@ -16,6 +15,7 @@ from onnxplan.kernels.cpu.conv_tile_code import TiledTaps
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
+from onnxplan.kernels.cpu.matrix_tiles_code import TileProduct
 from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS

@@ -12,11 +12,11 @@ from onnxplan.compiler.selection import StepEmitter
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import Storage, View
 from onnxplan.kernels.convolution import Convolution
-from onnxplan.kernels.cpu.byte_tiles import GROUP_BYTES, SIDE, TILE
 from onnxplan.kernels.cpu.conv_lines import FEWEST_CHANNELS, lines_in_place, reads_lines_in_place
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy
 from onnxplan.kernels.cpu.matmul import same_bits
+from onnxplan.kernels.cpu.matrix_tiles import GROUP_BYTES, SIDE, TILE
 from onnxplan.kernels.cpu.pack import pack, packed_depth, panel_count
 from onnxplan.kernels.cpu.product import Scratch, lay_out_scratch, place_words, product_seconds
 from onnxplan.kernels.cpu.product_form import ProductForm, product_form

@@ -5,12 +5,12 @@ from __future__ import annotations
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
-from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE, TILE_ROW_BYTES
-from onnxplan.kernels.cpu.byte_tiles_code import BLOCK_BYTES
 from onnxplan.kernels.cpu.conv_address_code import TapAddresses
 from onnxplan.kernels.cpu.conv_position_code import conv_words
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
+from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, TILE_ROW_BYTES
+from onnxplan.kernels.cpu.matrix_tiles_code import BLOCK_BYTES
 from onnxplan.kernels.cpu.pair_code import round_to_bfloat16
 from onnxplan.kernels.cpu.product_code import Block, product_words
 
@@ -18,7 +18,7 @@ _ELEMENT_BYTES = TILE_ROW_BYTES // SIDE
 
 
 class TiledTaps:
-    """Rows as :class:`~.byte_tiles_code.TileKernels` takes them, with elements of ``x`` as ``stored``.
+    """Rows as :class:`~.matrix_tiles_code.TileKernels` takes them, with elements of ``x`` as ``stored``.
 
     The channels of all taps follow one another without gaps, so that taps begin anywhere in a tile. What is
     left of the last tile is filled up with zeros. Addresses of taps stand in the table behind those of rows.

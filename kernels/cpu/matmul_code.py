@@ -8,11 +8,11 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.plan import Variant
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
-from onnxplan.kernels.cpu.byte_tiles import TILE_ROW_BYTES
-from onnxplan.kernels.cpu.byte_tiles_code import TileProduct, copy_tiles
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.llvm_types import I64
+from onnxplan.kernels.cpu.matrix_tiles import TILE_ROW_BYTES
+from onnxplan.kernels.cpu.matrix_tiles_code import TileProduct, copy_tiles
 from onnxplan.kernels.cpu.microkernel import round_up_rows
 from onnxplan.kernels.cpu.objects import ObjectCode, kernel_symbol
 from onnxplan.kernels.cpu.product import WORDS

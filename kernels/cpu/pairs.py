@@ -2,7 +2,7 @@
 
 Constant B is packed so that the two elements of each column are neighbours, rounded where it is float32. Half
 as much of it comes from memory, which is why even a lone row is better multiplied so where B is large. Rows
-of A are rounded when they are copied as tiles (:mod:`onnxplan.kernels.cpu.byte_tiles`); sums are float32.
+of A are rounded when they are copied as tiles (:mod:`onnxplan.kernels.cpu.matrix_tiles`); sums are float32.
 Knows nothing of code generation.
 """
 

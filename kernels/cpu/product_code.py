@@ -15,14 +15,14 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.block_unpack_code import panel_unpacker
 from onnxplan.kernels.cpu.block_weights import BlockFormat
-from onnxplan.kernels.cpu.byte_tiles import GROUP_BYTES
-from onnxplan.kernels.cpu.byte_tiles_code import TileKernels, TileProduct
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.fetch_code import PAGE_BYTES, PAGES_AHEAD, ahead_step
 from onnxplan.kernels.cpu.llvm_types import I64
+from onnxplan.kernels.cpu.matrix_tiles import GROUP_BYTES
+from onnxplan.kernels.cpu.matrix_tiles_code import TileKernels, TileProduct
 from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, row_blocks
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer

@@ -9,7 +9,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.byte_tiles import TILE, depth_unit, takes_tiles, tile_target
+from onnxplan.kernels.cpu.matrix_tiles import TILE, depth_unit, takes_tiles, tile_target
 from onnxplan.kernels.cpu.pairs import PAIR, takes_pairs
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
 from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, register_tile, sum_dtype

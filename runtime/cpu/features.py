@@ -6,23 +6,25 @@ import platform
 import sys
 from collections.abc import Sequence
 
-from onnxplan.runtime.cpu.target import x86_flags
+from onnxplan.runtime.cpu.target import may_use_tiles, x86_flags
 from onnxplan.runtime.library import tool_key
 from onnxplan.runtime.store import KernelStore, StoredCode, content_key
 
+TILES = "permission to use AMX's tile registers, which ONNXPLAN_AMX may turn off"
 
-def used_features(store: KernelStore) -> tuple[str, ...]:
+
+def used_features(store: KernelStore, *, tiles: bool) -> tuple[str, ...]:
     """What code that is compiled for this machine may use: system, architecture, and processor flags.
 
-    LLVM compiles for all features that it finds, so that a kernel may use any of them. ``store`` keeps what
-    it found: LLVM takes 40 MiB of memory.
+    LLVM compiles for all features that it finds, so that a kernel may use any of them, but for tile
+    registers: ``tiles`` says whether one does. ``store`` keeps what it found: LLVM takes 40 MiB of memory.
     """
     key = content_key("features", tool_key())
     entry = store.get(key)
     if entry is None:
         entry = StoredCode("features", " ".join(_enabled_flags()).encode())
         store.put(key, entry, "processor features")
-    return (*_machine(), *entry.code.decode().split())
+    return (*_machine(), *entry.code.decode().split(), *([TILES] if tiles else []))
 
 
 def _enabled_flags() -> list[str]:
@@ -33,8 +35,10 @@ def _enabled_flags() -> list[str]:
 
 
 def missing_features(required: Sequence[str]) -> tuple[str, ...]:
-    """Those of ``required`` that this machine does not have."""
+    """Those of ``required`` that this machine, or this process, does not have."""
     present = {*_machine(), *x86_flags()}
+    if TILES in required and may_use_tiles():
+        present.add(TILES)
     return tuple(feature for feature in required if feature not in present)
 
 

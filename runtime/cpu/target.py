@@ -61,7 +61,7 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
     if isa not in INSTRUCTION_SETS:
         raise ValueError(f"ONNXPLAN_ISA must be one of {', '.join(INSTRUCTION_SETS)}, not {isa!r}")
     found = INSTRUCTION_SETS[isa]
-    tiles = isa == "avx512" and is_on("ONNXPLAN_AMX", default=True) and has_byte_tiles()
+    tiles = isa == "avx512" and may_use_tiles()
     return Target(
         device="cpu",
         isa=isa,
@@ -102,6 +102,11 @@ def x86_flags() -> frozenset[str]:
         if line.startswith("flags"):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
+
+
+def may_use_tiles() -> bool:
+    """May this process use AMX's tile registers? ``ONNXPLAN_AMX`` may turn them off."""
+    return is_on("ONNXPLAN_AMX", default=True) and has_byte_tiles()
 
 
 @functools.cache

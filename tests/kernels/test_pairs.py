@@ -20,7 +20,7 @@ from products import (
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import MatMul
 from onnxplan.compiler.program import Operation
-from onnxplan.kernels.cpu import byte_tiles_code
+from onnxplan.kernels.cpu import matrix_tiles_code
 from onnxplan.kernels.cpu.pack import pack_groups
 from onnxplan.runtime.cpu.target import has_bfloat16_tiles
 
@@ -207,7 +207,7 @@ def test_packing_rounds_and_fills_up():
 @needs_tiles
 def test_tiles_that_the_processor_lacks_are_refused(monkeypatch):
     features = "+avx512vnni,+amx-tile,+amx-int8,-amx-bf16"
-    monkeypatch.setattr(byte_tiles_code, "machine_description", lambda isa: ("", "", features))
+    monkeypatch.setattr(matrix_tiles_code, "machine_description", lambda isa: ("", "", features))
     b = dense(BF16, (40, 20))
     right = as_constant(b, fill(np.random.default_rng(7), (b,)))
     operation = Operation(MatMul(F32), (dense(BF16, (16, 40)), right), (dense(F32, (16, 20)),))

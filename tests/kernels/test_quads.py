@@ -14,8 +14,8 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Conv, MatMul
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.trace import apply, cast, select, trace
-from onnxplan.kernels.cpu import byte_tiles_code, quad_code
-from onnxplan.kernels.cpu.byte_tiles import LEAST_ROWS
+from onnxplan.kernels.cpu import matrix_tiles_code, quad_code
+from onnxplan.kernels.cpu.matrix_tiles import LEAST_ROWS
 from onnxplan.runtime.cpu.target import has_byte_tiles
 
 I8, U8, I32, F32 = DType.INT8, DType.UINT8, DType.INT32, DType.FLOAT32
@@ -248,7 +248,7 @@ def test_other_sums_and_types_take_other_kernels(isa):
 @pytest.mark.skipif(not TILES, reason="this processor, or its system, has no AMX")
 def test_tiles_that_the_processor_lacks_are_refused(monkeypatch):
     monkeypatch.setattr(
-        byte_tiles_code, "machine_description", lambda isa: ("", "", "+avx512vnni,+amx-tile,-amx-int8")
+        matrix_tiles_code, "machine_description", lambda isa: ("", "", "+avx512vnni,+amx-tile,-amx-int8")
     )
     operation = Operation(MatMul(I32), (dense(U8, (16, 40)), dense(I8, (40, 20))), (dense(I32, (16, 20)),))
     recorder = harness.Recorder()

@@ -1,7 +1,8 @@
-"""Tiles of bytes: products of 16 x 64 by 64 x 16 bytes are one instruction of processors that have AMX.
+"""Tiles: products of 16 x 64 by 64 x 16 bytes are one instruction of processors that have AMX.
 
-Rows of A are copied as tiles that follow one another, filled up with zeros; B is packed in quads
-(:mod:`onnxplan.kernels.cpu.quads`), with place for whole tiles. Knows nothing of code generation.
+A tile is 16 rows of 16 groups of the depth. Rows of A are copied as tiles that follow one another, filled up
+with zeros; B is packed in quads of bytes or pairs of bfloat16 (:mod:`onnxplan.kernels.cpu.quads` and
+:mod:`onnxplan.kernels.cpu.pairs`), with place for whole tiles. Knows nothing of code generation.
 
 Source: Intel, "Intel 64 and IA-32 Architectures Software Developer's Manual", volume 1, chapter 18.
 """
@@ -10,11 +11,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxplan.compiler.plan import KernelSpec
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.tiling import RegisterTile
 
 SIDE = 16
-"""Rows and columns of a tile of sums; also the quads of its depth."""
+"""Rows and columns of a tile of sums; also the groups of its depth."""
 TILE_ROW_BYTES = 64
 GROUP_BYTES = 4
 """Neighbours along the depth that a lane of a product takes: four bytes, or two of bfloat16."""
@@ -23,7 +25,7 @@ TILE = RegisterTile(2 * SIDE, 2, SIDE)
 LEAST_ROWS = 8
 """Products of bytes of fewer rows take longer than those of vectors: most of a tile's rows are empty."""
 SPEED = 8.0
-"""Products of quads in the time of one of float32."""
+"""Products of groups in the time of one of float32."""
 
 
 def takes_tiles(target: Target, rows: int) -> bool:
@@ -31,8 +33,13 @@ def takes_tiles(target: Target, rows: int) -> bool:
     return target.byte_tiles and rows >= LEAST_ROWS
 
 
+def needs_tiles(kernel: KernelSpec) -> bool:
+    """Does a kernel use tile registers, for which the system must be asked?"""
+    return kernel.family in ("matmul", "conv") and kernel.variant[0] == "tiles"
+
+
 def depth_unit(target: Target) -> int:
-    """B is packed with place for a multiple of so many quads, for any number of rows."""
+    """B is packed with place for a multiple of so many groups, for any number of rows."""
     return SIDE if target.byte_tiles else 1
 
 

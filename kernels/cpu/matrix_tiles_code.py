@@ -1,4 +1,4 @@
-"""Code of :mod:`onnxplan.kernels.cpu.byte_tiles`: sums of products of bytes in AMX's tile registers.
+"""Code of :mod:`onnxplan.kernels.cpu.matrix_tiles`: sums of products in AMX's tile registers.
 
 All registers have 16 rows of 64 bytes: 0 to 3 hold sums, row by row of tiles, 4 and 5 tiles of A, 6 and 7
 those of B.
@@ -13,12 +13,12 @@ from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
-from onnxplan.kernels.cpu.byte_tiles import SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
 from onnxplan.kernels.cpu.fetch_code import fetch_ahead
 from onnxplan.kernels.cpu.llvm_types import I8, I64, POINTER
+from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.microkernel import Source
 from onnxplan.kernels.cpu.objects import machine_description
 from onnxplan.kernels.cpu.pair_code import load_pairs
@@ -113,7 +113,7 @@ def copy_tiles(
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A block of A by a panel of B: both begin at the same depth, of which there are ``length`` quads."""
+    """A block of A by a panel of B: both begin at the same depth, of which there are ``length`` groups."""
 
     a: ir.Value
     b: ir.Value
