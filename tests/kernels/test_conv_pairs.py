@@ -68,6 +68,20 @@ def test_groups(isa, dtype, groups, channels, features):
 
 
 @either
+@pytest.mark.parametrize("pad", [0, 3])
+@pytest.mark.parametrize("planes", [True, False])
+def test_lines_of_few_channels(isa, dtype, pad, planes):
+    """A line of taps is one tap: in place, or in a copy with zeros between the lines."""
+    rng = np.random.default_rng(7)
+    geometry = ((21, 18), (7, 7), (2, 2), (1, 1), (pad, pad), (pad, pad))
+    for channels in (1, 2, 3, 4):
+        x = place(rng, (2, *geometry[0], channels), dtype, "dense")
+        if planes:
+            x = place(rng, (2, channels, *geometry[0]), dtype, "dense").transpose((0, 2, 3, 1))
+        check(isa, rng, x, place(rng, (7, 7, channels, 96), dtype), geometry)
+
+
+@either
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_one_by_one(isa, dtype, stride):
     rng = np.random.default_rng(2)
