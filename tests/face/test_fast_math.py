@@ -8,7 +8,7 @@ import onnxplan
 from onnxplan.runtime.cpu.target import detect_target
 
 GENERATOR = np.random.default_rng(0)
-HIDDEN, FEATURES, ROWS = 70, 34, 21
+HIDDEN, FEATURES, ROWS = 700, 34, 21
 UPPER = (GENERATOR.standard_normal((FEATURES, HIDDEN)) / FEATURES**0.5).astype(np.float32)
 LOWER = (GENERATOR.standard_normal((HIDDEN, 5)) / HIDDEN**0.5).astype(np.float32)
 BIAS = GENERATOR.standard_normal(HIDDEN).astype(np.float32)
