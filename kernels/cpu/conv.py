@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Conv, MatMul
 from onnxplan.compiler.program import Operation
 from onnxplan.compiler.selection import StepEmitter
@@ -128,10 +129,10 @@ def _emit_channels_last(emit: StepEmitter, target: Target, conv: Convolution, pr
         emit_depthwise(emit, target, conv, primitive)
         return
     matrices = fold_batch(_pointwise(conv)) if _is_pointwise(conv) else None
-    kind = row_kind(conv, target, primitive.accumulator)
-    if matrices is not None and _rows_follow(matrices, kind):
-        emit_matmul(emit, target, matrices, MatMul(primitive.accumulator, primitive.epilogue))
-    elif kind == "tiles" or not emit_winograd(emit, target, conv, primitive):
+    accumulator = primitive.accumulator
+    if matrices is not None and _rows_follow(matrices, conv, target, accumulator):
+        emit_matmul(emit, target, matrices, MatMul(accumulator, primitive.epilogue))
+    elif row_kind(conv, target, accumulator) == "tiles" or not emit_winograd(emit, target, conv, primitive):
         emit_conv_taps(emit, target, conv, primitive)
 
 
@@ -181,10 +182,12 @@ def _pointwise(conv: Convolution) -> Matrices:
     return Matrices(a, b, output, tuple([grouped(conv, extra) for extra in conv.extras]))
 
 
-def _rows_follow(matrices: Matrices, row_kind: str) -> bool:
+def _rows_follow(matrices: Matrices, conv: Convolution, target: Target, accumulator: DType) -> bool:
     """Do all positions become rows of one product? ``matrices`` are folded.
 
     With strides they do not, and each line along x would be a product of its own, with few rows to use the
     weights for. Addressed one by one, positions are rows wherever they are.
     """
-    return 0 not in matrices.b.strides[:-2] or not row_kind.endswith(("addressed", "tiles"))
+    if 0 not in matrices.b.strides[:-2]:
+        return True
+    return not row_kind(conv, target, accumulator).endswith(("addressed", "tiles"))

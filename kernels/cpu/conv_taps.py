@@ -19,7 +19,7 @@ from onnxplan.kernels.cpu.matmul import same_bits
 from onnxplan.kernels.cpu.matrix_tiles import GROUP_BYTES, SIDE, TILE
 from onnxplan.kernels.cpu.pack import pack, packed_depth, panel_count
 from onnxplan.kernels.cpu.product import Scratch, lay_out_scratch, place_words, product_seconds
-from onnxplan.kernels.cpu.product_form import ProductForm, product_form
+from onnxplan.kernels.cpu.product_form import ProductForm, may_take_tiles, product_form
 from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import (
     TILES_A_THREAD,
@@ -105,15 +105,14 @@ def _row_kind(conv: Convolution, form: ProductForm, accumulator: DType) -> str:
 
 
 def _product_form(conv: Convolution, target: Target, accumulator: DType) -> ProductForm:
-    depth = conv.taps * conv.channels
-
-    def form(*, tiles: bool) -> ProductForm:
-        # Copied rows are filled up, so that any depth will do for tiles.
-        extents = Extents(_fold(conv).rows, round_up(depth, QUAD), conv.features)
-        return product_form(target, conv.x.dtype, conv.w, extents, accumulator, tiles=tiles)
-
-    found = form(tiles=True)
-    return found if not found.tiles or _worth_copying_as_tiles(conv, found) else form(tiles=False)
+    operands = target, conv.x.dtype, conv.w
+    # Copied rows are filled up, so that any depth will do for tiles.
+    depth = round_up(conv.taps * conv.channels, QUAD)
+    if may_take_tiles(*operands, accumulator):
+        form = product_form(*operands, Extents(_fold(conv).rows, depth, conv.features), accumulator)
+        if form.tiles and _worth_copying_as_tiles(conv, form):
+            return form
+    return product_form(*operands, Extents(conv.rows, depth, conv.features), accumulator, tiles=False)
 
 
 def _worth_copying_as_tiles(conv: Convolution, form: ProductForm) -> bool:

@@ -21,8 +21,7 @@ from onnxplan.kernels.cpu.llvm_types import I8, I64, POINTER
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.microkernel import Source
 from onnxplan.kernels.cpu.objects import machine_description
-from onnxplan.kernels.cpu.pair_code import load_pairs
-from onnxplan.kernels.cpu.quad_code import load_quads
+from onnxplan.kernels.cpu.pair_code import load_rounded
 from onnxplan.kernels.cpu.registers import local_function
 
 _TILE_BYTES = SIDE * TILE_ROW_BYTES
@@ -65,9 +64,10 @@ class TileProduct:
 
     def load(self, emitter: Emitter, row: ir.Value, group: ir.Value, count: ir.Value | None) -> ir.Value:
         """The 16 groups of a row of A from ``group`` on, as i32; zeros after ``count`` of them."""
-        if self.b is DType.BFLOAT16:
-            return load_pairs(emitter, row, self.a, group, count)
-        return load_quads(emitter, row, group, count)
+        if self.a is not self.stored:
+            return load_rounded(emitter, row, group, count)
+        limit = None if count is None else emitter.mask(count)
+        return emitter.load(emitter.element(row, group, DType.INT32), DType.INT32, limit)
 
 
 def copy_tiles(

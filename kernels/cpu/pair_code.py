@@ -10,19 +10,14 @@ from onnxplan.kernels.cpu.llvm_types import FLOAT, I16, I32
 from onnxplan.kernels.cpu.pairs import PAIR
 
 
-def load_pairs(
-    emitter: Emitter, row: ir.Value, dtype: DType, pair: ir.Value, count: ir.Value | None
-) -> ir.Value:
-    """Pairs from ``pair`` on of a row of bfloat16, or of float32 that is rounded, as a vector of i32.
+def load_rounded(emitter: Emitter, row: ir.Value, pair: ir.Value, count: ir.Value | None) -> ir.Value:
+    """Pairs from ``pair`` on of a row of float32, rounded, as a vector of i32.
 
     ``count`` is how many there are, the rest being zero; ``None`` fills the vector.
     """
-    if dtype is DType.BFLOAT16:
-        limit = None if count is None else emitter.mask(count)
-        return emitter.load(emitter.element(row, pair, DType.INT32), DType.INT32, limit)
     wide = emitter.with_lanes(PAIR * emitter.lanes)
     limit = None if count is None else wide.mask(emitter.mul(count, PAIR))
-    numbers = wide.load(emitter.element(row, emitter.mul(pair, PAIR), dtype), dtype, limit)
+    numbers = wide.load(emitter.element(row, emitter.mul(pair, PAIR), DType.FLOAT32), DType.FLOAT32, limit)
     return emitter.builder.bitcast(round_to_bfloat16(wide, numbers), emitter.vector(I32))
 
 

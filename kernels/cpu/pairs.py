@@ -18,8 +18,8 @@ LEAST_WORK = 1 << 14
 """Fewer multiply-adds take less time than the use of tile registers costs."""
 
 
-def takes_pairs(target: Target, a: DType, b: View, extents: Extents, accumulator: DType) -> bool:
-    """Is a product of elements of type ``a`` by ``b`` computed from pairs?
+def takes_pairs(target: Target, a: DType, b: View, accumulator: DType) -> bool:
+    """Are products of elements of type ``a`` by ``b`` computed from pairs, if :func:`fills_pairs` holds?
 
     Those of bfloat16 lose nothing by it, but that tile registers take subnormal numbers for zero.
     """
@@ -29,6 +29,9 @@ def takes_pairs(target: Target, a: DType, b: View, extents: Extents, accumulator
         and (rounds or a is b.dtype is DType.BFLOAT16)
         and sum_dtype(accumulator) is DType.FLOAT32
         and b.is_constant
-        and extents.depth % PAIR == 0
-        and extents.rows * extents.depth * extents.columns >= LEAST_WORK
     )
+
+
+def fills_pairs(extents: Extents) -> bool:
+    """Has a product whole pairs, and enough of them?"""
+    return extents.depth % PAIR == 0 and extents.rows * extents.depth * extents.columns >= LEAST_WORK

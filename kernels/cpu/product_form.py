@@ -10,7 +10,7 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.matrix_tiles import TILE, depth_unit, takes_tiles, tile_target
-from onnxplan.kernels.cpu.pairs import PAIR, takes_pairs
+from onnxplan.kernels.cpu.pairs import PAIR, fills_pairs, takes_pairs
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
 from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, register_tile, sum_dtype
 
@@ -54,6 +54,12 @@ class ProductForm:
         return tile_target(target) if self.tiles else target
 
 
+def may_take_tiles(target: Target, a: DType, b: View, accumulator: DType) -> bool:
+    """Do tile registers multiply elements of type ``a`` by ``b``, where there are enough of them?"""
+    quads = target.byte_tiles and takes_quads(target, a, b.dtype, accumulator)
+    return quads or takes_pairs(target, a, b, accumulator)
+
+
 def product_form(
     target: Target, a: DType, b: View, extents: Extents, accumulator: DType, *, tiles: bool = True
 ) -> ProductForm:
@@ -65,6 +71,6 @@ def product_form(
         tiles = tiles and takes_tiles(target, extents.rows)
         tile = TILE if tiles else quad_tile(target, extents.columns)
         return ProductForm(QUAD, b.dtype, depth_unit(target), tile, tiles)
-    if tiles and takes_pairs(target, a, b, extents, accumulator):
+    if tiles and takes_pairs(target, a, b, accumulator) and fills_pairs(extents):
         return ProductForm(PAIR, DType.BFLOAT16, depth_unit(target), TILE, tiles=True)
     return ProductForm.single(b.dtype, register_tile(target, sum_dtype(accumulator), extents.columns))

@@ -45,12 +45,6 @@ class QuadProduct:
         return total
 
 
-def load_quads(emitter: Emitter, row: ir.Value, quad: ir.Value, count: ir.Value | None) -> ir.Value:
-    """Quads from ``quad`` on of a row of bytes; ``count`` of them, the rest being zero, or a full vector."""
-    limit = None if count is None else emitter.mask(count)
-    return emitter.load(emitter.element(row, quad, DType.INT32), DType.INT32, limit)
-
-
 def add_product(emitter: Emitter, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
     """``total + a * b`` in ``i32`` lanes of numbers that fit int16; ``a`` or ``b`` has no high words."""
     builder = emitter.builder
