@@ -142,7 +142,8 @@ def transformer(layers):
 def test_no_cache_is_overlooked():
     planned(load_model(transformer(1)), {"x0": (2, 5, 32)}, ConstantPool())
     gc.unfreeze()
-    alive = [found for found in gc.get_objects() if isinstance(found, CACHE)]
+    # By their own types: what a weak proxy stands for may be gone.
+    alive = [found for found in gc.get_objects() if issubclass(type(found), CACHE)]
     gc.freeze()
     assert {cache for cache in alive if cache.__module__.startswith("onnxplan.compiler.")} == caches()
 
