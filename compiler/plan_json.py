@@ -177,7 +177,7 @@ def read_target(value: Any) -> Target:
     counts(fields["cache_bytes"], "target.cache_bytes")
     alignment = count(fields["alignment"], "target.alignment")
     demand(alignment > 0 and alignment & (alignment - 1) == 0, "target.alignment is no power of two")
-    for name in ("dot_products", "byte_tiles", "bfloat16_tiles"):
+    for name in ("dot_products", "byte_tiles", "bfloat16_tiles", "float32_tiles"):
         truth(fields[name], f"target.{name}")
     for name in ("flops", "bandwidth"):
         demand(type(fields[name]) in (int, float), f"target.{name} is not a number")

@@ -21,8 +21,9 @@ class Target:
     (``sm_90``). ``vector_bytes`` and ``vector_registers`` describe the register file that kernels tile
     for; ``cache_bytes`` are the capacities of the caches a core sees, nearest first. ``dot_products`` says
     whether vectors have sums of four products of bytes (VNNI), ``byte_tiles`` whether there are registers
-    of tiles that multiply bytes (AMX), ``bfloat16_tiles`` whether they multiply bfloat16, ``cudnn`` the
-    version of cuDNN that plans use, 0 for none. ``flops`` (float32, per second and thread), ``bandwidth``
+    of tiles that multiply bytes (AMX), ``bfloat16_tiles`` whether they multiply bfloat16, ``float32_tiles``
+    whether kernels may multiply float32 by them in parts, ``cudnn`` the version of cuDNN that plans use, 0
+    for none. ``flops`` (float32, per second and thread), ``bandwidth``
     (bytes per second) and ``launch`` (seconds that a step takes beside its work) feed the plan's time
     estimates only. Of a CUDA device ``threads`` are multiprocessors, ``flops`` and ``bandwidth`` those of
     all of it.
@@ -39,6 +40,7 @@ class Target:
     dot_products: bool = False
     byte_tiles: bool = False
     bfloat16_tiles: bool = False
+    float32_tiles: bool = False
     flops: float = 5e10
     bandwidth: float = 1e10
     launch: float = 0.0

@@ -17,6 +17,8 @@ from onnxplan.kernels.cpu.dot import emit_dot, prefers_dot
 from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
 from onnxplan.kernels.cpu.pack import access_kind, pack, packed_depth, panel_count
+from onnxplan.kernels.cpu.part_tiling import cut_parts, depth_of_parts
+from onnxplan.kernels.cpu.parts import SPLIT_DEPTH
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words, product_seconds
 from onnxplan.kernels.cpu.product_form import ProductForm, product_form
 from onnxplan.kernels.cpu.quads import rows_of_quads
@@ -96,24 +98,8 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         form.element_bytes,
         output.dtype.itemsize,
     )
-    depth = problem.depth
-    if not tiles:
-        depth = depth_block(target, tile, problem.depth, sums.itemsize, matrices.rows, matrices.columns)
-    blocks = max(1, ceil_div(problem.depth, depth))
-    b = matrices.b
-    packs = not b.is_constant and access_kind(b.strides[-2], b.strides[-1], matrices.columns) != "rows"
-    copied_row = depth * form.element_bytes if tiles else 0
-    tiling = cut(
-        speed,
-        tile,
-        problem,
-        depth=depth,
-        depth_blocks=blocks,
-        columns_first=packs,
-        copied_row=copied_row,
-        rereads=tiles,
-        tiles_a_thread=2 if tiles else TILES_A_THREAD,
-    )
+    tiling = _cut(target, form, matrices, problem)
+    copied_row = tiling.depth * form.copied_bytes if tiles else 0
     if tiles:
         kind, pitch, a_scratch = "tiles", tile.rows * copied_row, tiling.rows * copied_row
     elif form.quads:
@@ -124,7 +110,14 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
     right = _right_operand(emit, form, matrices, tiling, layout)
     copies = kind in ("rows", "columns", "strided", "tiles")
     scratch = lay_out_scratch(
-        tile, tiling, sums.itemsize, right.scratch, a_scratch, 8 * tiling.rows, copies=copies
+        tile,
+        tiling,
+        sums.itemsize,
+        right.scratch,
+        a_scratch,
+        8 * tiling.rows,
+        copies=copies,
+        parts=form.parts,
     )
     a_size = matrices.a.dtype.itemsize
     bytes_moved = sum(map(distinct_bytes, (matrices.a, right.view, output, *extras)))
@@ -169,7 +162,29 @@ def emit_matmul(emit: StepEmitter, target: Target, matrices: Matrices, primitive
         bytes_moved=bytes_moved,
         scratch=scratch.size,
         in_place=tuple([(2, 3 + number) for number in shared_with_output(output, extras)]),
-        seconds=product_seconds(speed, problem, bytes_moved) if form.element > 1 else None,
+        seconds=product_seconds(speed, problem, bytes_moved) if tiles or form.quads else None,
+    )
+
+
+def _cut(target: Target, form: ProductForm, matrices: Matrices, problem: Problem) -> Tiling:
+    if form.parts:
+        return cut_parts(form.speed(target), problem, depth_of_parts(target, problem.depth))
+    depth = problem.depth
+    if not form.tiles:
+        size = problem.a_itemsize
+        depth = depth_block(target, form.tile, depth, size, matrices.rows, matrices.columns)
+    b = matrices.b
+    packs = not b.is_constant and access_kind(b.strides[-2], b.strides[-1], matrices.columns) != "rows"
+    return cut(
+        form.speed(target),
+        form.tile,
+        problem,
+        depth=depth,
+        depth_blocks=max(1, ceil_div(problem.depth, depth)),
+        columns_first=packs,
+        copied_row=depth * form.copied_bytes if form.tiles else 0,
+        rereads=form.tiles,
+        tiles_a_thread=2 if form.tiles else TILES_A_THREAD,
     )
 
 
@@ -219,7 +234,7 @@ class _RightOperand:
 
 def _b_layout(target: Target, form: ProductForm, matrices: Matrices, tiling: Tiling) -> str:
     b, tile = matrices.b, form.tile
-    if form.element > 1:
+    if form.tiles or form.quads:
         return "packed"
     if b.is_constant or matrices.depth == 0:
         return "packed"
@@ -242,14 +257,15 @@ def _right_operand(
 ) -> _RightOperand:
     b = matrices.b
     size = b.dtype.itemsize
-    row = form.tile.width * form.element_bytes
+    row = form.panel.width * form.element_bytes
     panel = packed_depth(matrices.depth, form.element, form.unit) * row
     depth_step, column_step = b.strides[-2] * size, b.strides[-1] * size
     if matrices.depth == 0:
         return _RightOperand(b, b, (panel, row, 0, 0), 0)
     if layout == "packed":
         packed, axes = packed_batch(emit, b, form)
-        return _RightOperand(packed, axes, (panel, row, 0, 0), 0)
+        parts = SPLIT_DEPTH * form.tile.width * form.copied_bytes if form.parts else 0
+        return _RightOperand(packed, axes, (panel, row, 0, 0), parts)
     if layout.startswith("scratch"):
         return _RightOperand(b, b, (panel, row, depth_step, column_step), tiling.panels * panel)
     return _RightOperand(b, b, (row, depth_step, depth_step, column_step), 0)
@@ -264,7 +280,7 @@ def packed_batch(emit: StepEmitter, b: View, form: ProductForm) -> tuple[View, V
     for axis in range(b.rank - 2):
         if b.strides[axis] == 0:
             distinct = distinct.slice(axis, 0, 1)
-    tile, element = form.tile, form.element
+    tile, element = form.panel, form.element
     packed = pack(emit, distinct, tile, element=element, unit=form.unit, dtype=form.b_dtype)
     depth = packed_depth(b.shape[-2], element, form.unit)
     step = panel_count(b.shape[-1], tile) * depth * element * tile.width

@@ -22,6 +22,8 @@ GROUP_BYTES = 4
 """Neighbours along the depth that a lane of a product takes: four bytes, or two of bfloat16."""
 TILE = RegisterTile(2 * SIDE, 2, SIDE)
 """Four tiles of sums, whose products take two tiles of A and two of B: all eight registers."""
+BLOCK_BYTES = TILE.rows * TILE_ROW_BYTES
+"""Bytes of a block of ``TILE.rows`` rows for a tile's depth."""
 LEAST_ROWS = 8
 """Products of bytes of fewer rows take longer than those of vectors: most of a tile's rows are empty."""
 SPEED = 8.0

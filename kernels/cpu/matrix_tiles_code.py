@@ -7,7 +7,7 @@ those of B.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from llvmlite import ir
 
@@ -18,18 +18,17 @@ from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
 from onnxplan.kernels.cpu.fetch_code import fetch_ahead
 from onnxplan.kernels.cpu.llvm_types import I8, I64, POINTER
-from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, TILE_ROW_BYTES
+from onnxplan.kernels.cpu.matrix_tiles import BLOCK_BYTES, GROUP_BYTES, SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.microkernel import Source
 from onnxplan.kernels.cpu.objects import machine_description
 from onnxplan.kernels.cpu.pair_code import load_rounded
+from onnxplan.kernels.cpu.part_code import store_parts
+from onnxplan.kernels.cpu.parts import PART_UNIT, PARTS
 from onnxplan.kernels.cpu.registers import local_function
 
-_TILE_BYTES = SIDE * TILE_ROW_BYTES
-BLOCK_BYTES = TILE.rows * TILE_ROW_BYTES
-_BLOCK_STEP = BLOCK_BYTES // SIDE
-"""Bytes of a block of rows for each group of the depth."""
-_B_STEP = TILE.width * DType.INT32.itemsize
-_SUM_STEP = TILE.width * DType.INT32.itemsize
+TILE_BYTES = SIDE * TILE_ROW_BYTES
+B_STEP = TILE.width * GROUP_BYTES
+SUM_STEP = TILE.width * DType.INT32.itemsize
 _REGISTERS = 8
 _FIRST_A, _FIRST_B = 4, 6
 
@@ -38,36 +37,62 @@ _FIRST_A, _FIRST_B = 4, 6
 class TileProduct:
     """Multiplies tiles of B's type ``b`` by tiles of rows of type ``a``: of bytes, or of bfloat16.
 
-    Rows of float32 are rounded to bfloat16 as they are copied.
+    Rows of float32 are rounded to bfloat16 as they are copied, or split into parts where B is of float32.
     """
 
     a: DType
     b: DType
 
     @property
+    def parts(self) -> int:
+        return PARTS if self.b is DType.FLOAT32 else 1
+
+    @property
+    def unit(self) -> int:
+        """Elements of the product along the depth of a tile."""
+        return PART_UNIT if self.parts > 1 else SIDE
+
+    @property
+    def step(self) -> int:
+        """Bytes of a block of rows for a tile's depth."""
+        return self.parts * BLOCK_BYTES
+
+    @property
     def stored(self) -> DType:
         """The type of elements of a tile of A."""
-        return DType.BFLOAT16 if self.b is DType.BFLOAT16 else self.a
+        return self.a if self.b.itemsize == 1 else DType.BFLOAT16
 
     @property
     def instruction(self) -> str:
         """LLVM's intrinsic; that for bytes names A's and B's signedness, in this order."""
         if self.b is DType.BFLOAT16:
-            return "llvm.x86.tdpbf16ps"
+            return "tdpbf16ps"
         signs = "".join("s" if dtype is DType.INT8 else "u" for dtype in (self.a, self.b))
-        return f"llvm.x86.tdpb{signs}d"
+        return f"tdpb{signs}d"
 
     @property
     def features(self) -> tuple[str, ...]:
         """What the processor must have, as LLVM names it."""
         return ("+amx-tile", "+amx-bf16" if self.b is DType.BFLOAT16 else "+amx-int8")
 
-    def load(self, emitter: Emitter, row: ir.Value, group: ir.Value, count: ir.Value | None) -> ir.Value:
-        """The 16 groups of a row of A from ``group`` on, as i32; zeros after ``count`` of them."""
-        if self.a is not self.stored:
-            return load_rounded(emitter, row, group, count)
-        limit = None if count is None else emitter.mask(count)
-        return emitter.load(emitter.element(row, group, DType.INT32), DType.INT32, limit)
+    def copy(
+        self, emitter: Emitter, row: ir.Value, first: ir.Value, count: ir.Value | None, place: ir.Value
+    ) -> None:
+        """Writes a row of a tile: what a row of A has of a tile's depth from element ``first`` on.
+
+        There are ``count`` elements, the rest being zero; ``None`` fills the tile.
+        """
+        if self.parts > 1:
+            wide = emitter.with_lanes(self.unit)
+            limit = None if count is None else wide.mask(count)
+            store_parts(wide, wide.load(emitter.element(row, first, self.a), self.a, limit), place)
+            return
+        if self.a is self.stored:
+            limit = None if count is None else emitter.mask(count)
+            groups = emitter.load(emitter.element(row, first, DType.INT32), DType.INT32, limit)
+        else:
+            groups = load_rounded(emitter, row, first, count)
+        emitter.store(groups, place, DType.INT32)
 
 
 def copy_tiles(
@@ -80,12 +105,13 @@ def copy_tiles(
     rows: ir.Value,
     length: ir.Value,
 ) -> None:
-    """Copies ``rows`` rows of ``length`` groups from ``source`` on as tiles.
+    """Copies ``rows`` rows of ``length`` elements of the product from ``source`` on as tiles.
 
     Blocks of ``TILE.rows`` rows are ``block_step`` bytes apart, and in a block so many rows of the first 64
-    bytes of the depth come first. The last tiles of a row are filled up with zeros, blocks are not.
+    bytes of the depth come first, of one part after another. The last tiles of a row are filled up with
+    zeros, blocks are not.
     """
-    whole = emitter.builder.and_(length, I64(-SIDE))
+    whole = emitter.builder.and_(length, I64(-product.unit))
     rest = emitter.sub(length, whole)
     with emitter.loop(0, rows, TILE.rows) as first:
         count = emitter.minimum(emitter.sub(rows, first), TILE.rows)
@@ -93,20 +119,20 @@ def copy_tiles(
         block = emitter.offset(target, emitter.mul(emitter.divide(first, TILE.rows), block_step))
 
         def copy(
-            group: ir.Value,
+            element: ir.Value,
             filled: ir.Value | None,
             count: ir.Value = count,
             begin: ir.Value = begin,
             block: ir.Value = block,
         ) -> None:
-            tiles = emitter.offset(block, emitter.mul(group, _BLOCK_STEP))
+            tiles = emitter.offset(block, emitter.mul(element, product.step // product.unit))
             with emitter.loop(0, count) as row:
                 at = emitter.offset(begin, emitter.mul(row, row_step))
-                value = product.load(emitter, at, group, filled)
-                emitter.store(value, emitter.offset(tiles, emitter.mul(row, TILE_ROW_BYTES)), DType.INT32)
+                place = emitter.offset(tiles, emitter.mul(row, TILE_ROW_BYTES))
+                product.copy(emitter, at, element, filled, place)
 
-        with emitter.loop(0, whole, SIDE) as group:
-            copy(group, None)
+        with emitter.loop(0, whole, product.unit) as element:
+            copy(element, None)
         with emitter.when(emitter.less(0, rest)):
             copy(whole, rest)
 
@@ -135,33 +161,16 @@ class TileKernels:
     """
 
     def __init__(self, emitter: Emitter, product: TileProduct, epilogue: Epilogue) -> None:
-        features = machine_description(emitter.target.isa)[2].split(",")
-        for needed in product.features:
-            if needed not in features:
-                raise ValueError(f"this processor lacks {needed[1:]}, which the plan's target has")
+        needs_features(emitter, product.features)
         self._multiply = product.instruction
         self._cores = {
             (rows, columns): self._core(emitter, rows, columns) for rows in (1, 2) for columns in (1, 2)
         }
-        self._finish = tile_finisher(emitter, epilogue, TILE.lanes, _SUM_STEP)
+        self._finish = tile_finisher(emitter, epilogue, TILE.lanes, SUM_STEP)
 
-    @contextmanager
-    def configured(self, emitter: Emitter) -> Iterator[None]:
-        """Sets the registers' sizes for what runs inside; then the system need not keep them any more.
-
-        The record has the palette first, widths of 16 bits from byte 16 on, and rows from byte 48 on.
-        """
-        record = bytearray(64)
-        record[0] = 1
-        for register in range(_REGISTERS):
-            record[16 + 2 * register] = TILE_ROW_BYTES
-            record[48 + register] = SIDE
-        kind = ir.VectorType(I8, len(record))
-        place = emitter.stack(kind)
-        emitter.builder.store(ir.Constant(kind, list(record)), place, align=64)
-        emitter.intrinsic("llvm.x86.ldtilecfg", ir.VoidType(), [place])
-        yield
-        emitter.intrinsic("llvm.x86.tilerelease", ir.VoidType(), [])
+    def configured(self, emitter: Emitter) -> AbstractContextManager[None]:
+        """Sets the registers' sizes for what runs inside."""
+        return configured_tiles(emitter)
 
     def call(
         self, emitter: Emitter, source: Source, rows: ir.Value, places: list[Place], last: ir.Value
@@ -195,34 +204,66 @@ class TileKernels:
         inner = local_function(emitter, f"tiles_{row_tiles}x{column_tiles}", types, TILE.lanes)
         block = _Block(*inner.function.args)
         sums = [
-            (2 * i + j, inner.offset(block.sums, SIDE * (i * _SUM_STEP + j * DType.INT32.itemsize)))
+            (2 * i + j, inner.offset(block.sums, SIDE * (i * SUM_STEP + j * DType.INT32.itemsize)))
             for i in range(row_tiles)
             for j in range(column_tiles)
         ]
         with inner.branch(inner.builder.icmp_signed("!=", block.accumulate, I64(0))) as (resume, start):
             with resume:
                 for register, place in sums:
-                    _move(inner, "tileloadd64", register, place, _SUM_STEP)
+                    move_tile(inner, "tileloadd64", register, place, SUM_STEP)
             with start:
                 for register, _ in sums:
-                    inner.intrinsic("llvm.x86.tilezero", ir.VoidType(), [I8(register)])
+                    multiply_tiles(inner, "tilezero", register)
         with inner.loop(0, inner.ceil_div(block.length, SIDE)) as number:
             a = inner.offset(block.a, inner.mul(number, BLOCK_BYTES))
-            b = inner.offset(block.b, inner.mul(number, SIDE * _B_STEP))
+            b = inner.offset(block.b, inner.mul(number, SIDE * B_STEP))
             later = inner.offset(block.ahead, inner.mul(number, inner.mul(block.ahead_step, SIDE)))
-            fetch_ahead(inner, b, _B_STEP, later, block.ahead_step, SIDE)
+            fetch_ahead(inner, b, B_STEP, later, block.ahead_step, SIDE)
             for j in range(column_tiles):
-                _move(inner, "tileloadd64", _FIRST_B + j, inner.offset(b, j * TILE_ROW_BYTES), _B_STEP)
+                move_tile(inner, "tileloadd64", _FIRST_B + j, inner.offset(b, j * TILE_ROW_BYTES), B_STEP)
             for i in range(row_tiles):
-                _move(inner, "tileloadd64", _FIRST_A + i, inner.offset(a, i * _TILE_BYTES), TILE_ROW_BYTES)
+                move_tile(inner, "tileloadd64", _FIRST_A + i, inner.offset(a, i * TILE_BYTES), TILE_ROW_BYTES)
                 for j in range(column_tiles):
-                    registers = [I8(2 * i + j), I8(_FIRST_A + i), I8(_FIRST_B + j)]
-                    inner.intrinsic(self._multiply, ir.VoidType(), registers)
+                    multiply_tiles(inner, self._multiply, 2 * i + j, _FIRST_A + i, _FIRST_B + j)
         for register, place in sums:
-            _move(inner, "tilestored64", register, place, _SUM_STEP)
+            move_tile(inner, "tilestored64", register, place, SUM_STEP)
         inner.builder.ret_void()
         return inner.function
 
 
-def _move(inner: Emitter, instruction: str, register: int, place: ir.Value, row_step: int) -> None:
+def needs_features(emitter: Emitter, features: tuple[str, ...]) -> None:
+    """Raises ``ValueError`` if this machine lacks one of ``features``, as LLVM names them."""
+    present = machine_description(emitter.target.isa)[2].split(",")
+    for needed in features:
+        if needed not in present:
+            raise ValueError(f"this processor lacks {needed[1:]}, which the plan's target has")
+
+
+@contextmanager
+def configured_tiles(emitter: Emitter) -> Iterator[None]:
+    """Sets the registers' sizes for what runs inside; then the system need not keep them any more.
+
+    The record has the palette first, widths of 16 bits from byte 16 on, and rows from byte 48 on.
+    """
+    record = bytearray(64)
+    record[0] = 1
+    for register in range(_REGISTERS):
+        record[16 + 2 * register] = TILE_ROW_BYTES
+        record[48 + register] = SIDE
+    kind = ir.VectorType(I8, len(record))
+    place = emitter.stack(kind)
+    emitter.builder.store(ir.Constant(kind, list(record)), place, align=64)
+    emitter.intrinsic("llvm.x86.ldtilecfg", ir.VoidType(), [place])
+    yield
+    emitter.intrinsic("llvm.x86.tilerelease", ir.VoidType(), [])
+
+
+def move_tile(inner: Emitter, instruction: str, register: int, place: ir.Value, row_step: int) -> None:
+    """Loads or stores a tile whose rows are ``row_step`` bytes apart."""
     inner.intrinsic(f"llvm.x86.{instruction}", ir.VoidType(), [I8(register), place, I64(row_step)])
+
+
+def multiply_tiles(inner: Emitter, instruction: str, *registers: int) -> None:
+    """An instruction of registers alone: the first gets the result."""
+    inner.intrinsic(f"llvm.x86.{instruction}", ir.VoidType(), [I8(register) for register in registers])

@@ -47,16 +47,25 @@ class Scratch:
 
 
 def lay_out_scratch(
-    tile: RegisterTile, tiling: Tiling, itemsize: int, b: int, a: int, table: int, *, copies: bool
+    tile: RegisterTile,
+    tiling: Tiling,
+    itemsize: int,
+    b: int,
+    a: int,
+    table: int,
+    *,
+    copies: bool,
+    parts: bool = False,
 ) -> Scratch:
     """Places ``b``, ``a`` and ``table`` bytes after the accumulators of ``itemsize`` bytes each.
 
     With ``copies`` rows are copied block by block of the depth, so that all panels' sums are open at once.
+    With ``parts`` sums have place for two, and those of all rows of a panel are open.
     """
-    blocks = 1 if tiling.depth_blocks == 1 else ceil_div(tiling.rows, tile.rows)
+    blocks = 1 if tiling.depth_blocks == 1 and not parts else ceil_div(tiling.rows, tile.rows)
     if copies and tiling.depth_blocks > 1:
         blocks *= tiling.panels
-    accumulators = blocks * tile.rows * tile.width * itemsize
+    accumulators = blocks * tile.rows * tile.width * itemsize * (2 if parts else 1)
     b_at = round_up(accumulators, 64)
     a_at = round_up(b_at + b, 64)
     table_at = round_up(a_at + a, 64)

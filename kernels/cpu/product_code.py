@@ -20,18 +20,22 @@ from onnxplan.kernels.cpu.emitter_core import Variable
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.fetch_code import PAGE_BYTES, PAGES_AHEAD, ahead_step
-from onnxplan.kernels.cpu.llvm_types import I64
-from onnxplan.kernels.cpu.matrix_tiles import GROUP_BYTES
+from onnxplan.kernels.cpu.llvm_types import I64, POINTER
+from onnxplan.kernels.cpu.matrix_tiles import GROUP_BYTES, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.matrix_tiles_code import TileKernels, TileProduct
 from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, row_blocks
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
+from onnxplan.kernels.cpu.part_product_code import PartBlock, PartKernels
+from onnxplan.kernels.cpu.parts import BYTES, SUM_BYTES
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.quad_code import QuadProduct
 from onnxplan.kernels.cpu.tiling import ROW_BLOCKS_THAT_FETCH, RegisterTile, sum_dtype
 
 LEAST_BYTES_AHEAD = 2 * PAGES_AHEAD * PAGE_BYTES
 """Of fewer bytes of B a good part of what is fetched ahead would lie behind it."""
+
+Kernels = MicroKernels | TileKernels | PartKernels
 
 PackPanel = Callable[[ir.Value, ir.Value, ir.Value, ir.Value], None]
 """``(target, b, column, columns)``: writes the code that packs the columns of B from ``column`` on."""
@@ -108,7 +112,12 @@ class ProductCode:
 
     @property
     def fetches_ahead(self) -> bool:
-        return self.b_layout == "packed"
+        return self.b_layout == "packed" and not self.splits
+
+    @property
+    def splits(self) -> bool:
+        """Are panels of B split into parts before rows meet them?"""
+        return self.tiles is not None and self.tiles.parts > 1
 
 
 def product_words(emitter: Emitter) -> dict[str, ir.Value]:
@@ -174,7 +183,9 @@ def emit_product(
     return compile_module(emitter.module, emitter.function.name, code.target, light=True)
 
 
-def _kernels(emitter: Emitter, code: ProductCode, rows: RowSource) -> MicroKernels | TileKernels:
+def _kernels(emitter: Emitter, code: ProductCode, rows: RowSource) -> Kernels:
+    if code.splits:
+        return PartKernels(emitter, code.epilogue)
     if code.tiles:
         return TileKernels(emitter, code.tiles, code.epilogue)
     micro = MicroKernel(
@@ -227,7 +238,7 @@ class _TileWriter:
         self,
         emitter: Emitter,
         code: ProductCode,
-        kernels: MicroKernels | TileKernels,
+        kernels: Kernels,
         rows: RowSource,
         tile: _Tile,
         unpacker: ir.Function | None,
@@ -261,6 +272,9 @@ class _TileWriter:
 
     def _write_panel(self, panel: ir.Value, number: ir.Value, block: Block, accumulators: Variable) -> None:
         """The tile's rows by block ``number`` of a panel's depth."""
+        if isinstance(self._kernels, PartKernels):
+            self._write_parts(self._kernels, panel, number, block)
+            return
         emitter, word, tile, rows = self._emitter, self._word, self._tile, self._rows
         height, width = self._code.tile.rows, self._code.tile.width
         last = emitter.builder.icmp_signed("==", number, emitter.sub(word["depth_blocks"], 1))
@@ -295,6 +309,37 @@ class _TileWriter:
                 fetched = emitter.mul(step, emitter.mul(block.taps, block.length))
                 ahead.place.value = emitter.offset(ahead.place.value, fetched)
 
+    def _write_parts(self, kernels: PartKernels, panel: ir.Value, number: ir.Value, block: Block) -> None:
+        """The same of products in parts: all blocks of rows meet a part of the block's depth."""
+        emitter, word, tile = self._emitter, self._word, self._tile
+        height, width = self._code.tile.rows, self._code.tile.width
+        last = emitter.builder.icmp_signed("==", number, emitter.sub(word["depth_blocks"], 1))
+        b = emitter.offset(self._part_of_panel(panel), emitter.mul(block.start, word["b_row"]))
+        own = PartBlock(b, word["b_row"], block.length, number)
+        a = emitter.builder.load(emitter.offset(emitter.scratch, word["table"]), align=8, typ=POINTER)
+        a_step = emitter.mul(word["depth_block"], height * BYTES)
+        column = emitter.mul(panel, width)
+        columns = emitter.minimum(emitter.sub(word["columns"], column), width)
+        blocks = emitter.mul(emitter.sub(panel, tile.first_panel), row_blocks(emitter, tile.rows, self._code.tile))
+        sums_step = 2 * SUM_BYTES
+        sums = emitter.builder.select(self._single, I64(0), emitter.mul(blocks, sums_step))
+        sums = emitter.offset(emitter.scratch, sums)
+        parts = emitter.offset(emitter.scratch, word["b_scratch"])
+        kernels.multiply(emitter, own, a, a_step, sums, tile.rows, columns, parts)
+        places = [place.row(emitter, tile.first_row).column(emitter, column) for place in tile.places]
+        with emitter.loop(0, tile.rows, height) as row:
+            before = emitter.divide(row, height)
+            kernels.finish(
+                emitter,
+                own,
+                emitter.offset(a, emitter.mul(before, a_step)),
+                emitter.offset(sums, emitter.mul(before, sums_step)),
+                emitter.minimum(emitter.sub(tile.rows, row), height),
+                columns,
+                [place.row(emitter, row) for place in places],
+                last,
+            )
+
     def _rows_of_panel(self, panel: ir.Value, block: Block) -> ir.Value:
         """Where the rows of B of a block begin."""
         emitter, form = self._emitter, self._code.blocks
@@ -309,6 +354,13 @@ class _TileWriter:
 
     def _panel(self, number: ir.Value) -> ir.Value:
         return self._emitter.offset(self._tile.b, self._emitter.mul(number, self._word["b_panel"]))
+
+    def _part_of_panel(self, number: ir.Value) -> ir.Value:
+        """Where the columns begin that two tiles take of panels, which may be wider."""
+        emitter, width = self._emitter, TILE_ROW_BYTES * TILE.vectors
+        parts = emitter.divide(self._word["b_row"], width)
+        at = emitter.mul(emitter.modulo(number, parts), width)
+        return emitter.offset(self._panel(emitter.divide(number, parts)), at)
 
     def _ahead(self, panel: ir.Value, block: Block, b: ir.Value, last: ir.Value) -> _Ahead:
         """The block of B that comes next, spread over this block's calls, or what is near in a lone call."""

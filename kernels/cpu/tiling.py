@@ -72,19 +72,24 @@ class RegisterTile:
         return tails + tuple((self.rows, vectors) for vectors in self.widths)
 
 
-def register_tile(target: Target, dtype: DType, columns: int | None = None) -> RegisterTile:
+def register_tile(
+    target: Target, dtype: DType, columns: int | None = None, *, even: bool = False
+) -> RegisterTile:
     """The tile for sums of type ``dtype`` (see :func:`sum_dtype`): rows * vectors + vectors + 1 registers.
 
     With ``columns`` the one that wastes least on the last panel; it must not depend on the rows, because
-    packed constants are shared by plans for different numbers of them.
+    packed constants are shared by plans for different numbers of them. With ``even`` wide ones have an even
+    number of vectors.
     """
     lanes = target.vector_bytes // dtype.itemsize
-    return _register_tile(target.vector_registers, lanes, columns)
+    return _register_tile(target.vector_registers, lanes, columns, even)
 
 
 @functools.lru_cache(maxsize=1024)
-def _register_tile(registers: int, lanes: int, columns: int | None) -> RegisterTile:
+def _register_tile(registers: int, lanes: int, columns: int | None, even: bool) -> RegisterTile:
     tiles = _register_tiles(registers, lanes)
+    if even:
+        tiles = [tile for tile in tiles if tile.vectors % 2 == 0]
     if columns is None:
         return tiles[0]
     if registers >= 32 and 0 < columns <= 2 * lanes:

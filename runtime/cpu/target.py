@@ -74,6 +74,7 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
         dot_products=DOT_PRODUCT_FLAGS.get(isa) in x86_flags(),
         byte_tiles=tiles,
         bfloat16_tiles=tiles and has_bfloat16_tiles(),
+        float32_tiles=tiles and has_bfloat16_tiles() and is_on("ONNXPLAN_FLOAT32_TILES", default=True),
         flops=found.flops,
         bandwidth=BANDWIDTH,
     )

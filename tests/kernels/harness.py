@@ -49,8 +49,9 @@ def make_target(isa, threads=2):
         threads,
         dot_products=variant != "words"
         and bool(llvm.get_host_cpu_features().get(DOT_PRODUCTS.get(name, ""))),
-        byte_tiles=variant in ("tiles", "fast"),
-        bfloat16_tiles=variant in ("tiles", "fast"),
+        byte_tiles=variant in ("tiles", "fast", "parts"),
+        bfloat16_tiles=variant in ("tiles", "fast", "parts"),
+        float32_tiles=variant == "parts",
         math="fast" if variant == "fast" else "strict",
     )
 

@@ -1,0 +1,189 @@
+"""Code of products in parts (:mod:`onnxplan.kernels.cpu.parts`) by tile registers."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from llvmlite import ir
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.records import dataclass
+from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.epilogue import Epilogue
+from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
+from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER
+from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, TILE_ROW_BYTES
+from onnxplan.kernels.cpu.matrix_tiles_code import (
+    B_STEP,
+    BLOCK_BYTES,
+    SUM_STEP,
+    TILE_BYTES,
+    configured_tiles,
+    move_tile,
+    multiply_tiles,
+    needs_features,
+)
+from onnxplan.kernels.cpu.part_code import joined, panel_splitter
+from onnxplan.kernels.cpu.parts import PART_UNIT, PARTS, SPLIT_DEPTH, SUM_BYTES, TERMS
+from onnxplan.kernels.cpu.registers import local_function
+
+_SUM, _A, _B = range(3)
+"""Tile registers: the others stay empty, as more would wait for each other where two threads share a core."""
+_STEP = PARTS * BLOCK_BYTES
+"""Bytes of the parts of a block of A, or of two tiles' columns of B, for a tile's depth."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartBlock:
+    """A block of the depth: ``length`` rows of a panel of B from ``b`` on, ``b_step`` bytes apart.
+
+    ``number`` is that of the block; sums of the blocks before it are its own's beginning.
+    """
+
+    b: ir.Value
+    b_step: ir.Value
+    length: ir.Value
+    number: ir.Value
+
+    def sums(self, emitter: Emitter, place: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Where at ``place`` the sums of the blocks before stand, and where the new ones do."""
+        odd = emitter.mul(emitter.modulo(self.number, 2), SUM_BYTES)
+        return emitter.offset(place, odd), emitter.offset(place, emitter.sub(SUM_BYTES, odd))
+
+
+class PartKernels:
+    """The functions of a module that multiply in parts.
+
+    Raises ``ValueError`` where this machine lacks AMX, which the plan's target has.
+    """
+
+    def __init__(self, emitter: Emitter, epilogue: Epilogue) -> None:
+        needs_features(emitter, ("+amx-tile", "+amx-bf16"))
+        self._split = panel_splitter(emitter)
+        self._add = _block_adder(emitter)
+        self._settle = _settler(emitter)
+        self._finish = tile_finisher(emitter, epilogue, TILE.lanes, SUM_STEP)
+
+    def configured(self, emitter: Emitter) -> AbstractContextManager[None]:
+        """Sets the registers' sizes for what runs inside."""
+        return configured_tiles(emitter)
+
+    def multiply(
+        self,
+        emitter: Emitter,
+        block: PartBlock,
+        a: ir.Value,
+        a_step: ir.Value,
+        sums: ir.Value,
+        rows: ir.Value,
+        columns: ir.Value,
+        parts: ir.Value,
+    ) -> None:
+        """Adds the products of ``rows`` rows to their sums, for all blocks of ``TILE.rows`` of them.
+
+        These are ``a_step`` bytes apart in ``a``, and have ``2 * SUM_BYTES`` of ``sums`` each. ``parts`` is
+        memory for ``SPLIT_DEPTH`` rows of B.
+        """
+        column_tiles = emitter.ceil_div(columns, SIDE)
+        with emitter.loop(0, block.length, SPLIT_DEPTH) as start:
+            length = emitter.minimum(SPLIT_DEPTH, emitter.sub(block.length, start))
+            b = emitter.offset(block.b, emitter.mul(start, block.b_step))
+            emitter.builder.call(self._split, [parts, b, block.b_step, length])
+            resumes = emitter.builder.or_(block.number, start)
+            with emitter.loop(0, emitter.ceil_div(rows, TILE.rows)) as number:
+                left = emitter.offset(a, emitter.mul(number, a_step))
+                left = emitter.offset(left, emitter.mul(start, _STEP // PART_UNIT))
+                before, total = block.sums(emitter, emitter.offset(sums, emitter.mul(number, 2 * SUM_BYTES)))
+                first = emitter.builder.icmp_signed("==", start, I64(0))
+                before = emitter.builder.select(first, before, total)
+                count = emitter.sub(rows, emitter.mul(number, TILE.rows))
+                row_tiles = emitter.minimum(emitter.ceil_div(count, SIDE), 2)
+                steps = emitter.ceil_div(length, PART_UNIT)
+                arguments = [left, parts, steps, before, total, resumes, row_tiles, column_tiles]
+                emitter.builder.call(self._add, arguments)
+
+    def finish(
+        self,
+        emitter: Emitter,
+        block: PartBlock,
+        a: ir.Value,
+        sums: ir.Value,
+        rows: ir.Value,
+        columns: ir.Value,
+        places: list[Place],
+        last: ir.Value,
+    ) -> None:
+        """Sees to sums of ``rows`` rows that are not finite, and runs the epilogue if ``last`` holds."""
+        before, total = block.sums(emitter, sums)
+        arguments = [a, block.b, block.b_step, block.length, before, total, block.number, rows]
+        emitter.builder.call(self._settle, arguments)
+        with emitter.when(last):
+            emitter.builder.call(self._finish, [total, rows, columns, *place_values(places)])
+
+
+def _block_adder(emitter: Emitter) -> ir.Function:
+    """A function ``(a, b, steps, before, total, resumes, row_tiles, column_tiles)``.
+
+    It writes the sums of tiles of A by tiles of B to ``total``, which begin with those of ``before`` if
+    ``resumes`` is not 0. One tile of sums is open at a time; each product needs one tile more to be loaded.
+    """
+    types = [POINTER, POINTER, I64, POINTER, POINTER, I64, I64, I64]
+    inner = local_function(emitter, "add_parts", types, TILE.lanes)
+    a, b, steps, before, total, resumes, row_tiles, column_tiles = inner.function.args
+    with inner.loop(0, row_tiles) as i, inner.loop(0, column_tiles) as j:
+        place = inner.add(inner.mul(i, SIDE * SUM_STEP), inner.mul(j, TILE_ROW_BYTES))
+        with inner.branch(inner.builder.icmp_signed("!=", resumes, I64(0))) as (resume, start):
+            with resume:
+                move_tile(inner, "tileloadd64", _SUM, inner.offset(before, place), SUM_STEP)
+            with start:
+                multiply_tiles(inner, "tilezero", _SUM)
+        with inner.loop(0, steps) as step:
+            at = inner.mul(step, _STEP)
+            left = inner.offset(a, inner.add(at, inner.mul(i, TILE_BYTES)))
+            right = inner.offset(b, inner.add(at, inner.mul(j, TILE_ROW_BYTES)))
+            in_a = in_b = -1
+            for of_a, of_b in TERMS:
+                if of_a != in_a:
+                    move_tile(inner, "tileloadd64", _A, inner.offset(left, of_a * BLOCK_BYTES), TILE_ROW_BYTES)
+                if of_b != in_b:
+                    move_tile(inner, "tileloadd64", _B, inner.offset(right, of_b * BLOCK_BYTES), B_STEP)
+                multiply_tiles(inner, "tdpbf16ps", _SUM, _A, _B)
+                in_a, in_b = of_a, of_b
+        move_tile(inner, "tilestored64", _SUM, inner.offset(total, place), SUM_STEP)
+    inner.builder.ret_void()
+    return inner.function
+
+
+def _settler(emitter: Emitter) -> ir.Function:
+    """A function ``(a, b, b_step, length, before, total, number, rows)``.
+
+    If not all sums of ``rows`` rows in ``total`` are finite, it computes them by products of float32.
+    """
+    types = [POINTER, POINTER, I64, I64, POINTER, POINTER, I64, I64]
+    inner = local_function(emitter, "settle_sums", types, TILE.lanes)
+    a, b, b_step, length, before, total, number, rows = inner.function.args
+    highest = inner.variable(inner.fill(0, I32))
+    with inner.loop(0, rows) as row:
+        for at in range(0, SUM_STEP, TILE_ROW_BYTES):
+            place = inner.offset(total, inner.add(inner.mul(row, SUM_STEP), at))
+            bits = inner.builder.and_(inner.load_stored(place, I32), inner.fill(0x7FFFFFFF, I32))
+            larger = inner.builder.icmp_unsigned(">", bits, highest.value)
+            highest.value = inner.builder.select(larger, bits, highest.value)
+    worst = inner.intrinsic(f"llvm.vector.reduce.umax.v{inner.lanes}i32", I32, [highest.value])
+    finite = inner.builder.icmp_unsigned("<", worst, I32(0x7F800000))
+    with inner.when(inner.builder.not_(finite)), inner.loop(0, rows) as row:
+        own = inner.offset(a, inner.mul(row, TILE_ROW_BYTES))
+        for at in range(0, SUM_STEP, TILE_ROW_BYTES):
+            place = inner.add(inner.mul(row, SUM_STEP), at)
+            start = inner.load(inner.offset(before, place), DType.FLOAT32)
+            resumes = inner.builder.icmp_signed("!=", number, I64(0))
+            sums = inner.variable(inner.builder.select(resumes, start, inner.constant(0, DType.FLOAT32)))
+            with inner.loop(0, length) as element:
+                tile = inner.offset(own, inner.mul(inner.divide(element, PART_UNIT), _STEP))
+                number_of_a = joined(inner, tile, inner.modulo(element, PART_UNIT))
+                row_of_b = inner.offset(inner.offset(b, inner.mul(element, b_step)), at)
+                of_b = inner.load(row_of_b, DType.FLOAT32)
+                sums.value = inner.fma(inner.splat(number_of_a), of_b, sums.value)
+            inner.store(sums.value, inner.offset(total, place), DType.FLOAT32)
+    inner.builder.ret_void()
+    return inner.function

@@ -1,0 +1,54 @@
+"""Parts: a number of float32 is the sum of three of bfloat16, so that AMX's tiles multiply float32.
+
+The first part is the upper half of the number, the second what is left, rounded, the third the rest, which
+is exact. Six of the nine products of parts are summed in float32; the other three are less than 2**-21 of
+the product, and mostly less than 2**-24, so that sums are as exact as those of float32's own arithmetic.
+Rows of A are split when they are copied as tiles, panels of B before the rows of a tile meet them.
+
+Where sums are not finite, which infinite numbers and NaN among the operands make them, they are computed
+again by float32's arithmetic: parts of an infinite number are no numbers. Like all products of tiles these
+take subnormal numbers for zero; the parts of what is less than 2**-110 lack some of its bits for this reason.
+Knows nothing of code generation.
+
+Source: G. Henry, P. Tang and A. Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
+Higher-Precision Computations", ARITH 2019, https://arxiv.org/abs/1904.06376.
+"""
+
+from __future__ import annotations
+
+from onnxplan.compiler.dtypes import DType
+from onnxplan.compiler.target import Target
+from onnxplan.compiler.view import View
+from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE
+from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, sum_dtype
+
+PARTS = 3
+BYTES = 2 * PARTS
+"""Of an element's parts."""
+TERMS = ((0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0))
+"""Which part of A meets which of B: each time one of them is that of the time before."""
+PART_UNIT = 2 * SIDE
+"""Elements along the depth of a tile."""
+SPLIT_DEPTH = 2 * PART_UNIT
+"""So many rows of a panel of B are split at a time: they stay in the first cache beside those of A."""
+SUM_BYTES = 4 * TILE.rows * TILE.width
+"""Of a block of sums, which has place for two: those of the depth before, and with the block at hand."""
+LEAST_ROWS = 24
+"""For fewer rows panels of B are not worth splitting."""
+SPEED = 1.9
+"""Multiply-adds in the time of one of float32's own."""
+
+
+def splits_float32(target: Target, a: DType, b: View, accumulator: DType) -> bool:
+    """Are products of elements of type ``a`` by ``b`` computed in parts, if :func:`fills_parts` holds?"""
+    return (
+        target.float32_tiles
+        and a is b.dtype is DType.FLOAT32
+        and sum_dtype(accumulator) is DType.FLOAT32
+        and b.is_constant
+    )
+
+
+def fills_parts(extents: Extents, panel: RegisterTile) -> bool:
+    """Are there enough rows, and are panels of B as wide as a multiple of two tiles?"""
+    return extents.rows >= LEAST_ROWS and extents.depth > 0 and panel.width % TILE.width == 0
