@@ -18,7 +18,13 @@ from onnxplan.kernels.cpu.conv_lines import (
     reads_lines_in_place,
 )
 from onnxplan.kernels.cpu.conv_planes import emit_conv_planes, has_conv_planes
-from onnxplan.kernels.cpu.conv_taps import emit_conv_taps, grouped, grouped_weights, row_kind
+from onnxplan.kernels.cpu.conv_taps import (
+    emit_conv_taps,
+    grouped,
+    grouped_weights,
+    row_kind,
+    takes_narrow_tiles,
+)
 from onnxplan.kernels.cpu.depthwise import emit_depthwise
 from onnxplan.kernels.cpu.depthwise_rows import emit_depthwise_rows, has_depthwise_rows
 from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
@@ -132,7 +138,7 @@ def _emit_channels_last(emit: StepEmitter, target: Target, conv: Convolution, pr
     accumulator = primitive.accumulator
     if matrices is not None and _rows_follow(matrices, conv, target, accumulator):
         emit_matmul(emit, target, matrices, MatMul(accumulator, primitive.epilogue))
-    elif row_kind(conv, target, accumulator) == "tiles" or not emit_winograd(emit, target, conv, primitive):
+    elif takes_narrow_tiles(conv, target, accumulator) or not emit_winograd(emit, target, conv, primitive):
         emit_conv_taps(emit, target, conv, primitive)
 
 

@@ -40,7 +40,7 @@ def build_conv(variant: Variant, target: Target) -> ObjectCode:
     code = ProductCode(target, tile, w_dtype, "packed", epilogue, quads=quads, tiles=tiles)
     source: RowSource
     if tiles is not None:
-        source = TiledTaps(emitter, x_dtype, tiles.stored)
+        source = TiledTaps(emitter, tiles)
     elif row_kind == "addressed":
         source = AddressedTaps(emitter, tile)
     elif quads is None:

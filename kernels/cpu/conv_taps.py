@@ -18,6 +18,8 @@ from onnxplan.kernels.cpu.mapreduce import dense_copy
 from onnxplan.kernels.cpu.matmul import same_bits
 from onnxplan.kernels.cpu.matrix_tiles import GROUP_BYTES, SIDE, TILE
 from onnxplan.kernels.cpu.pack import pack, packed_depth, panel_count
+from onnxplan.kernels.cpu.part_tiling import cut_parts, depth_of_parts
+from onnxplan.kernels.cpu.parts import PART_UNIT, SPLIT_DEPTH
 from onnxplan.kernels.cpu.product import Scratch, lay_out_scratch, place_words, product_seconds
 from onnxplan.kernels.cpu.product_form import ProductForm, may_take_tiles, product_form
 from onnxplan.kernels.cpu.quads import QUAD
@@ -92,6 +94,12 @@ def row_kind(conv: Convolution, target: Target, accumulator: DType) -> str:
     return _row_kind(conv, _product_form(conv, target, accumulator), accumulator)
 
 
+def takes_narrow_tiles(conv: Convolution, target: Target, accumulator: DType) -> bool:
+    """Do tile registers multiply elements as they are, or rounded, which is faster than Winograd's form?"""
+    form = _product_form(conv, target, accumulator)
+    return form.tiles and not form.parts
+
+
 def _row_kind(conv: Convolution, form: ProductForm, accumulator: DType) -> str:
     x = conv.x
     if form.tiles:
@@ -119,6 +127,8 @@ def _worth_copying_as_tiles(conv: Convolution, form: ProductForm) -> bool:
     """Do tile registers save more than it takes to copy what each tap reads, which vectors read in place?"""
     conv = _by_lines(conv)
     depth = conv.taps * conv.channels
+    if form.parts:
+        return conv.channels >= PART_UNIT
     # Taps that begin within a tile go on in the next one.
     pieces = conv.taps + depth // (SIDE * form.element)
     return pieces * COST_OF_PIECE < ceil_div(depth, form.element) * ceil_div(conv.features, SIDE)
@@ -149,6 +159,10 @@ def _cut_depth(
     """``itemsize`` is that of the sums."""
     tile, channels = form.tile, conv.channels // form.element
     rows = max(conv.rows, tile.rows + 1)
+    if form.parts:
+        depth = packed_depth(conv.taps * conv.channels, 1, form.row_unit)
+        each = depth_of_parts(target, depth)
+        return _Depth(each, ceil_div(depth, each))
     if form.tiles:
         return _cut_tiles(target, packed_depth(conv.taps * conv.channels, form.element, form.row_unit))
     if form.quads and not addressed:
@@ -206,7 +220,14 @@ def _place_rows(
     # Tables are written eight entries at a time.
     table = tables * entries + 64
     scratch = lay_out_scratch(
-        form.tile, tiling, itemsize, 0, copies + zeros, table + 4 * (entries + 64), copies=not addressed
+        form.tile,
+        tiling,
+        itemsize,
+        SPLIT_DEPTH * form.tile.width * form.copied_bytes if form.parts else 0,
+        copies + zeros,
+        table + 4 * (entries + 64),
+        copies=not addressed,
+        parts=form.parts,
     )
     return _Rows(scratch, pitch, scratch.table + table, scratch.a + copies, zeros)
 
@@ -237,28 +258,37 @@ def emit_conv_taps(emit: StepEmitter, target: Target, conv: Convolution, primiti
         output.dtype.itemsize + (sums.itemsize if form.tiles and blocks.blocks > 1 else 0),
     )
     block_depth = max(1, problem.depth if blocks.blocks == 1 else blocks.elements)
-    copied_row = block_depth * sums.itemsize
+    copied_row = block_depth * form.copied_bytes
     if not form.tiles:
-        copied_row = 0 if addressed else round_up(copied_row, 64) + 64
-    tiling = cut(
-        speed,
-        tile,
-        problem,
-        depth=block_depth,
-        depth_blocks=max(1, blocks.blocks),
-        copied_row=0 if form.tiles else copied_row,
-        most_row_blocks=BLOCKS_OF_TILES if form.tiles else None,
-        tiles_a_thread=2 if form.tiles else TILES_A_THREAD,
-    )
+        copied_row = 0 if addressed else round_up(block_depth * sums.itemsize, 64) + 64
+    if form.parts:
+        tiling = cut_parts(speed, problem, block_depth)
+    else:
+        tiling = cut(
+            speed,
+            tile,
+            problem,
+            depth=block_depth,
+            depth_blocks=max(1, blocks.blocks),
+            copied_row=0 if form.tiles else copied_row,
+            most_row_blocks=BLOCKS_OF_TILES if form.tiles else None,
+            tiles_a_thread=2 if form.tiles else TILES_A_THREAD,
+        )
     if form.quads and not weights.is_constant:
         weights = dense_copy(weights, emit, target, "weights")
         weights = View.dense(weights.storage, (conv.groups, depth, conv.features))
     packed = pack(
-        emit, weights, tile, depth_axes=weights.rank - 2, element=element, unit=form.unit, dtype=form.b_dtype
+        emit,
+        weights,
+        form.panel,
+        depth_axes=weights.rank - 2,
+        element=element,
+        unit=form.unit,
+        dtype=form.b_dtype,
     )
-    row_bytes = tile.width * packed.dtype.itemsize * element
-    panel = packed_depth(depth, element, form.unit) * tile.width * element
-    group = panel_count(conv.features, tile) * panel
+    row_bytes = form.panel.width * packed.dtype.itemsize * element
+    panel = packed_depth(depth, element, form.unit) * form.panel.width * element
+    group = panel_count(conv.features, form.panel) * panel
     b_axes = View(packed.storage, 0, folded.b.shape, tuple(group if s else 0 for s in folded.b.strides))
     rows = _place_rows(conv, form, addressed, tiling, copied_row, sums.itemsize)
     axes, records = batch_records((x_axes, folded.a, b_axes, output, *extras))
@@ -320,7 +350,7 @@ def emit_conv_taps(emit: StepEmitter, target: Target, conv: Convolution, primiti
         bytes_moved=bytes_moved,
         scratch=rows.scratch.size,
         in_place=tuple([(2, 3 + number) for number in shared_with_output(output, extras)]),
-        seconds=product_seconds(speed, problem, bytes_moved) if element > 1 else None,
+        seconds=product_seconds(speed, problem, bytes_moved) if form.tiles or form.quads else None,
     )
 
 

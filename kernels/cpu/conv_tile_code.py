@@ -10,15 +10,16 @@ from onnxplan.kernels.cpu.conv_position_code import conv_words
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.llvm_types import I64, POINTER
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, TILE_ROW_BYTES
-from onnxplan.kernels.cpu.matrix_tiles_code import BLOCK_BYTES
+from onnxplan.kernels.cpu.matrix_tiles_code import TileProduct
 from onnxplan.kernels.cpu.pair_code import round_to_bfloat16
+from onnxplan.kernels.cpu.part_code import store_parts
 from onnxplan.kernels.cpu.product_code import Block, product_words
 
 _ELEMENT_BYTES = TILE_ROW_BYTES // SIDE
 
 
 class TiledTaps:
-    """Rows as :class:`~.matrix_tiles_code.TileKernels` takes them, with elements of ``x`` as ``stored``.
+    """Rows as :class:`~.matrix_tiles_code.TileKernels` takes them, or :class:`~.part_product_code.PartKernels`.
 
     The channels of all taps follow one another without gaps, so that taps begin anywhere in a tile. What is
     left of the last tile is filled up with zeros. Addresses of taps stand in the table behind those of rows.
@@ -29,10 +30,10 @@ class TiledTaps:
     copies = True
     step_bytes: int | None = _ELEMENT_BYTES
 
-    def __init__(self, emitter: Emitter, dtype: DType, stored: DType) -> None:
+    def __init__(self, emitter: Emitter, product: TileProduct) -> None:
         # A vector is a row of a tile.
-        self._emitter = emitter.with_lanes(TILE_ROW_BYTES // stored.itemsize)
-        self._dtype, self._stored = dtype, stored
+        self._emitter = emitter.with_lanes(TILE_ROW_BYTES // product.stored.itemsize)
+        self._product, self._dtype, self._stored = product, product.a, product.stored
         self._common, self._word = product_words(emitter), conv_words(emitter)
         self._addresses = TapAddresses(emitter)
         self._table = emitter.offset(emitter.scratch, self._common["table"])
@@ -57,16 +58,18 @@ class TiledTaps:
     def _block_of_rows(self, row: ir.Value) -> ir.Value:
         """Where the copies of the ``TILE.rows`` rows from ``row`` on stand."""
         emitter = self._emitter
-        row_bytes = emitter.mul(self._common["depth_block"], _ELEMENT_BYTES)
+        row_bytes = emitter.mul(
+            self._common["depth_block"], self._product.step // TILE.rows // self._product.unit
+        )
         return emitter.offset(self._copies, emitter.mul(row, row_bytes))
 
     def block(self, number: ir.Value, first_row: ir.Value, rows: ir.Value) -> Block:
         emitter, word = self._emitter, self._word
         start = emitter.mul(number, self._common["depth_block"])
         length = emitter.minimum(self._common["depth_block"], emitter.sub(self._common["depth"], start))
-        first = emitter.mul(start, _ELEMENT_BYTES // self._stored.itemsize)
+        first = emitter.mul(start, emitter.lanes // self._product.unit)
         depth = emitter.mul(word["taps"], word["channels"])
-        with emitter.loop(0, emitter.ceil_div(length, SIDE)) as tile:
+        with emitter.loop(0, emitter.ceil_div(length, self._product.unit)) as tile:
             begin = emitter.add(first, emitter.mul(tile, emitter.lanes))
             end = emitter.minimum(emitter.add(begin, emitter.lanes), depth)
             last_tap = emitter.divide(emitter.sub(end, 1), word["channels"])
@@ -91,7 +94,7 @@ class TiledTaps:
             emitter.mask(emitter.sub(emitter.lanes, inside)),
         )
         addresses = emitter.offset(self._taps, emitter.mul(tap, word["pitch"]))
-        place = emitter.add(emitter.mul(tile, BLOCK_BYTES), emitter.mul(inside, self._stored.itemsize))
+        place = emitter.add(emitter.mul(tile, self._product.step), emitter.mul(inside, self._stored.itemsize))
         with emitter.loop(0, rows, TILE.rows) as first_row:
             block = emitter.offset(self._block_of_rows(first_row), place)
             entries = emitter.element(addresses, first_row, DType.INT64)
@@ -100,7 +103,9 @@ class TiledTaps:
                 source = emitter.builder.load(entry, align=8, typ=POINTER)
                 value = emitter.load(emitter.element(source, channel, self._dtype), self._dtype, read)
                 target = emitter.offset(block, emitter.mul(row, TILE_ROW_BYTES))
-                if self._dtype is self._stored:
+                if self._product.parts > 1:
+                    store_parts(emitter, value, target, written)
+                elif self._dtype is self._stored:
                     emitter.store(value, target, self._stored, written)
                 else:
                     emitter.store_stored(round_to_bfloat16(emitter, value), target, written)

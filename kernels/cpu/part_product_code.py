@@ -11,6 +11,7 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
+from onnxplan.kernels.cpu.fetch_code import LINE_BYTES
 from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.matrix_tiles_code import (
@@ -32,18 +33,24 @@ _SUM, _A, _B = range(3)
 _STEP = PARTS * BLOCK_BYTES
 """Bytes of the parts of a block of A, or of two tiles' columns of B, for a tile's depth."""
 
+_PRODUCTS = SPLIT_DEPTH // PART_UNIT * 4
+"""Steps of the four tiles of a block of sums."""
+_LINES = SPLIT_DEPTH
+
 
 @dataclass(frozen=True, slots=True)
 class PartBlock:
     """A block of the depth: ``length`` rows of a panel of B from ``b`` on, ``b_step`` bytes apart.
 
-    ``number`` is that of the block; sums of the blocks before it are its own's beginning.
+    ``number`` is that of the block; sums of the blocks before it are its own's beginning. The next panel's
+    rows begin at ``following``.
     """
 
     b: ir.Value
     b_step: ir.Value
     length: ir.Value
     number: ir.Value
+    following: ir.Value
 
     def sums(self, emitter: Emitter, place: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Where at ``place`` the sums of the blocks before stand, and where the new ones do."""
@@ -85,12 +92,17 @@ class PartKernels:
         memory for ``SPLIT_DEPTH`` rows of B.
         """
         column_tiles = emitter.ceil_div(columns, SIDE)
+        row_blocks = emitter.ceil_div(rows, TILE.rows)
+        lines = emitter.ceil_div(_LINES, emitter.mul(row_blocks, _PRODUCTS))
         with emitter.loop(0, block.length, SPLIT_DEPTH) as start:
             length = emitter.minimum(SPLIT_DEPTH, emitter.sub(block.length, start))
             b = emitter.offset(block.b, emitter.mul(start, block.b_step))
             emitter.builder.call(self._split, [parts, b, block.b_step, length])
             resumes = emitter.builder.or_(block.number, start)
-            with emitter.loop(0, emitter.ceil_div(rows, TILE.rows)) as number:
+            more = emitter.less(emitter.add(start, SPLIT_DEPTH), block.length)
+            deeper = emitter.offset(b, emitter.mul(block.b_step, SPLIT_DEPTH))
+            ahead = emitter.variable(emitter.builder.select(more, deeper, block.following))
+            with emitter.loop(0, row_blocks) as number:
                 left = emitter.offset(a, emitter.mul(number, a_step))
                 left = emitter.offset(left, emitter.mul(start, _STEP // PART_UNIT))
                 before, total = block.sums(emitter, emitter.offset(sums, emitter.mul(number, 2 * SUM_BYTES)))
@@ -99,8 +111,10 @@ class PartKernels:
                 count = emitter.sub(rows, emitter.mul(number, TILE.rows))
                 row_tiles = emitter.minimum(emitter.ceil_div(count, SIDE), 2)
                 steps = emitter.ceil_div(length, PART_UNIT)
-                arguments = [left, parts, steps, before, total, resumes, row_tiles, column_tiles]
-                emitter.builder.call(self._add, arguments)
+                tiles = [row_tiles, column_tiles]
+                later = [ahead.value, block.b_step, lines]
+                arguments = [left, parts, steps, before, total, resumes, *tiles, *later]
+                ahead.value = emitter.builder.call(self._add, arguments)
 
     def finish(
         self,
@@ -122,14 +136,16 @@ class PartKernels:
 
 
 def _block_adder(emitter: Emitter) -> ir.Function:
-    """A function ``(a, b, steps, before, total, resumes, row_tiles, column_tiles)``.
+    """A function ``(a, b, steps, before, total, resumes, row_tiles, column_tiles, ahead, ahead_step, lines)``.
 
     It writes the sums of tiles of A by tiles of B to ``total``, which begin with those of ``before`` if
     ``resumes`` is not 0. One tile of sums is open at a time; each product needs one tile more to be loaded.
+    For each step of a tile ``lines`` rows from ``ahead`` on are fetched; it returns what comes behind them.
     """
-    types = [POINTER, POINTER, I64, POINTER, POINTER, I64, I64, I64]
-    inner = local_function(emitter, "add_parts", types, TILE.lanes)
-    a, b, steps, before, total, resumes, row_tiles, column_tiles = inner.function.args
+    types = [POINTER, POINTER, I64, POINTER, POINTER, I64, I64, I64, POINTER, I64, I64]
+    inner = local_function(emitter, "add_parts", types, TILE.lanes, POINTER)
+    a, b, steps, before, total, resumes, row_tiles, column_tiles, *later = inner.function.args
+    ahead, (step_ahead, lines) = inner.variable(later[0]), later[1:]
     with inner.loop(0, row_tiles) as i, inner.loop(0, column_tiles) as j:
         place = inner.add(inner.mul(i, SIDE * SUM_STEP), inner.mul(j, TILE_ROW_BYTES))
         with inner.branch(inner.builder.icmp_signed("!=", resumes, I64(0))) as (resume, start):
@@ -138,19 +154,25 @@ def _block_adder(emitter: Emitter) -> ir.Function:
             with start:
                 multiply_tiles(inner, "tilezero", _SUM)
         with inner.loop(0, steps) as step:
+            with inner.loop(0, lines):
+                for line in range(0, TILE.width * 4, LINE_BYTES):
+                    inner.prefetch(inner.offset(ahead.value, line), locality=2)
+                ahead.value = inner.offset(ahead.value, step_ahead)
             at = inner.mul(step, _STEP)
             left = inner.offset(a, inner.add(at, inner.mul(i, TILE_BYTES)))
             right = inner.offset(b, inner.add(at, inner.mul(j, TILE_ROW_BYTES)))
             in_a = in_b = -1
             for of_a, of_b in TERMS:
                 if of_a != in_a:
-                    move_tile(inner, "tileloadd64", _A, inner.offset(left, of_a * BLOCK_BYTES), TILE_ROW_BYTES)
+                    move_tile(
+                        inner, "tileloadd64", _A, inner.offset(left, of_a * BLOCK_BYTES), TILE_ROW_BYTES
+                    )
                 if of_b != in_b:
                     move_tile(inner, "tileloadd64", _B, inner.offset(right, of_b * BLOCK_BYTES), B_STEP)
                 multiply_tiles(inner, "tdpbf16ps", _SUM, _A, _B)
                 in_a, in_b = of_a, of_b
         move_tile(inner, "tilestored64", _SUM, inner.offset(total, place), SUM_STEP)
-    inner.builder.ret_void()
+    inner.builder.ret(ahead.value)
     return inner.function
 
 

@@ -20,7 +20,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE
-from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, sum_dtype
+from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, ceil_div, sum_dtype
 
 PARTS = 3
 BYTES = 2 * PARTS
@@ -33,14 +33,20 @@ SPLIT_DEPTH = 2 * PART_UNIT
 """So many rows of a panel of B are split at a time: they stay in the first cache beside those of A."""
 SUM_BYTES = 4 * TILE.rows * TILE.width
 """Of a block of sums, which has place for two: those of the depth before, and with the block at hand."""
-LEAST_ROWS = 24
-"""For fewer rows panels of B are not worth splitting."""
-SPEED = 1.9
+TILE_CYCLES, SPLIT_CYCLES, SUM_CYCLES = 170, 400, 400
+"""What it takes to add a product of tiles to one of sums, to split a block of A or B for a tile's depth, and
+to load, store, check and finish a block of sums."""
+VECTOR_CYCLES = 1 / 27
+"""A multiply-add of float32's own, at 85 % of two vectors of 16 a cycle."""
+WORTH = 1.3
+"""How many times as fast products must be in parts. Where neighbours use the tile registers of the same core
+they are hardly faster than float32's own."""
+SPEED = 1.5
 """Multiply-adds in the time of one of float32's own."""
 
 
 def splits_float32(target: Target, a: DType, b: View, accumulator: DType) -> bool:
-    """Are products of elements of type ``a`` by ``b`` computed in parts, if :func:`fills_parts` holds?"""
+    """Are products of elements of type ``a`` by ``b`` computed in parts, if :func:`worth_splitting` holds?"""
     return (
         target.float32_tiles
         and a is b.dtype is DType.FLOAT32
@@ -49,6 +55,14 @@ def splits_float32(target: Target, a: DType, b: View, accumulator: DType) -> boo
     )
 
 
-def fills_parts(extents: Extents, panel: RegisterTile) -> bool:
-    """Are there enough rows, and are panels of B as wide as a multiple of two tiles?"""
-    return extents.rows >= LEAST_ROWS and extents.depth > 0 and panel.width % TILE.width == 0
+def worth_splitting(extents: Extents, panel: RegisterTile) -> bool:
+    """Is a product clearly faster in parts? Panels of B must be as wide as a multiple of two tiles."""
+    if panel.width % TILE.width:
+        return False
+    blocks, panels = ceil_div(extents.rows, TILE.rows), ceil_div(extents.columns, TILE.width)
+    steps = ceil_div(extents.depth, PART_UNIT)
+    tiles = ceil_div(extents.rows, SIDE) * ceil_div(extents.columns, SIDE)
+    # Two threads split all rows, if each has half of the columns.
+    split = (2 * blocks + panels) * SPLIT_CYCLES
+    parts = steps * (tiles * TILE_CYCLES + split) + blocks * panels * SUM_CYCLES
+    return parts * WORTH <= extents.rows * extents.columns * extents.depth * VECTOR_CYCLES

@@ -315,12 +315,18 @@ class _TileWriter:
         height, width = self._code.tile.rows, self._code.tile.width
         last = emitter.builder.icmp_signed("==", number, emitter.sub(word["depth_blocks"], 1))
         b = emitter.offset(self._part_of_panel(panel), emitter.mul(block.start, word["b_row"]))
-        own = PartBlock(b, word["b_row"], block.length, number)
+        next_panel = emitter.add(panel, 1)
+        more = emitter.less(next_panel, tile.last_panel)
+        following = self._part_of_panel(emitter.builder.select(more, next_panel, tile.first_panel))
+        following = emitter.offset(following, emitter.mul(block.start, word["b_row"]))
+        own = PartBlock(b, word["b_row"], block.length, number, following)
         a = emitter.builder.load(emitter.offset(emitter.scratch, word["table"]), align=8, typ=POINTER)
         a_step = emitter.mul(word["depth_block"], height * BYTES)
         column = emitter.mul(panel, width)
         columns = emitter.minimum(emitter.sub(word["columns"], column), width)
-        blocks = emitter.mul(emitter.sub(panel, tile.first_panel), row_blocks(emitter, tile.rows, self._code.tile))
+        blocks = emitter.mul(
+            emitter.sub(panel, tile.first_panel), row_blocks(emitter, tile.rows, self._code.tile)
+        )
         sums_step = 2 * SUM_BYTES
         sums = emitter.builder.select(self._single, I64(0), emitter.mul(blocks, sums_step))
         sums = emitter.offset(emitter.scratch, sums)

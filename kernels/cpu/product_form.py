@@ -13,7 +13,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, depth_unit, takes_tiles, tile_target
 from onnxplan.kernels.cpu.pairs import PAIR, fills_pairs, takes_pairs
-from onnxplan.kernels.cpu.parts import BYTES, SPEED, fills_parts, splits_float32
+from onnxplan.kernels.cpu.parts import BYTES, SPEED, splits_float32, worth_splitting
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
 from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, register_tile, sum_dtype
 
@@ -90,6 +90,6 @@ def product_form(
         return ProductForm(PAIR, DType.BFLOAT16, depth_unit(target), TILE, tiles=True, panel=TILE)
     splits = splits_float32(target, a, b, accumulator)
     panel = register_tile(target, sum_dtype(accumulator), extents.columns, even=splits)
-    if tiles and splits and fills_parts(extents, panel):
+    if tiles and splits and worth_splitting(extents, panel):
         return ProductForm(1, b.dtype, 1, TILE, tiles=True, panel=panel, parts=True)
     return ProductForm.single(b.dtype, panel)

@@ -14,13 +14,15 @@ from onnxplan.kernels.cpu.llvm_types import I64
 Grid = list[list[ir.Value]]
 
 
-def local_function(emitter: Emitter, name: str, arguments: list[ir.Type], lanes: int) -> Emitter:
-    """Starts a function inside the module of ``emitter``; end it with ``builder.ret_void()``.
+def local_function(
+    emitter: Emitter, name: str, arguments: list[ir.Type], lanes: int, result: ir.Type | None = None
+) -> Emitter:
+    """Starts a function inside the module of ``emitter``; end it with a return, of ``result`` if it has one.
 
     Its name is made unique in the module.
     """
     unique = emitter.module.get_unique_name(name)
-    function = ir.Function(emitter.module, ir.FunctionType(ir.VoidType(), arguments), unique)
+    function = ir.Function(emitter.module, ir.FunctionType(result or ir.VoidType(), arguments), unique)
     function.linkage = "internal"
     function.attributes.add("nounwind")
     function.attributes.add("noinline")
