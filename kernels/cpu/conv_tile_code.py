@@ -19,7 +19,7 @@ _ELEMENT_BYTES = TILE_ROW_BYTES // SIDE
 
 
 class TiledTaps:
-    """Rows as :class:`~.matrix_tiles_code.TileKernels` takes them, or :class:`~.part_product_code.PartKernels`.
+    """Rows as the kernels of :mod:`.matrix_tiles_code` and :mod:`.part_product_code` take them.
 
     The channels of all taps follow one another without gaps, so that taps begin anywhere in a tile. What is
     left of the last tile is filled up with zeros. Addresses of taps stand in the table behind those of rows.

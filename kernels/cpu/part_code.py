@@ -1,4 +1,4 @@
-"""Code that splits float32 into parts of bfloat16 (:mod:`onnxplan.kernels.cpu.parts`), and joins them again."""
+"""Code that splits float32 into parts of bfloat16, and joins them (:mod:`onnxplan.kernels.cpu.parts`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from onnxplan.kernels.cpu.parts import PARTS
 from onnxplan.kernels.cpu.registers import local_function
 
 _UPPER = 0xFFFF0000
+_INFINITY = 0x7F800000
 _HALF = 0x8000
 """Half a unit in the last place of bfloat16."""
 _INVALID = 0xFFC0
@@ -20,15 +21,21 @@ _INVALID = 0xFFC0
 _ROW = TILE.width * GROUP_BYTES
 
 
-def split(emitter: Emitter, numbers: ir.Value) -> list[ir.Value]:
-    """The parts of a vector of float32, as float32: the sum of them is the number."""
-    builder = emitter.builder
-    parts = []
-    for rounds in (False, True):
+def split(emitter: Emitter, numbers: ir.Value, *, guarded: bool) -> list[ir.Value]:
+    """The parts of a vector of float32, as float32: the sum of them is the number.
+
+    That of a number too large for the first part, which is rounded, is infinite; ``guarded`` cuts it off
+    there, so that only infinite numbers and NaN have parts that are not finite.
+    """
+    builder, parts = emitter.builder, []
+    for guards in (guarded, False):
         bits = builder.bitcast(numbers, emitter.vector(I32))
-        if rounds:
-            bits = builder.add(bits, emitter.fill(_HALF, I32))
-        part = builder.bitcast(builder.and_(bits, emitter.fill(_UPPER, I32)), emitter.vector(FLOAT))
+        rounded = builder.add(bits, emitter.fill(_HALF, I32))
+        if guards:
+            magnitude = builder.and_(rounded, emitter.fill(0x7FFFFFFF, I32))
+            too_large = builder.icmp_unsigned(">=", magnitude, emitter.fill(_INFINITY, I32))
+            rounded = builder.select(too_large, bits, rounded)
+        part = builder.bitcast(builder.and_(rounded, emitter.fill(_UPPER, I32)), emitter.vector(FLOAT))
         parts.append(part)
         numbers = builder.fsub(numbers, part)
     return [*parts, numbers]
@@ -36,7 +43,7 @@ def split(emitter: Emitter, numbers: ir.Value) -> list[ir.Value]:
 
 def store_parts(emitter: Emitter, numbers: ir.Value, place: ir.Value, mask: Mask | None = None) -> None:
     """Stores the parts of 32 of float32 as rows of a block's tiles."""
-    for number, part in enumerate(split(emitter, numbers)):
+    for number, part in enumerate(split(emitter, numbers, guarded=True)):
         slot = emitter.offset(place, number * BLOCK_BYTES)
         emitter.store_stored(round_to_bfloat16(emitter, part), slot, mask)
 
@@ -62,7 +69,8 @@ def panel_splitter(emitter: Emitter) -> ir.Function:
             low = inner.load(inner.offset(first, at), DType.FLOAT32)
             second = inner.offset(inner.offset(first, row_step), at)
             high = inner.load(second, DType.FLOAT32) if both else zero
-            for number, (below, above) in enumerate(zip(split(inner, low), split(inner, high), strict=True)):
+            halves = (split(inner, numbers, guarded=False) for numbers in (low, high))
+            for number, (below, above) in enumerate(zip(*halves, strict=True)):
                 slot = inner.offset(place, number * SIDE * _ROW + at)
                 inner.store_stored(_pair(inner, below, above), slot)
 

@@ -13,10 +13,9 @@ from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
 from onnxplan.kernels.cpu.fetch_code import LINE_BYTES
 from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER
-from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, TILE_ROW_BYTES
+from onnxplan.kernels.cpu.matrix_tiles import BLOCK_BYTES, SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.matrix_tiles_code import (
     B_STEP,
-    BLOCK_BYTES,
     SUM_STEP,
     TILE_BYTES,
     configured_tiles,
@@ -35,7 +34,6 @@ _STEP = PARTS * BLOCK_BYTES
 
 _PRODUCTS = SPLIT_DEPTH // PART_UNIT * 4
 """Steps of the four tiles of a block of sums."""
-_LINES = SPLIT_DEPTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +50,32 @@ class PartBlock:
     number: ir.Value
     following: ir.Value
 
-    def sums(self, emitter: Emitter, place: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Where at ``place`` the sums of the blocks before stand, and where the new ones do."""
-        odd = emitter.mul(emitter.modulo(self.number, 2), SUM_BYTES)
-        return emitter.offset(place, odd), emitter.offset(place, emitter.sub(SUM_BYTES, odd))
+
+@dataclass(frozen=True, slots=True)
+class PartRows:
+    """``count`` rows by ``columns`` columns: copies of them, their sums, and memory for parts of B.
+
+    Blocks of ``TILE.rows`` rows are ``a_step`` bytes apart in ``a``, and have ``2 * SUM_BYTES`` of ``sums``.
+    """
+
+    count: ir.Value
+    columns: ir.Value
+    a: ir.Value
+    a_step: ir.Value
+    sums: ir.Value
+    parts: ir.Value
+
+    def at(
+        self, emitter: Emitter, block: PartBlock, row: ir.Value
+    ) -> tuple[ir.Value, tuple[ir.Value, ir.Value], ir.Value]:
+        """A block of rows: its copy, where old and new sums stand, and the number of rows."""
+        number = emitter.divide(row, TILE.rows)
+        a = emitter.offset(self.a, emitter.mul(number, self.a_step))
+        odd = emitter.modulo(block.number, 2)
+        place = emitter.mul(number, 2 * SUM_BYTES)
+        before = emitter.offset(self.sums, emitter.add(place, emitter.mul(odd, SUM_BYTES)))
+        total = emitter.offset(self.sums, emitter.add(place, emitter.mul(emitter.sub(1, odd), SUM_BYTES)))
+        return a, (before, total), emitter.minimum(emitter.sub(self.count, row), TILE.rows)
 
 
 class PartKernels:
@@ -75,68 +95,46 @@ class PartKernels:
         """Sets the registers' sizes for what runs inside."""
         return configured_tiles(emitter)
 
-    def multiply(
-        self,
-        emitter: Emitter,
-        block: PartBlock,
-        a: ir.Value,
-        a_step: ir.Value,
-        sums: ir.Value,
-        rows: ir.Value,
-        columns: ir.Value,
-        parts: ir.Value,
+    def call(
+        self, emitter: Emitter, block: PartBlock, rows: PartRows, places: list[Place], last: ir.Value
     ) -> None:
-        """Adds the products of ``rows`` rows to their sums, for all blocks of ``TILE.rows`` of them.
+        """Adds a block's products to the sums of ``rows``; if ``last`` holds runs the epilogue on them."""
+        self._multiply(emitter, block, rows)
+        with emitter.loop(0, rows.count, TILE.rows) as row:
+            a, (before, total), count = rows.at(emitter, block, row)
+            arguments = [a, block.b, block.b_step, block.length, before, total, block.number, count]
+            emitter.builder.call(self._settle, arguments)
+            with emitter.when(last):
+                own = [place.row(emitter, row) for place in places]
+                emitter.builder.call(self._finish, [total, count, rows.columns, *place_values(own)])
 
-        These are ``a_step`` bytes apart in ``a``, and have ``2 * SUM_BYTES`` of ``sums`` each. ``parts`` is
-        memory for ``SPLIT_DEPTH`` rows of B.
-        """
-        column_tiles = emitter.ceil_div(columns, SIDE)
-        row_blocks = emitter.ceil_div(rows, TILE.rows)
-        lines = emitter.ceil_div(_LINES, emitter.mul(row_blocks, _PRODUCTS))
+    def _multiply(self, emitter: Emitter, block: PartBlock, rows: PartRows) -> None:
+        """All rows meet ``SPLIT_DEPTH`` rows of B, whose next ones are fetched meanwhile."""
+        column_tiles = emitter.ceil_div(rows.columns, SIDE)
+        calls = emitter.mul(emitter.ceil_div(rows.count, TILE.rows), _PRODUCTS)
+        fetched = emitter.ceil_div(SPLIT_DEPTH, calls)
         with emitter.loop(0, block.length, SPLIT_DEPTH) as start:
             length = emitter.minimum(SPLIT_DEPTH, emitter.sub(block.length, start))
             b = emitter.offset(block.b, emitter.mul(start, block.b_step))
-            emitter.builder.call(self._split, [parts, b, block.b_step, length])
+            emitter.builder.call(self._split, [rows.parts, b, block.b_step, length])
+            begins = emitter.builder.icmp_signed("==", start, I64(0))
             resumes = emitter.builder.or_(block.number, start)
             more = emitter.less(emitter.add(start, SPLIT_DEPTH), block.length)
             deeper = emitter.offset(b, emitter.mul(block.b_step, SPLIT_DEPTH))
             ahead = emitter.variable(emitter.builder.select(more, deeper, block.following))
-            with emitter.loop(0, row_blocks) as number:
-                left = emitter.offset(a, emitter.mul(number, a_step))
-                left = emitter.offset(left, emitter.mul(start, _STEP // PART_UNIT))
-                before, total = block.sums(emitter, emitter.offset(sums, emitter.mul(number, 2 * SUM_BYTES)))
-                first = emitter.builder.icmp_signed("==", start, I64(0))
-                before = emitter.builder.select(first, before, total)
-                count = emitter.sub(rows, emitter.mul(number, TILE.rows))
-                row_tiles = emitter.minimum(emitter.ceil_div(count, SIDE), 2)
+            with emitter.loop(0, rows.count, TILE.rows) as row:
+                a, (before, total), count = rows.at(emitter, block, row)
+                a = emitter.offset(a, emitter.mul(start, _STEP // PART_UNIT))
+                before = emitter.builder.select(begins, before, total)
+                tiles = [emitter.ceil_div(count, SIDE), column_tiles]
                 steps = emitter.ceil_div(length, PART_UNIT)
-                tiles = [row_tiles, column_tiles]
-                later = [ahead.value, block.b_step, lines]
-                arguments = [left, parts, steps, before, total, resumes, *tiles, *later]
+                later = [ahead.value, block.b_step, fetched]
+                arguments = [a, rows.parts, steps, before, total, resumes, *tiles, *later]
                 ahead.value = emitter.builder.call(self._add, arguments)
-
-    def finish(
-        self,
-        emitter: Emitter,
-        block: PartBlock,
-        a: ir.Value,
-        sums: ir.Value,
-        rows: ir.Value,
-        columns: ir.Value,
-        places: list[Place],
-        last: ir.Value,
-    ) -> None:
-        """Sees to sums of ``rows`` rows that are not finite, and runs the epilogue if ``last`` holds."""
-        before, total = block.sums(emitter, sums)
-        arguments = [a, block.b, block.b_step, block.length, before, total, block.number, rows]
-        emitter.builder.call(self._settle, arguments)
-        with emitter.when(last):
-            emitter.builder.call(self._finish, [total, rows, columns, *place_values(places)])
 
 
 def _block_adder(emitter: Emitter) -> ir.Function:
-    """A function ``(a, b, steps, before, total, resumes, row_tiles, column_tiles, ahead, ahead_step, lines)``.
+    """A function ``(a, b, steps, before, total, resumes, row_tiles, column_tiles, ahead, step, lines)``.
 
     It writes the sums of tiles of A by tiles of B to ``total``, which begin with those of ``before`` if
     ``resumes`` is not 0. One tile of sums is open at a time; each product needs one tile more to be loaded.

@@ -15,7 +15,7 @@ from onnxplan.kernels.cpu.parts import BYTES, PART_UNIT, SPLIT_DEPTH
 from onnxplan.kernels.cpu.tiling import LEAST_SECONDS, Problem, Tiling, caches, ceil_div, round_up
 
 PRODUCT, SPLIT_A, SPLIT_B = 500, 320, 270
-"""Cycles of a product of ``TILE.rows`` rows by ``PART_UNIT`` elements of two tiles' columns, and of splitting them."""
+"""Cycles of a block's product for a tile's depth, and of splitting its rows of A or columns of B."""
 MOST_TILES_A_THREAD = 8
 
 

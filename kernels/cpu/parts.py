@@ -1,8 +1,9 @@
 """Parts: a number of float32 is the sum of three of bfloat16, so that AMX's tiles multiply float32.
 
-The first part is the upper half of the number, the second what is left, rounded, the third the rest, which
-is exact. Six of the nine products of parts are summed in float32; the other three are less than 2**-21 of
-the product, and mostly less than 2**-24, so that sums are as exact as those of float32's own arithmetic.
+The first part is the number rounded, the second what is left, rounded, and the third the rest, which is
+exact. Six of the nine products of parts are summed in float32; the other three are no more than 2**-24 of
+the product together, so that sums are as exact as those of float32's own arithmetic, and more exact where
+there are many: a sum is rounded once for each 32 products of parts.
 Rows of A are split when they are copied as tiles, panels of B before the rows of a tile meet them.
 
 Where sums are not finite, which infinite numbers and NaN among the operands make them, they are computed

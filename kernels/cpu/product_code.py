@@ -26,7 +26,7 @@ from onnxplan.kernels.cpu.matrix_tiles_code import TileKernels, TileProduct
 from onnxplan.kernels.cpu.microkernel import MicroKernel, MicroKernels, Source, row_blocks
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
-from onnxplan.kernels.cpu.part_product_code import PartBlock, PartKernels
+from onnxplan.kernels.cpu.part_product_code import PartBlock, PartKernels, PartRows
 from onnxplan.kernels.cpu.parts import BYTES, SUM_BYTES
 from onnxplan.kernels.cpu.product import WORDS
 from onnxplan.kernels.cpu.quad_code import QuadProduct
@@ -311,40 +311,30 @@ class _TileWriter:
 
     def _write_parts(self, kernels: PartKernels, panel: ir.Value, number: ir.Value, block: Block) -> None:
         """The same of products in parts: all blocks of rows meet a part of the block's depth."""
-        emitter, word, tile = self._emitter, self._word, self._tile
-        height, width = self._code.tile.rows, self._code.tile.width
+        emitter, word, tile, width = self._emitter, self._word, self._tile, self._code.tile.width
         last = emitter.builder.icmp_signed("==", number, emitter.sub(word["depth_blocks"], 1))
-        b = emitter.offset(self._part_of_panel(panel), emitter.mul(block.start, word["b_row"]))
         next_panel = emitter.add(panel, 1)
         more = emitter.less(next_panel, tile.last_panel)
-        following = self._part_of_panel(emitter.builder.select(more, next_panel, tile.first_panel))
-        following = emitter.offset(following, emitter.mul(block.start, word["b_row"]))
-        own = PartBlock(b, word["b_row"], block.length, number, following)
-        a = emitter.builder.load(emitter.offset(emitter.scratch, word["table"]), align=8, typ=POINTER)
-        a_step = emitter.mul(word["depth_block"], height * BYTES)
-        column = emitter.mul(panel, width)
-        columns = emitter.minimum(emitter.sub(word["columns"], column), width)
-        blocks = emitter.mul(
-            emitter.sub(panel, tile.first_panel), row_blocks(emitter, tile.rows, self._code.tile)
+        b, following = (
+            emitter.offset(self._part_of_panel(place), emitter.mul(block.start, word["b_row"]))
+            for place in (panel, emitter.builder.select(more, next_panel, tile.first_panel))
         )
-        sums_step = 2 * SUM_BYTES
-        sums = emitter.builder.select(self._single, I64(0), emitter.mul(blocks, sums_step))
-        sums = emitter.offset(emitter.scratch, sums)
-        parts = emitter.offset(emitter.scratch, word["b_scratch"])
-        kernels.multiply(emitter, own, a, a_step, sums, tile.rows, columns, parts)
+        own = emitter.sub(panel, tile.first_panel)
+        blocks = emitter.mul(own, row_blocks(emitter, tile.rows, self._code.tile))
+        sums = emitter.builder.select(self._single, I64(0), emitter.mul(blocks, 2 * SUM_BYTES))
+        column = emitter.mul(panel, width)
+        rows = PartRows(
+            count=tile.rows,
+            columns=emitter.minimum(emitter.sub(word["columns"], column), width),
+            a=emitter.builder.load(emitter.offset(emitter.scratch, word["table"]), align=8, typ=POINTER),
+            a_step=emitter.mul(word["depth_block"], self._code.tile.rows * BYTES),
+            sums=emitter.offset(emitter.scratch, sums),
+            parts=emitter.offset(emitter.scratch, word["b_scratch"]),
+        )
         places = [place.row(emitter, tile.first_row).column(emitter, column) for place in tile.places]
-        with emitter.loop(0, tile.rows, height) as row:
-            before = emitter.divide(row, height)
-            kernels.finish(
-                emitter,
-                own,
-                emitter.offset(a, emitter.mul(before, a_step)),
-                emitter.offset(sums, emitter.mul(before, sums_step)),
-                emitter.minimum(emitter.sub(tile.rows, row), height),
-                columns,
-                [place.row(emitter, row) for place in places],
-                last,
-            )
+        kernels.call(
+            emitter, PartBlock(b, word["b_row"], block.length, number, following), rows, places, last
+        )
 
     def _rows_of_panel(self, panel: ir.Value, block: Block) -> ir.Value:
         """Where the rows of B of a block begin."""

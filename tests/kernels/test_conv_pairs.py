@@ -1,4 +1,4 @@
-"""Convolutions of bfloat16 by tile registers, and of float32 that is rounded to it in ``math="fast"``."""
+"""Convolutions by tile registers: of bfloat16, of float32 that is rounded to it, and of float32 in parts."""
 
 import harness
 import numpy as np
@@ -7,11 +7,12 @@ from harness import run_operation
 from products import apply_epilogue, arrays, as_constant, assert_close, epilogue, fill, place
 from test_conv import GEOMETRIES, bias_and_residual, output_extents
 from test_conv import reference as convolution
-from test_pairs import FAST, STRICT, either, needs_tiles, rounded
+from test_pairs import FAST, PARTS, STRICT, either, has_tiles, needs_tiles, rounded
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Conv
 from onnxplan.compiler.program import Operation
+from onnxplan.kernels.cpu import winograd
 
 BF16, F32 = DType.BFLOAT16, DType.FLOAT32
 
@@ -30,17 +31,27 @@ def operation_of(x, w, output, geometry, groups=1, extras=()):
     return Operation(primitive, (x, w, *extras), (output,))
 
 
-def check(isa, rng, x, w, geometry, groups=1, *, kind="tiles", threads=2):
+@pytest.fixture(autouse=True)
+def no_winograd(monkeypatch):
+    """Which goes before parts."""
+    monkeypatch.setattr(winograd, "ENABLED", False)
+
+
+def has_conv_tiles(isa, x, w, groups):
+    return isa != PARTS or (x.shape[-1] // groups >= 32 and has_tiles(isa, w.shape[-1] // groups))
+
+
+def check(isa, rng, x, w, geometry, groups=1, *, threads=2):
     shape = (x.shape[0], *output_extents(*geometry), w.shape[-1])
     output = place(rng, shape, x.dtype, "gaps")
     extras = bias_and_residual(rng, shape, x.dtype)
     values = fill(rng, (x, w, *extras))
     image, weights, *more = arrays((x, w, *extras), values)
     operation = operation_of(x, as_constant(w, values), output, geometry, groups, extras)
-    assert kinds(operation, isa) == [kind]
+    assert (kinds(operation, isa) == ["tiles"]) == has_conv_tiles(isa, x, w, groups)
     del values[w.storage]
     (got,) = run_operation(operation, values, isa, rng, threads)
-    image, weights, primitive = rounded(image), rounded(weights), operation.primitive
+    image, weights, primitive = rounded(image, isa), rounded(weights, isa), operation.primitive
     total = convolution(image, weights, shape, primitive)
     magnitude = convolution(np.abs(image), np.abs(weights), shape, primitive)
     assert_close(got, *apply_epilogue(total, magnitude, more, output.dtype), output.dtype)

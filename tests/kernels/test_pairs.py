@@ -1,4 +1,4 @@
-"""Products of bfloat16 by AMX's tiles, and of float32 that are rounded to it in ``math="fast"``."""
+"""Products by AMX's tiles: of bfloat16, of float32 rounded to it in ``math="fast"``, of float32 in parts."""
 
 import itertools
 
@@ -25,8 +25,12 @@ from onnxplan.kernels.cpu.pack import pack_groups
 from onnxplan.runtime.cpu.target import has_bfloat16_tiles
 
 BF16, F16, F32 = DType.BFLOAT16, DType.FLOAT16, DType.FLOAT32
-FAST, STRICT = "avx512_fast", "avx512_tiles"
-CASES = [pytest.param(FAST, F32, id="rounded"), pytest.param(STRICT, BF16, id="bfloat16")]
+FAST, STRICT, PARTS = "avx512_fast", "avx512_tiles", "avx512_parts"
+CASES = [
+    pytest.param(FAST, F32, id="rounded"),
+    pytest.param(STRICT, BF16, id="bfloat16"),
+    pytest.param(PARTS, F32, id="parts"),
+]
 
 needs_tiles = pytest.mark.skipif(
     not has_bfloat16_tiles(), reason="this processor, or its system, has no AMX of bfloat16"
@@ -34,8 +38,14 @@ needs_tiles = pytest.mark.skipif(
 either = pytest.mark.parametrize(("isa", "dtype"), CASES)
 
 
-def rounded(array):
-    return array.astype(BF16.numpy).astype(np.float64)
+def rounded(array, isa=FAST):
+    """What products of ``isa`` multiply: parts are all of a number."""
+    return (array if isa == PARTS else array.astype(BF16.numpy)).astype(np.float64)
+
+
+def has_tiles(isa, columns):
+    """Parts take panels of two tiles' width, which products of few columns do not have."""
+    return isa != PARTS or columns > 16
 
 
 def takes_tiles(operation, isa):
@@ -49,10 +59,10 @@ def check_product(isa, rng, a, b, output, extras=()):
     left, right, *more = arrays((a, b, *extras), values)
     primitive = MatMul(F32, epilogue(F32, output.dtype, len(extras)))
     operation = Operation(primitive, (a, as_constant(b, values), *extras), (output,))
-    assert takes_tiles(operation, isa)
+    assert takes_tiles(operation, isa) == has_tiles(isa, b.shape[-1])
     values.pop(b.storage)
     (got,) = run_operation(operation, values, isa, rng)
-    left, right = rounded(left), rounded(right)
+    left, right = rounded(left, isa), rounded(right, isa)
     total, magnitude = apply_epilogue(left @ right, np.abs(left) @ np.abs(right), more, output.dtype)
     assert_close(got, total, magnitude, output.dtype)
 
@@ -102,13 +112,13 @@ def test_numbers_of_no_size(isa, dtype):
             left[0, 40], left[9, 0], left[20, 41] = np.finfo(np.float32).max, -np.inf, np.inf
         operation = Operation(MatMul(F32), (a, as_constant(b, values)), (dense(F32, (rows, 37)),))
         (got,) = run_operation(operation, {a.storage: values[a.storage]}, isa, rng)
-        with np.errstate(invalid="ignore"):
-            want = rounded(left) @ rounded(right)
+        with np.errstate(invalid="ignore", over="ignore"):
+            want = (rounded(left, isa) @ rounded(right, isa)).astype(np.float32)
         np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
         infinite = np.isinf(want)
         np.testing.assert_array_equal(got[infinite], want[infinite])
         finite = np.isfinite(want)
-        np.testing.assert_allclose(got[finite], want[finite], atol=1e-4)
+        np.testing.assert_allclose(got[finite], want[finite], rtol=1e-6, atol=1e-4)
 
 
 @pytest.mark.usefixtures("no_least")
