@@ -32,6 +32,10 @@ class Ceilings:
         """Those of products of bfloat16 by the tiles that multiply bytes: half as many at a time."""
         return replace(self, flops=self.byte_operations / 2)
 
+    def for_parts(self) -> Ceilings:
+        """Those of products of float32 in three parts: six products of bfloat16 each."""
+        return replace(self, flops=self.byte_operations / 2 / 6)
+
     def best(self, other: Ceilings) -> Ceilings:
         """The higher of each."""
         return Ceilings(*map(max, astuple(self), astuple(other)))

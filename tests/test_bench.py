@@ -43,6 +43,7 @@ def test_ceilings_are_those_of_a_processor(threads):
     assert 0 < found.byte_operations < math.inf
     assert found.for_bytes().flops == found.byte_operations
     assert found.for_bfloat16().flops == found.byte_operations / 2
+    assert found.for_parts().flops == found.byte_operations / 12
     assert found.best(CEILINGS).flops == max(found.flops, CEILINGS.flops)
 
 

@@ -21,7 +21,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE
-from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, ceil_div, sum_dtype
+from onnxplan.kernels.cpu.tiling import Extents, ceil_div, sum_dtype
 
 PARTS = 3
 BYTES = 2 * PARTS
@@ -42,6 +42,7 @@ VECTOR_CYCLES = 1 / 27
 WORTH = 1.3
 """How many times as fast products must be in parts. Where neighbours use the tile registers of the same core
 they are hardly faster than float32's own."""
+MANY_ROWS = 1024
 SPEED = 1.5
 """Multiply-adds in the time of one of float32's own."""
 
@@ -56,10 +57,13 @@ def splits_float32(target: Target, a: DType, b: View, accumulator: DType) -> boo
     )
 
 
-def worth_splitting(extents: Extents, panel: RegisterTile) -> bool:
-    """Is a product clearly faster in parts? Panels of B must be as wide as a multiple of two tiles."""
-    if panel.width % TILE.width:
-        return False
+def may_be_worth_splitting(depth: int, columns: int) -> bool:
+    """Is there a number of rows for which a product is clearly faster in parts?"""
+    return columns > SIDE and worth_splitting(Extents(MANY_ROWS, depth, columns))
+
+
+def worth_splitting(extents: Extents) -> bool:
+    """Is a product clearly faster in parts?"""
     blocks, panels = ceil_div(extents.rows, TILE.rows), ceil_div(extents.columns, TILE.width)
     steps = ceil_div(extents.depth, PART_UNIT)
     tiles = ceil_div(extents.rows, SIDE) * ceil_div(extents.columns, SIDE)

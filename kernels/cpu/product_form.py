@@ -13,7 +13,7 @@ from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, depth_unit, takes_tiles, tile_target
 from onnxplan.kernels.cpu.pairs import PAIR, fills_pairs, takes_pairs
-from onnxplan.kernels.cpu.parts import BYTES, SPEED, splits_float32, worth_splitting
+from onnxplan.kernels.cpu.parts import BYTES, SPEED, may_be_worth_splitting, splits_float32, worth_splitting
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
 from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, register_tile, sum_dtype
 
@@ -88,8 +88,10 @@ def product_form(
         return ProductForm(QUAD, b.dtype, depth_unit(target), tile, tiles, panel=tile)
     if tiles and takes_pairs(target, a, b, accumulator) and fills_pairs(extents):
         return ProductForm(PAIR, DType.BFLOAT16, depth_unit(target), TILE, tiles=True, panel=TILE)
-    splits = splits_float32(target, a, b, accumulator)
+    splits = splits_float32(target, a, b, accumulator) and may_be_worth_splitting(
+        extents.depth, extents.columns
+    )
     panel = register_tile(target, sum_dtype(accumulator), extents.columns, even=splits)
-    if tiles and splits and worth_splitting(extents, panel):
+    if tiles and splits and worth_splitting(extents):
         return ProductForm(1, b.dtype, 1, TILE, tiles=True, panel=panel, parts=True)
     return ProductForm.single(b.dtype, panel)

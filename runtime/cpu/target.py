@@ -48,8 +48,9 @@ def detect_target(threads: int | None = None, math: str = "strict") -> Target:
     """The CPU of this machine as a compilation target.
 
     ``threads`` defaults to :func:`default_threads`. ``ONNXPLAN_ISA`` (``avx512``, ``avx2``, ``neon`` or
-    ``generic``) overrides the instruction set, and ``ONNXPLAN_AMX=0`` leaves out AMX. Raises ``ValueError``
-    for an unknown instruction set or math mode and for fewer than one thread.
+    ``generic``) overrides the instruction set, ``ONNXPLAN_AMX=0`` leaves out AMX, and
+    ``ONNXPLAN_FLOAT32_TILES=0`` what it does for float32. Raises ``ValueError`` for an unknown instruction
+    set or math mode and for fewer than one thread.
     """
     if math not in MATH_MODES:
         raise ValueError(f"math must be one of {', '.join(MATH_MODES)}, not {math!r}")
