@@ -6,8 +6,8 @@ second cache; a panel of B is split before the rows meet it, a block of the dept
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
 
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.matrix_tiles import TILE
@@ -25,6 +25,7 @@ def depth_of_parts(target: Target, depth: int) -> int:
     return round_up(ceil_div(depth, ceil_div(depth, limit)), PART_UNIT)
 
 
+@functools.lru_cache(maxsize=1024)
 def cut_parts(target: Target, problem: Problem, depth: int) -> Tiling:
     """Cuts a problem whose blocks of the depth have ``depth`` elements; none is computed in parts of it."""
     row_blocks, panels = ceil_div(problem.rows, TILE.rows), ceil_div(problem.columns, TILE.width)
@@ -55,7 +56,7 @@ def cut_parts(target: Target, problem: Problem, depth: int) -> Tiling:
         depth=depth,
         row_tiles=row_tiles,
         column_tiles=column_tiles,
-        batch_tiles=math.ceil(problem.batch / batch),
+        batch_tiles=ceil_div(problem.batch, batch),
         depth_blocks=ceil_div(problem.depth, depth),
         along_columns=False,
     )
