@@ -10,6 +10,8 @@ from test_pairs import F32, PARTS, needs_tiles, takes_tiles
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import MatMul
 from onnxplan.compiler.program import Operation
+from onnxplan.kernels.cpu.part_tiling import cut_parts, depth_of_parts
+from onnxplan.kernels.cpu.tiling import Problem, round_up
 
 pytestmark = [needs_tiles, pytest.mark.usefixtures("no_least")]
 VECTORS = "avx512"
@@ -139,3 +141,19 @@ def test_plans_share_packed_weights(monkeypatch):
         kinds.add(recorder.steps[-1].kernel.variant[0] == "tiles")
     assert len(layouts) == 1
     assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 6])
+def test_cuts(threads):
+    """Tiles cover a product, their rows stay in the second cache, and no thread is without a tile."""
+    target = harness.make_target(PARTS, threads)
+    second = target.cache_bytes[1]
+    for rows, depth, columns in ((64, 768, 768), (197, 3072, 768), (5000, 96, 384), (128, 200, 50000)):
+        block = depth_of_parts(target, depth)
+        tiling = cut_parts(target, Problem(1, rows, columns, round_up(depth, 32), 4, 4, 4), block)
+        assert block % 32 == 0
+        assert tiling.depth_blocks * block >= depth > (tiling.depth_blocks - 1) * block
+        assert tiling.rows == 32 or tiling.rows * block * 6 <= second // 2
+        assert tiling.rows * tiling.row_tiles >= rows
+        assert 32 * tiling.panels * tiling.column_tiles >= columns
+        assert tiling.tiles >= threads
