@@ -34,7 +34,7 @@ SPLIT_DEPTH = 2 * PART_UNIT
 """So many rows of a panel of B are split at a time: they stay in the first cache beside those of A."""
 SUM_BYTES = 4 * TILE.rows * TILE.width
 """Of a block of sums, which has place for two: those of the depth before, and with the block at hand."""
-TILE_CYCLES, SPLIT_CYCLES, SUM_CYCLES = 170, 400, 400
+TILE_CYCLES, SPLIT_CYCLES, SUM_CYCLES = 170, 400, 1200
 """What it takes to add a product of tiles to one of sums, to split a block of A or B for a tile's depth, and
 to load, store, check and finish a block of sums."""
 VECTOR_CYCLES = 1 / 27
@@ -43,6 +43,7 @@ WORTH = 1.3
 """How many times as fast products must be in parts. Where neighbours use the tile registers of the same core
 they are hardly faster than float32's own."""
 MANY_ROWS = 1024
+"""So many use what is split of B better than most."""
 SPEED = 1.5
 """Multiply-adds in the time of one of float32's own."""
 
