@@ -21,7 +21,7 @@ TILE_ROW_BYTES = 64
 GROUP_BYTES = 4
 """Neighbours along the depth that a lane of a product takes: four bytes, or two of bfloat16."""
 TILE = RegisterTile(2 * SIDE, 2, SIDE)
-"""Four tiles of sums, whose products take two tiles of A and two of B: all eight registers."""
+"""Four tiles of sums: a tile of A or B that is loaded meets two of the other."""
 BLOCK_BYTES = TILE.rows * TILE_ROW_BYTES
 """Bytes of a block of ``TILE.rows`` rows for a tile's depth."""
 LEAST_ROWS = 8

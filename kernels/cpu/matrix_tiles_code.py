@@ -1,7 +1,6 @@
 """Code of :mod:`onnxplan.kernels.cpu.matrix_tiles`: sums of products in AMX's tile registers.
 
-All registers have 16 rows of 64 bytes: 0 to 3 hold sums, row by row of tiles, 4 and 5 tiles of A, 6 and 7
-those of B.
+All registers have 16 rows of 64 bytes: 0 to 3 hold sums, row by row of tiles, 4 a tile of A and 5 one of B.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ TILE_BYTES = SIDE * TILE_ROW_BYTES
 B_STEP = TILE.width * GROUP_BYTES
 SUM_STEP = TILE.width * DType.INT32.itemsize
 _REGISTERS = 8
-_FIRST_A, _FIRST_B = 4, 6
+_A, _B = 4, 5
+"""The other two stay empty: where two threads share a core, each register in use makes both wait longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +220,15 @@ class TileKernels:
             b = inner.offset(block.b, inner.mul(number, SIDE * B_STEP))
             later = inner.offset(block.ahead, inner.mul(number, inner.mul(block.ahead_step, SIDE)))
             fetch_ahead(inner, b, B_STEP, later, block.ahead_step, SIDE)
-            for j in range(column_tiles):
-                move_tile(inner, "tileloadd64", _FIRST_B + j, inner.offset(b, j * TILE_ROW_BYTES), B_STEP)
+            in_b = -1
             for i in range(row_tiles):
-                move_tile(inner, "tileloadd64", _FIRST_A + i, inner.offset(a, i * TILE_BYTES), TILE_ROW_BYTES)
-                for j in range(column_tiles):
-                    multiply_tiles(inner, self._multiply, 2 * i + j, _FIRST_A + i, _FIRST_B + j)
+                move_tile(inner, "tileloadd64", _A, inner.offset(a, i * TILE_BYTES), TILE_ROW_BYTES)
+                # The second row of tiles begins with the tile of B that the first one ends with.
+                for j in range(column_tiles)[:: 1 - 2 * i]:
+                    if j != in_b:
+                        move_tile(inner, "tileloadd64", _B, inner.offset(b, j * TILE_ROW_BYTES), B_STEP)
+                    multiply_tiles(inner, self._multiply, 2 * i + j, _A, _B)
+                    in_b = j
         for register, place in sums:
             move_tile(inner, "tilestored64", register, place, SUM_STEP)
         inner.builder.ret_void()
