@@ -9,6 +9,8 @@ early enough, and computes some rows once more.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
@@ -17,12 +19,14 @@ from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu import convert
 from onnxplan.kernels.cpu.attention import WORDS
+from onnxplan.kernels.cpu.attention_pairs import copy_rounded, pair_packer, pair_scorer, pair_valuer
 from onnxplan.kernels.cpu.attention_rows import Softmax, row_clearer, row_weigher
 from onnxplan.kernels.cpu.attention_tiles import scorer, valuer
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place
 from onnxplan.kernels.cpu.llvm_types import I32, I64
+from onnxplan.kernels.cpu.matrix_tiles_code import configured_tiles
 from onnxplan.kernels.cpu.objects import ObjectCode, compile_module, kernel_symbol
 from onnxplan.kernels.cpu.pack_code import Panel, axis_offsets, panel_packer
 from onnxplan.kernels.cpu.tiling import RegisterTile
@@ -33,6 +37,7 @@ class _Code:
     """The choices compiled into a kernel (see :func:`~onnxplan.kernels.cpu.attention.select_attention`)."""
 
     target: Target
+    form: str
     q_dtype: DType
     q_layout: str
     k_layout: str
@@ -50,12 +55,28 @@ class _Code:
     def sums(self) -> DType:
         return self.score.accumulator
 
+    @property
+    def paired(self) -> bool:
+        """Do tile registers multiply pairs of bfloat16?"""
+        return self.form == "tiles"
+
 
 def build_attention(variant: Variant, target: Target) -> ObjectCode:
     """The kernel of a step of :func:`onnxplan.kernels.cpu.attention.select_attention`."""
-    q_label, q_layout, k_layout, k_label, v_label, v_kind, whole, out_label, softmax, *tiles, epilogue = (
-        variant
-    )
+    (
+        form,
+        q_label,
+        q_layout,
+        k_layout,
+        k_label,
+        v_label,
+        v_kind,
+        whole,
+        out_label,
+        softmax,
+        *tiles,
+        epilogue,
+    ) = variant
     assert isinstance(epilogue, tuple)
     score_tile, value_tile = (
         RegisterTile(*(int(str(size)) for size in tile)) for tile in tiles if isinstance(tile, tuple)
@@ -65,6 +86,7 @@ def build_attention(variant: Variant, target: Target) -> ObjectCode:
     )
     code = _Code(
         target,
+        str(form),
         q_dtype,
         str(q_layout),
         str(k_layout),
@@ -79,7 +101,10 @@ def build_attention(variant: Variant, target: Target) -> ObjectCode:
         Epilogue.from_variant(epilogue),
     )
     emitter = Emitter.kernel(kernel_symbol("attention", variant), target, score_tile.lanes)
-    _Kernel(emitter, code).emit()
+    kernel = _Kernel(emitter, code)
+    with configured_tiles(emitter) if code.paired else nullcontext():
+        kernel.emit()
+    emitter.builder.ret_void()
     return compile_module(emitter.module, emitter.function.name, target, light=True)
 
 
@@ -89,26 +114,33 @@ class _Kernel:
     def __init__(self, emitter: Emitter, code: _Code) -> None:
         self._emitter, self._code = emitter, code
         self._word = {name: emitter.parameter(number) for number, name in enumerate(WORDS)}
-        softmax = Softmax(code.sums, code.value_tile, code.softmax)
-        self._score = scorer(emitter, code.score_tile, code.k_dtype, code.sums)
+        softmax = Softmax(code.sums, code.value_tile, code.softmax, code.paired)
         self._weigh = row_weigher(emitter, softmax, code.score)
-        self._value = valuer(emitter, softmax, code.v_dtype, code.out_dtype, whole=code.whole)
+        if code.paired:
+            self._score = pair_scorer(emitter)
+            self._value = pair_valuer(emitter, softmax, code.out_dtype, whole=code.whole)
+        else:
+            self._score = scorer(emitter, code.score_tile, code.k_dtype, code.sums)
+            self._value = valuer(emitter, softmax, code.v_dtype, code.out_dtype, whole=code.whole)
         self._clear = None
         if code.softmax == "guarded":
             self._clear = row_clearer(emitter, softmax, code.v_dtype, code.out_dtype)
         self._pack_k = None
-        tile = code.score_tile
         if code.k_layout != "packed":
             kind = code.k_layout.removeprefix("scratch_")
-            self._pack_k = panel_packer(emitter, code.k_dtype.itemsize, tile.lanes, tile.vectors, kind)
-        tile = code.value_tile
-        self._pack_v = panel_packer(emitter, code.v_dtype.itemsize, tile.lanes, tile.vectors, code.v_kind)
+            self._pack_k = self._packer(code.k_dtype, code.score_tile, kind)
+        self._pack_v = self._packer(code.v_dtype, code.value_tile, code.v_kind)
         extras = len(code.score.dtypes) - 1
         self._extra_steps = [
             (emitter.parameter(len(WORDS) + 2 * number), emitter.parameter(len(WORDS) + 2 * number + 1))
             for number in range(extras)
         ]
         self._axes = emitter.offset(emitter.function.args[1], 8 * (len(WORDS) + 2 * extras))
+
+    def _packer(self, dtype: DType, tile: RegisterTile, kind: str) -> ir.Function:
+        if self._code.paired:
+            return pair_packer(self._emitter, dtype, kind)
+        return panel_packer(self._emitter, dtype.itemsize, tile.lanes, tile.vectors, kind)
 
     def _scratch(self, name: str) -> ir.Value:
         return self._emitter.offset(self._emitter.scratch, self._word[name])
@@ -137,11 +169,17 @@ class _Kernel:
             self._start_rows(groups)
             with emitter.loop(0, word["keys"], word["key_block"]) as key:
                 self._emit_block((q, k, v, out), extras, rows, groups, key)
-        emitter.builder.ret_void()
 
     def _copy_queries(self, source: ir.Value, rows: ir.Value) -> None:
-        """Copies queries, converted to the type of the sums."""
+        """Copies queries, converted to the type of the sums, or to bfloat16 for tile registers."""
         emitter, code, word = self._emitter, self._code, self._word
+        if code.paired:
+            step = None if code.q_layout == "rows" else word["q_depth"]
+            with emitter.loop(0, rows) as row:
+                at = emitter.offset(source, emitter.mul(row, word["q_row"]))
+                to = emitter.offset(self._scratch("queries"), emitter.mul(row, word["query_pitch"]))
+                copy_rounded(emitter, at, step, code.q_dtype, word["depth"], to)
+            return
         dtype, sums, lanes = code.q_dtype, code.sums, emitter.lanes
         full = emitter.builder.and_(word["depth"], I64(-lanes))
         rest = emitter.sub(word["depth"], full)
@@ -259,4 +297,7 @@ class _Kernel:
                 depth_step=depth_step,
                 column_step=column_step,
             )
-            emitter.builder.call(packer, panel.values)
+            arguments = panel.values
+            if self._code.paired:
+                arguments = [arguments[0], emitter.function.args[1], *arguments[1:], self._scratch("stage")]
+            emitter.builder.call(packer, arguments)

@@ -14,6 +14,7 @@ from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, finished_sums
 from onnxplan.kernels.cpu.llvm_types import I1, I64, POINTER, compute_type
 from onnxplan.kernels.cpu.math_exponential import exp_below, exp_weight
+from onnxplan.kernels.cpu.pair_code import round_to_bfloat16
 from onnxplan.kernels.cpu.registers import local_function
 from onnxplan.kernels.cpu.tiling import RegisterTile
 
@@ -27,11 +28,16 @@ HEADROOM = 8.0
 @dataclass(frozen=True, slots=True)
 class Softmax:
     """Scores, sums and results are of type ``dtype``, results in tiles of ``tile``; ``kind`` as in
-    :attr:`onnxplan.compiler.primitives.Attention.softmax`."""
+    :attr:`onnxplan.compiler.primitives.Attention.softmax`.
+
+    With ``rounds`` exponentials become bfloat16, in the first half of their row, and as many zeros follow
+    as fill up ``UNROLL`` vectors; the sums are still those of float32.
+    """
 
     dtype: DType
     tile: RegisterTile
     kind: str
+    rounds: bool = False
 
     @property
     def row_bytes(self) -> int:
@@ -89,7 +95,7 @@ def row_weigher(emitter: Emitter, softmax: Softmax, score: Epilogue) -> ir.Funct
     with inner.loop(0, tile.rows) as row:
         top = inner.load_scalar(inner.element(tops, row, dtype), dtype)
         at = inner.element(sums, inner.mul(row, lanes), dtype)
-        total = _exponentials(inner, dtype, inner.offset(scores, inner.mul(row, pitch)), top, keys)
+        total = _exponentials(inner, softmax, inner.offset(scores, inner.mul(row, pitch)), top, keys)
         inner.store(builder.fadd(inner.load(at, dtype), total), at, dtype)
     builder.ret_void()
     return inner.function
@@ -149,9 +155,12 @@ def _finish_scores(
     return best.value
 
 
-def _exponentials(inner: Emitter, dtype: DType, line: ir.Value, top: ir.Value, keys: ir.Value) -> ir.Value:
+def _exponentials(
+    inner: Emitter, softmax: Softmax, line: ir.Value, top: ir.Value, keys: ir.Value
+) -> ir.Value:
     """Turns a row of scores into ``exp(score - top)``; returns sums of them, a vector."""
-    builder, lanes, number = inner.builder, inner.lanes, compute_type(dtype)
+    builder, lanes, dtype = inner.builder, inner.lanes, softmax.dtype
+    number, wide = compute_type(dtype), inner.with_lanes(UNROLL * inner.lanes)
     # A row of minus infinity alone has exponentials of 0.
     infinite = builder.fcmp_ordered("==", top, number(float("-inf")))
     base = inner.splat(builder.select(infinite, number(0.0), top))
@@ -160,10 +169,16 @@ def _exponentials(inner: Emitter, dtype: DType, line: ir.Value, top: ir.Value, k
     def several(key: ir.Value, count: int) -> None:
         places = [inner.element(line, inner.add(key, vector * lanes), dtype) for vector in range(count)]
         loaded = [inner.load(at, dtype) for at in places]
-        for at, value, total in zip(places, loaded, totals[:count], strict=True):
-            power = exp_weight(inner, builder.fsub(value, base))
-            inner.store(power, at, dtype)
+        powers = [exp_weight(inner, builder.fsub(value, base)) for value in loaded]
+        for power, total in zip(powers, totals[:count], strict=True):
             total.value = builder.fadd(total.value, power)
+        if softmax.rounds:
+            filled = [*powers, inner.constant(0.0, dtype)][:UNROLL]
+            rounded = round_to_bfloat16(wide, inner.join(*filled))
+            wide.store_stored(rounded, inner.element(line, key, DType.BFLOAT16))
+            return
+        for at, power in zip(places, powers, strict=True):
+            inner.store(power, at, dtype)
 
     vectors = inner.ceil_div(keys, lanes)
     end = inner.mul(vectors, lanes)

@@ -37,7 +37,7 @@ def takes_tiles(target: Target, rows: int) -> bool:
 
 def needs_tiles(kernel: KernelSpec) -> bool:
     """Does a kernel use tile registers, for which the system must be asked?"""
-    return kernel.family in ("matmul", "conv") and kernel.variant[0] == "tiles"
+    return kernel.family in ("matmul", "conv", "attention") and kernel.variant[0] == "tiles"
 
 
 def depth_unit(target: Target) -> int:

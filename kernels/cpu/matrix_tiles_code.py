@@ -13,6 +13,7 @@ from llvmlite import ir
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
 from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.emitter_core import Number
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
 from onnxplan.kernels.cpu.fetch_code import fetch_ahead
@@ -262,9 +263,10 @@ def configured_tiles(emitter: Emitter) -> Iterator[None]:
     emitter.intrinsic("llvm.x86.tilerelease", ir.VoidType(), [])
 
 
-def move_tile(inner: Emitter, instruction: str, register: int, place: ir.Value, row_step: int) -> None:
+def move_tile(inner: Emitter, instruction: str, register: int, place: ir.Value, row_step: Number) -> None:
     """Loads or stores a tile whose rows are ``row_step`` bytes apart."""
-    inner.intrinsic(f"llvm.x86.{instruction}", ir.VoidType(), [I8(register), place, I64(row_step)])
+    arguments = [I8(register), place, inner.number(row_step)]
+    inner.intrinsic(f"llvm.x86.{instruction}", ir.VoidType(), arguments)
 
 
 def multiply_tiles(inner: Emitter, instruction: str, *registers: int) -> None:
