@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from harness import array_of, dense, run_operation
 from products import arrays, as_constant, broadcast, fill, place
-from test_pairs import FAST, STRICT, either, needs_tiles
+from test_pairs import FAST, STRICT, needs_tiles, of_pairs
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
@@ -94,7 +94,7 @@ def operands(rng, batch, rows, keys, depth, width, dtype, layout="any"):
     return q, k, v
 
 
-@either
+@of_pairs
 @pytest.mark.parametrize("seed", range(16))
 def test_random_sizes_layouts_and_masks(isa, dtype, seed):
     rng = np.random.default_rng(seed)
@@ -127,7 +127,7 @@ def test_random_sizes_layouts_and_masks(isa, dtype, seed):
     check(isa, rng, KINDS[seed // 4 % 4], score, (q, k, v, *extras), output, values)
 
 
-@either
+@of_pairs
 @pytest.mark.parametrize("layout", ["dense", "swapped", "stepped"])
 def test_every_tail(isa, dtype, layout):
     """Of keys, depth, width and rows: around the sides of tiles, and around blocks of keys."""
@@ -141,7 +141,7 @@ def test_every_tail(isa, dtype, layout):
         check(isa, rng, "plain", None, (q, k, v), output, fill(rng, [q, k, v]))
 
 
-@either
+@of_pairs
 @pytest.mark.parametrize("threads", [1, 16])
 def test_every_tail_of_rows(isa, dtype, threads):
     """The last group begins within the one before, or within the tile before."""
@@ -152,7 +152,7 @@ def test_every_tail_of_rows(isa, dtype, threads):
         check(isa, rng, "plain", None, (q, k, v), output, fill(rng, [q, k, v]), threads)
 
 
-@either
+@of_pairs
 def test_constants_and_heads_that_share_keys(isa, dtype):
     rng = np.random.default_rng(2)
     q, k, v = operands(rng, (2, 3, 1), 40, 90, 8, 10, dtype)
@@ -165,7 +165,7 @@ def test_constants_and_heads_that_share_keys(isa, dtype):
     check(isa, rng, "plain", None, (q, *constants), output, values)
 
 
-@either
+@of_pairs
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_without_a_finite_maximum(isa, dtype, kind):
     """Rows of scores: all masked, masked but for one block, NaN, infinite, low, huge, growing."""
@@ -196,7 +196,7 @@ def test_rows_without_a_finite_maximum(isa, dtype, kind):
     assert np.isfinite(found[6:]).all()
 
 
-@either
+@of_pairs
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_that_are_not_finite(isa, dtype, kind):
     """A weight of 0 times infinity is NaN, in rows without any weights too; zeros behind the keys are not."""
@@ -214,7 +214,7 @@ def test_values_that_are_not_finite(isa, dtype, kind):
     check(isa, rng, kind, ADDED, (q, k, v, mask), dense(F32, (33, 33)), values)
 
 
-@either
+@of_pairs
 def test_queries_and_keys_that_are_not_finite(isa, dtype):
     """They make NaN of their rows, and of all rows; large ones make weights of 0 and 1."""
     rng = np.random.default_rng(5)
@@ -229,7 +229,7 @@ def test_queries_and_keys_that_are_not_finite(isa, dtype):
     assert np.isnan(found).all()
 
 
-@either
+@of_pairs
 def test_results_do_not_depend_on_the_threads(isa, dtype):
     rng = np.random.default_rng(6)
     q, k, v = operands(rng, (3,), 200, 300, 16, 40, dtype)
@@ -260,7 +260,7 @@ def test_what_tiles_do_not_take():
     assert not any(map(uses_tiles, kernels(operation, FAST)))
 
 
-@either
+@of_pairs
 def test_the_code_is_small(isa, dtype):
     q, k, v = (dense(dtype, shape) for shape in ((200, 64), (64, 300), (300, 64)))
     mask = dense(F32, (200, 300))

@@ -7,7 +7,7 @@ from harness import run_operation
 from products import apply_epilogue, arrays, as_constant, assert_close, epilogue, fill, place
 from test_conv import GEOMETRIES, bias_and_residual, output_extents
 from test_conv import reference as convolution
-from test_pairs import FAST, PARTS, STRICT, either, has_tiles, needs_tiles, rounded
+from test_pairs import FAST, PARTS, STRICT, every_form, has_tiles, needs_tiles, rounded
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.primitives import Conv
@@ -58,7 +58,7 @@ def check(isa, rng, x, w, geometry, groups=1, *, threads=2):
     return got
 
 
-@either
+@every_form
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda geometry: "x".join(map(str, geometry[0])))
 @pytest.mark.parametrize(("channels", "features"), [(16, 40), (21, 33), (64, 16), (70, 35)])
 def test_geometries(isa, dtype, geometry, channels, features):
@@ -69,7 +69,7 @@ def test_geometries(isa, dtype, geometry, channels, features):
         check(isa, rng, x, place(rng, (*geometry[1], channels, features), dtype), geometry)
 
 
-@either
+@every_form
 @pytest.mark.parametrize(("groups", "channels", "features"), [(2, 32, 48), (3, 21, 40)])
 def test_groups(isa, dtype, groups, channels, features):
     rng = np.random.default_rng(1)
@@ -78,7 +78,7 @@ def test_groups(isa, dtype, groups, channels, features):
     check(isa, rng, x, place(rng, (*geometry[1], channels, groups * features), dtype), geometry, groups)
 
 
-@either
+@every_form
 @pytest.mark.parametrize("pad", [0, 3])
 @pytest.mark.parametrize("planes", [True, False])
 def test_lines_of_few_channels(isa, dtype, pad, planes):
@@ -92,7 +92,7 @@ def test_lines_of_few_channels(isa, dtype, pad, planes):
         check(isa, rng, x, place(rng, (7, 7, channels, 96), dtype), geometry)
 
 
-@either
+@every_form
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_one_by_one(isa, dtype, stride):
     rng = np.random.default_rng(2)
@@ -101,7 +101,7 @@ def test_one_by_one(isa, dtype, stride):
     check(isa, rng, x, place(rng, (1, 1, 64, 40), dtype, "dense"), geometry)
 
 
-@either
+@every_form
 def test_three_axes_and_one(isa, dtype):
     rng = np.random.default_rng(3)
     for axes in (1, 3):
@@ -110,7 +110,7 @@ def test_three_axes_and_one(isa, dtype):
         check(isa, rng, x, place(rng, (*geometry[1], 24, 33), dtype), geometry)
 
 
-@either
+@every_form
 def test_results_do_not_depend_on_the_threads(isa, dtype):
     geometry = ((30, 31), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
     results = []
@@ -122,7 +122,7 @@ def test_results_do_not_depend_on_the_threads(isa, dtype):
     np.testing.assert_array_equal(results[0], results[2])
 
 
-@either
+@every_form
 def test_a_number_that_is_none_stays_where_its_taps_are(isa, dtype):
     """Unlike Winograd's form, tiles mix no neighbours, and zeros around the image stay zeros."""
     rng = np.random.default_rng(5)

@@ -35,7 +35,8 @@ CASES = [
 needs_tiles = pytest.mark.skipif(
     not has_bfloat16_tiles(), reason="this processor, or its system, has no AMX of bfloat16"
 )
-either = pytest.mark.parametrize(("isa", "dtype"), CASES)
+every_form = pytest.mark.parametrize(("isa", "dtype"), CASES)
+of_pairs = pytest.mark.parametrize(("isa", "dtype"), CASES[:2])
 
 
 def rounded(array, isa=FAST):
@@ -69,7 +70,7 @@ def check_product(isa, rng, a, b, output, extras=()):
 
 @pytest.mark.usefixtures("no_least")
 @needs_tiles
-@either
+@every_form
 def test_every_tail(isa, dtype):
     rng = np.random.default_rng(0)
     for rows, columns in itertools.product(
@@ -82,7 +83,7 @@ def test_every_tail(isa, dtype):
 
 @pytest.mark.usefixtures("no_least")
 @needs_tiles
-@either
+@every_form
 @pytest.mark.parametrize("layout", ["dense", "gaps", "swapped", "stepped"])
 def test_layouts_batches_and_epilogues(isa, dtype, layout):
     rng = np.random.default_rng(1)
@@ -99,7 +100,7 @@ def test_layouts_batches_and_epilogues(isa, dtype, layout):
 
 @pytest.mark.usefixtures("no_least")
 @needs_tiles
-@either
+@every_form
 def test_numbers_of_no_size(isa, dtype):
     """NaN and infinities stay in their rows and columns, also where they round to infinity."""
     rng = np.random.default_rng(2)
@@ -123,7 +124,7 @@ def test_numbers_of_no_size(isa, dtype):
 
 @pytest.mark.usefixtures("no_least")
 @needs_tiles
-@either
+@every_form
 def test_rows_do_not_depend_on_their_number(isa, dtype):
     rng = np.random.default_rng(8)
     a, b = dense(dtype, (50, 96)), dense(dtype, (96, 40))
@@ -153,7 +154,7 @@ def test_float32_is_rounded_to_nearest_even():
 
 
 @needs_tiles
-@either
+@every_form
 def test_results_do_not_depend_on_the_threads(isa, dtype):
     rng = np.random.default_rng(3)
     a, b = dense(dtype, (150, 900)), dense(dtype, (900, 200))
