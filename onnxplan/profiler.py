@@ -268,12 +268,16 @@ def _types(nodes: Sequence[str], operators: Mapping[str, str]) -> tuple[str, ...
 def _limits(step: Step, target: Target, ceilings: Ceilings) -> Ceilings:
     """What the machine can do of a step's operations, by the types of the first two operands that it reads.
 
-    Integer products are of bytes. Weights of bfloat16 are multiplied as such where the processor can.
+    Integer products are of bytes. Weights of bfloat16 are multiplied as such where the processor can, and
+    what attention multiplies where its kernel is one of tiles.
     """
     dtypes = [operand.dtype for place, operand in enumerate(step.operands) if place not in step.outputs][:2]
     if len(dtypes) == 2 and BYTES.issuperset(dtypes):
         return ceilings.for_bytes()
     if target.bfloat16_tiles and step.kernel.family in PRODUCTS and DType.BFLOAT16 in dtypes[1:]:
+        return ceilings.for_bfloat16()
+    kernel = step.kernel
+    if target.bfloat16_tiles and kernel.family == "attention" and kernel.variant[0] == "tiles":
         return ceilings.for_bfloat16()
     return ceilings
 
