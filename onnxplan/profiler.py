@@ -269,14 +269,16 @@ def _limits(step: Step, target: Target, ceilings: Ceilings) -> Ceilings:
     """What the machine can do of a step's operations, by the types of the first two operands that it reads.
 
     Integer products are of bytes. Weights of bfloat16 are multiplied as such where the processor can, and
-    float32 in parts of it where the kernel takes tiles.
+    float32 in parts of it and what attention multiplies where kernels take tiles.
     """
     dtypes = [operand.dtype for place, operand in enumerate(step.operands) if place not in step.outputs][:2]
     if len(dtypes) == 2 and BYTES.issuperset(dtypes):
         return ceilings.for_bytes()
     if target.bfloat16_tiles and step.kernel.family in PRODUCTS and DType.BFLOAT16 in dtypes[1:]:
         return ceilings.for_bfloat16()
-    if target.float32_tiles and step.kernel.family in PRODUCTS and step.kernel.variant[0] == "tiles":
+    if step.kernel.variant[0] == "tiles" and step.kernel.family == "attention":
+        return ceilings.for_bfloat16()
+    if step.kernel.variant[0] == "tiles" and step.kernel.family in PRODUCTS:
         return ceilings.for_parts()
     return ceilings
 

@@ -44,8 +44,6 @@ PAIRED = RegisterTile(TILE.rows, 1, SIDE)
 """Queries of a group, and the width of panels of keys and values, where tile registers multiply them."""
 PAIR_UNIT = PAIR * SIDE
 """Elements along the depth of a tile of bfloat16."""
-PAIRED_KEY_BLOCK = 128
-"""As :data:`KEY_BLOCK`, for groups of as many queries as :data:`PAIRED` has."""
 
 MOST_EXTRAS = 8
 EXPONENTIAL_FLOPS = 20
@@ -239,9 +237,9 @@ def _register_tiles(
 
 def _key_block(shape: AttentionExtents, tile: RegisterTile, *, paired: bool) -> int:
     """Keys at once: whole panels (and tiles of bfloat16), blocks of nearly the same length."""
-    unit, most = (PAIR_UNIT, PAIRED_KEY_BLOCK) if paired else (tile.width, max(KEY_BLOCK, tile.width))
+    unit = PAIR_UNIT if paired else tile.width
     panels = ceil_div(shape.keys, unit)
-    blocks = ceil_div(panels * unit, most)
+    blocks = ceil_div(panels * unit, max(KEY_BLOCK, unit))
     return ceil_div(panels, blocks) * unit
 
 
@@ -254,7 +252,8 @@ def _tile_rows(
     """
     second = target.cache_bytes[1] if len(target.cache_bytes) > 1 else 1 << 18
     groups = ceil_div(shape.rows, tile.rows)
-    most = max(1, second // 4 // (tile.rows * (shape.depth + shape.width) * itemsize))
+    query = DType.BFLOAT16.itemsize if paired else itemsize
+    most = max(1, second // 4 // (tile.rows * (shape.depth * query + shape.width * itemsize)))
     size = ceil_div(groups, ceil_div(groups, most))
     seconds = _seconds(target, shape, paired=paired) / shape.batch / groups
     wanted = TILES_A_THREAD * target.threads if target.threads > 1 else 1

@@ -78,3 +78,52 @@ def test_profiles_know_how_fast_rounded_products_can_be():
         assert 0 < ideals["fast"] < ideals["strict"]
     else:
         assert ideals["fast"] == ideals["strict"]
+
+
+QUERIES, KEYS, DEPTH = 40, 90, 24
+
+
+def attention():
+    nodes = [node("MatMul", "q k", "s"), node("Softmax", "s", "w"), node("MatMul", "w v", "y")]
+    shapes = {"q": [2, QUERIES, DEPTH], "k": [2, DEPTH, KEYS], "v": [2, KEYS, DEPTH]}
+    return model(nodes, [value(name, shape) for name, shape in shapes.items()], ["y"]), {
+        name: GENERATOR.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()
+    }
+
+
+def test_factors_of_attention_are_rounded(tmp_path):
+    """Also by an artifact, whose kernels are the only ones of their process that use tile registers."""
+    proto, feeds = attention()
+    q, k, v = (array.astype(np.float64) for array in feeds.values())
+    weights = np.exp(q @ k)
+    expected = weights / weights.sum(axis=-1, keepdims=True) @ v
+    results = {}
+    for math in ("strict", "fast"):
+        path = tmp_path / f"{math}.plan"
+        onnxplan.compile(proto, path, math=math)
+        with (
+            onnxplan.InferenceSession(path, math=math) as opened,
+            onnxplan.InferenceSession(proto, math=math) as compiled,
+        ):
+            results[math], again = (s.run_sync(feeds)["y"].numpy().copy() for s in (opened, compiled))
+        np.testing.assert_array_equal(results[math], again)
+    errors = {math: np.abs(result - expected).max() for math, result in results.items()}
+    assert errors["strict"] < 1e-5
+    if detect_target(math="fast").bfloat16_tiles:
+        assert 1e-5 < errors["fast"] < 0.2
+    else:
+        assert errors["fast"] == errors["strict"]
+
+
+def test_profiles_know_how_fast_attention_can_be():
+    proto, feeds = attention()
+    ideals = {}
+    for math in ("strict", "fast"):
+        with onnxplan.InferenceSession(proto, threads=1, math=math) as session:
+            found = session.profile(feeds, 0.05)
+        (row,) = (row for stage in found.stages for row in stage.rows if row.family == "attention")
+        ideals[math] = row.ceiling
+    if detect_target(math="fast").bfloat16_tiles:
+        assert 0 < ideals["fast"] < ideals["strict"]
+    else:
+        assert ideals["fast"] == ideals["strict"]

@@ -133,7 +133,7 @@ def test_every_tail(isa, dtype, layout):
     """Of keys, depth, width and rows: around the sides of tiles, and around blocks of keys."""
     rng = np.random.default_rng(0)
     sizes = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65)
-    block = attention.PAIRED_KEY_BLOCK
+    block = attention.KEY_BLOCK
     for number, keys in enumerate((*sizes, block - 1, block, block + 1, 2 * block + 1, 3 * block - 31)):
         depth, width = sizes[number * 3 % len(sizes)], sizes[number * 5 % len(sizes)]
         q, k, v = operands(rng, (2,), 32 + number * 7 % 40, keys, depth, width, dtype, layout)
