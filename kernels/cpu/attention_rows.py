@@ -169,7 +169,7 @@ def _exponentials(
     def several(key: ir.Value, count: int) -> None:
         places = [inner.element(line, inner.add(key, vector * lanes), dtype) for vector in range(count)]
         loaded = [inner.load(at, dtype) for at in places]
-        powers = [exp_weight(inner, builder.fsub(value, base)) for value in loaded]
+        powers = [exp_weight(inner, builder.fsub(value, base), rounded=softmax.rounds) for value in loaded]
         for power, total in zip(powers, totals[:count], strict=True):
             total.value = builder.fadd(total.value, power)
         if softmax.rounds:

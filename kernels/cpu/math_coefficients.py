@@ -18,6 +18,11 @@ EXP_WEIGHT_FLOAT = (
     0.041890200690867366,
     0.008312515470968397,
 )
+# The same with two terms less, for what is rounded to bfloat16; relative error of exp(r) below 2**-12.9.
+EXP_ROUNDED_FLOAT = (
+    0.50394106,
+    0.16662813,
+)
 # (exp(r) - 1 - r) / r**2 for |r| <= log(2) / 2; relative error of exp(r) - 1 below 2**-31.
 EXPM1_FLOAT = (
     0.5,

@@ -79,10 +79,11 @@ def exp_below(emitter: Core, x: Value, *, low: Value | None = None, shift: float
     return _scaled(emitter, x, value, whole)
 
 
-def exp_weight(emitter: Core, x: Value) -> Value:
+def exp_weight(emitter: Core, x: Value, *, rounded: bool = False) -> Value:
     """As :func:`exp_below`, in fewer instructions; in single precision within 2 ulp down to ``x = -16``.
 
-    Smaller weights have errors of up to 4 ulp, far below those that rounding ``x`` brings.
+    Smaller weights have errors of up to 4 ulp, far below those that rounding ``x`` brings. Single ones that
+    will be ``rounded`` to bfloat16 have errors of up to a thirtieth of what that brings.
     """
     form = format_of(x)
     if form is not SINGLE or not has_fma(emitter.target):
@@ -90,7 +91,8 @@ def exp_weight(emitter: Core, x: Value) -> Value:
     x = _scalable(emitter, x)
     whole = _powers_of_two(emitter, x)
     rest = emitter.fma(whole, emitter.like(x, -form.log_2_high), x)
-    value = polynomial(emitter, rest, (1.0, 1.0, *coefficients.EXP_WEIGHT_FLOAT))
+    table = coefficients.EXP_ROUNDED_FLOAT if rounded else coefficients.EXP_WEIGHT_FLOAT
+    value = polynomial(emitter, rest, (1.0, 1.0, *table))
     return _scaled(emitter, x, value, whole)
 
 
