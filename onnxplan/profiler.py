@@ -276,11 +276,9 @@ def _limits(step: Step, target: Target, ceilings: Ceilings) -> Ceilings:
         return ceilings.for_bytes()
     if target.bfloat16_tiles and step.kernel.family in PRODUCTS and DType.BFLOAT16 in dtypes[1:]:
         return ceilings.for_bfloat16()
-    if step.kernel.variant[0] == "tiles" and step.kernel.family == "attention":
-        return ceilings.for_bfloat16()
-    if step.kernel.variant[0] == "tiles" and step.kernel.family in PRODUCTS:
-        return ceilings.for_parts()
-    return ceilings
+    if step.kernel.variant[:1] != ("tiles",):
+        return ceilings
+    return ceilings.for_bfloat16() if step.kernel.family == "attention" else ceilings.for_parts()
 
 
 def _arena_buffers(plan: ExecutionPlan) -> tuple[BufferProfile, ...]:
