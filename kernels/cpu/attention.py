@@ -23,7 +23,7 @@ from onnxplan.kernels.cpu.epilogue import describe_epilogue
 from onnxplan.kernels.cpu.matmul import packed_batch
 from onnxplan.kernels.cpu.matrix_tiles import GROUP_BYTES, SIDE, SPEED, TILE
 from onnxplan.kernels.cpu.pack import access_kind
-from onnxplan.kernels.cpu.pairs import PAIR
+from onnxplan.kernels.cpu.pairs import PAIR, PAIR_UNIT, become_pairs
 from onnxplan.kernels.cpu.product import place_words
 from onnxplan.kernels.cpu.product_form import ProductForm
 from onnxplan.kernels.cpu.tiling import (
@@ -42,8 +42,6 @@ KEY_BLOCK = 256
 
 PAIRED = RegisterTile(TILE.rows, 1, SIDE)
 """Queries of a group, and the width of panels of keys and values, where tile registers multiply them."""
-PAIR_UNIT = PAIR * SIDE
-"""Elements along the depth of a tile of bfloat16."""
 
 MOST_EXTRAS = 8
 EXPONENTIAL_FLOPS = 20
@@ -109,7 +107,7 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
     q, k, v, *extras = operation.inputs
     output = operation.outputs[0]
     shape, sums = AttentionExtents.of(operation), primitive.accumulator
-    paired = takes_pairs(target, operation)
+    paired = _is_paired(target, operation)
     score_tile, value_tile = _register_tiles(target, sums, shape.width, paired=paired)
     tile_rows = _tile_rows(target, shape, value_tile, sums.itemsize, paired=paired)
     row_tiles = ceil_div(shape.rows, tile_rows)
@@ -205,20 +203,16 @@ def select_attention(operation: Operation, emit: StepEmitter, target: Target) ->
     )
 
 
-def takes_pairs(target: Target, operation: Operation) -> bool:
+def _is_paired(target: Target, operation: Operation) -> bool:
     """Do tile registers compute both products, from pairs of bfloat16?
 
     Groups are full, and there must be enough queries for one. Weights are rounded to bfloat16, also where
     queries, keys and values are of that type.
     """
-    rounds = DType.FLOAT32 if target.math == "fast" else DType.BFLOAT16
     primitive = operation.primitive
     assert isinstance(primitive, Attention)
-    types = {view.dtype for view in operation.inputs[:3]}
     return (
-        target.bfloat16_tiles
-        and len(types) == 1
-        and types <= {rounds, DType.BFLOAT16}
+        become_pairs(target, {view.dtype for view in operation.inputs[:3]})
         and primitive.accumulator is DType.FLOAT32
         and AttentionExtents.of(operation).rows >= PAIRED.rows
     )

@@ -11,20 +11,25 @@ from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.kernels.cpu import convert
-from onnxplan.kernels.cpu.attention import PAIR_UNIT, PAIRED
+from onnxplan.kernels.cpu.attention import PAIRED
 from onnxplan.kernels.cpu.attention_rows import Softmax, factor_of_sums
 from onnxplan.kernels.cpu.attention_tiles import LINE_BYTES, word
 from onnxplan.kernels.cpu.emitter import Emitter, Mask
-from onnxplan.kernels.cpu.llvm_types import FLOAT, I1, I16, I32, I64, POINTER
+from onnxplan.kernels.cpu.llvm_types import I1, I32, I64, POINTER, storage_type
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE_ROW_BYTES
-from onnxplan.kernels.cpu.matrix_tiles_code import TILE_BYTES, move_tile, multiply_tiles, needs_features
+from onnxplan.kernels.cpu.matrix_tiles_code import (
+    LONE_A,
+    LONE_B,
+    LONE_SUM,
+    TILE_BYTES,
+    move_tile,
+    multiply_tiles,
+    needs_features,
+)
 from onnxplan.kernels.cpu.pack_code import Panel, panel_packer
 from onnxplan.kernels.cpu.pair_code import round_to_bfloat16
-from onnxplan.kernels.cpu.pairs import PAIR
+from onnxplan.kernels.cpu.pairs import PAIR, PAIR_UNIT
 from onnxplan.kernels.cpu.registers import local_function
-
-_SUM, _A, _B = range(3)
-"""Tile registers: the others stay empty, as more would wait for each other where two threads share a core."""
 
 
 def pair_scorer(emitter: Emitter) -> ir.Function:
@@ -43,12 +48,12 @@ def pair_scorer(emitter: Emitter) -> ir.Function:
         with inner.loop(0, inner.mul(steps, TILE_ROW_BYTES), LINE_BYTES) as start:
             inner.prefetch(inner.offset(line, start))
     with inner.loop(0, inner.ceil_div(keys, SIDE)) as panel, inner.loop(0, PAIRED.rows, SIDE) as row:
-        multiply_tiles(inner, "tilezero", _SUM)
+        multiply_tiles(inner, "tilezero", LONE_SUM)
         left = inner.offset(queries, inner.mul(row, pitch))
         _add_products(inner, left, pitch, inner.offset(panels, inner.mul(panel, panel_step)), steps)
         line = inner.offset(scores, inner.mul(row, score_pitch))
         place = inner.offset(line, inner.mul(panel, TILE_ROW_BYTES))
-        move_tile(inner, "tilestored64", _SUM, place, score_pitch)
+        move_tile(inner, "tilestored64", LONE_SUM, place, score_pitch)
     inner.builder.ret_void()
     return inner.function
 
@@ -56,9 +61,9 @@ def pair_scorer(emitter: Emitter) -> ir.Function:
 def _add_products(inner: Emitter, a: ir.Value, a_pitch: ir.Value, b: ir.Value, steps: ir.Value) -> None:
     """Adds a row of ``steps`` tiles by a panel of as many to the open sums."""
     with inner.loop(0, steps) as step:
-        move_tile(inner, "tileloadd64", _A, inner.offset(a, inner.mul(step, TILE_ROW_BYTES)), a_pitch)
-        move_tile(inner, "tileloadd64", _B, inner.offset(b, inner.mul(step, TILE_BYTES)), TILE_ROW_BYTES)
-        multiply_tiles(inner, "tdpbf16ps", _SUM, _A, _B)
+        move_tile(inner, "tileloadd64", LONE_A, inner.offset(a, inner.mul(step, TILE_ROW_BYTES)), a_pitch)
+        move_tile(inner, "tileloadd64", LONE_B, inner.offset(b, inner.mul(step, TILE_BYTES)), TILE_ROW_BYTES)
+        multiply_tiles(inner, "tdpbf16ps", LONE_SUM, LONE_A, LONE_B)
 
 
 def pair_valuer(emitter: Emitter, softmax: Softmax, out_dtype: DType, *, whole: bool) -> ir.Function:
@@ -71,10 +76,10 @@ def pair_valuer(emitter: Emitter, softmax: Softmax, out_dtype: DType, *, whole: 
     with inner.loop(0, panels) as panel, inner.loop(0, PAIRED.rows, SIDE) as row:
         number = inner.add(inner.mul(panel, PAIRED.rows), row)
         place = inner.offset(results, inner.mul(number, TILE_ROW_BYTES))
-        move_tile(inner, "tileloadd64", _SUM, place, TILE_ROW_BYTES)
+        move_tile(inner, "tileloadd64", LONE_SUM, place, TILE_ROW_BYTES)
         right = inner.offset(values, inner.mul(panel, panel_step))
         _add_products(inner, inner.offset(weights, inner.mul(row, pitch)), pitch, right, steps)
-        move_tile(inner, "tilestored64", _SUM, place, TILE_ROW_BYTES)
+        move_tile(inner, "tilestored64", LONE_SUM, place, TILE_ROW_BYTES)
     with inner.when(last), inner.loop(0, PAIRED.rows) as row:
         _finish_row(inner, softmax, out_dtype, (results, sums, out), row, whole=whole)
     inner.builder.ret_void()
@@ -124,10 +129,10 @@ def copy_rounded(
 
     def copy(first: ir.Value, limit: Mask | None) -> None:
         if step is None:
-            numbers = _load(wide, wide.element(source, first, dtype), dtype, limit)
+            numbers = wide.load_stored(wide.element(source, first, dtype), storage_type(dtype), limit)
         else:
             begin = wide.offset(source, wide.mul(first, step))
-            numbers = wide.load_strided_stored(begin, step, _stored(dtype), limit)
+            numbers = wide.load_strided_stored(begin, step, storage_type(dtype), limit)
             if limit is not None:
                 numbers = wide.builder.select(limit.bits, numbers, ir.Constant(numbers.type, None))
         at = wide.element(target, first, DType.BFLOAT16)
@@ -139,16 +144,8 @@ def copy_rounded(
         copy(whole, wide.mask(rest))
 
 
-def _stored(dtype: DType) -> ir.Type:
-    return FLOAT if dtype is DType.FLOAT32 else I16
-
-
-def _load(emitter: Emitter, place: ir.Value, dtype: DType, limit: Mask | None) -> ir.Value:
-    return emitter.load_stored(place, _stored(dtype), limit)
-
-
 def _rounded(wide: Emitter, numbers: ir.Value, dtype: DType) -> ir.Value:
-    """What :func:`_load` gave as bfloat16 stands in memory."""
+    """Numbers as they stand in memory as bfloat16."""
     return round_to_bfloat16(wide, numbers) if dtype is DType.FLOAT32 else numbers
 
 
@@ -192,8 +189,8 @@ def _interleave(inner: Emitter, panel: Panel, pairs: ir.Value, dtype: DType, kin
     def row(depth: ir.Value) -> ir.Value:
         at = inner.offset(panel.source, inner.mul(depth, panel.depth_step))
         if kind == "rows":
-            return _load(inner, at, dtype, limit)
-        loaded = inner.load_strided_stored(at, panel.column_step, _stored(dtype), limit)
+            return inner.load_stored(at, storage_type(dtype), limit)
+        loaded = inner.load_strided_stored(at, panel.column_step, storage_type(dtype), limit)
         return builder.select(limit.bits, loaded, ir.Constant(loaded.type, None))
 
     def store(pair: ir.Value, low: ir.Value, high: ir.Value) -> None:

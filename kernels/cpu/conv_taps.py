@@ -18,10 +18,10 @@ from onnxplan.kernels.cpu.mapreduce import dense_copy
 from onnxplan.kernels.cpu.matmul import same_bits
 from onnxplan.kernels.cpu.matrix_tiles import GROUP_BYTES, SIDE, TILE
 from onnxplan.kernels.cpu.pack import pack, packed_depth, panel_count
+from onnxplan.kernels.cpu.pairs import PAIR_UNIT
 from onnxplan.kernels.cpu.part_tiling import cut_parts, depth_of_parts
-from onnxplan.kernels.cpu.parts import PART_UNIT, SPLIT_DEPTH
 from onnxplan.kernels.cpu.product import Scratch, lay_out_scratch, place_words, product_seconds
-from onnxplan.kernels.cpu.product_form import ProductForm, may_take_tiles, product_form
+from onnxplan.kernels.cpu.product_form import ProductForm, may_split, may_take_narrow_tiles, product_form
 from onnxplan.kernels.cpu.quads import QUAD
 from onnxplan.kernels.cpu.tiling import (
     TILES_A_THREAD,
@@ -96,6 +96,8 @@ def row_kind(conv: Convolution, target: Target, accumulator: DType) -> str:
 
 def takes_narrow_tiles(conv: Convolution, target: Target, accumulator: DType) -> bool:
     """Do tile registers multiply elements as they are, or rounded, which is faster than Winograd's form?"""
+    if not may_take_narrow_tiles(target, conv.x.dtype, conv.w, accumulator):
+        return False
     form = _product_form(conv, target, accumulator)
     return form.tiles and not form.parts
 
@@ -116,7 +118,8 @@ def _product_form(conv: Convolution, target: Target, accumulator: DType) -> Prod
     operands = target, conv.x.dtype, conv.w
     # Copied rows are filled up, so that any depth will do for tiles.
     depth = round_up(conv.taps * conv.channels, QUAD)
-    if may_take_tiles(*operands, accumulator):
+    splits = may_split(*operands, depth, conv.features, accumulator)
+    if splits or may_take_narrow_tiles(*operands, accumulator):
         form = product_form(*operands, Extents(_fold(conv).rows, depth, conv.features), accumulator)
         if form.tiles and _worth_copying_as_tiles(conv, form):
             return form
@@ -128,7 +131,7 @@ def _worth_copying_as_tiles(conv: Convolution, form: ProductForm) -> bool:
     conv = _by_lines(conv)
     depth = conv.taps * conv.channels
     if form.parts:
-        return conv.channels >= PART_UNIT
+        return conv.channels >= PAIR_UNIT
     # Taps that begin within a tile go on in the next one.
     pieces = conv.taps + depth // (SIDE * form.element)
     return pieces * COST_OF_PIECE < ceil_div(depth, form.element) * ceil_div(conv.features, SIDE)
@@ -223,7 +226,7 @@ def _place_rows(
         form.tile,
         tiling,
         itemsize,
-        SPLIT_DEPTH * form.tile.width * form.copied_bytes if form.parts else 0,
+        form.split_bytes,
         copies + zeros,
         table + 4 * (entries + 64),
         copies=not addressed,

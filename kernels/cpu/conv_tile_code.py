@@ -8,11 +8,9 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.kernels.cpu.conv_address_code import TapAddresses
 from onnxplan.kernels.cpu.conv_position_code import conv_words
 from onnxplan.kernels.cpu.emitter import Emitter
-from onnxplan.kernels.cpu.llvm_types import I64, POINTER
+from onnxplan.kernels.cpu.llvm_types import I64, POINTER, storage_type
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.matrix_tiles_code import TileProduct
-from onnxplan.kernels.cpu.pair_code import round_to_bfloat16
-from onnxplan.kernels.cpu.part_code import store_parts
 from onnxplan.kernels.cpu.product_code import Block, product_words
 
 _ELEMENT_BYTES = TILE_ROW_BYTES // SIDE
@@ -31,9 +29,7 @@ class TiledTaps:
     step_bytes: int | None = _ELEMENT_BYTES
 
     def __init__(self, emitter: Emitter, product: TileProduct) -> None:
-        # A vector is a row of a tile.
-        self._emitter = emitter.with_lanes(TILE_ROW_BYTES // product.stored.itemsize)
-        self._product, self._dtype, self._stored = product, product.a, product.stored
+        self._emitter, self._product = product.wide(emitter), product
         self._common, self._word = product_words(emitter), conv_words(emitter)
         self._addresses = TapAddresses(emitter)
         self._table = emitter.offset(emitter.scratch, self._common["table"])
@@ -94,18 +90,16 @@ class TiledTaps:
             emitter.mask(emitter.sub(emitter.lanes, inside)),
         )
         addresses = emitter.offset(self._taps, emitter.mul(tap, word["pitch"]))
-        place = emitter.add(emitter.mul(tile, self._product.step), emitter.mul(inside, self._stored.itemsize))
+        place = emitter.add(
+            emitter.mul(tile, self._product.step), emitter.mul(inside, self._product.stored.itemsize)
+        )
         with emitter.loop(0, rows, TILE.rows) as first_row:
             block = emitter.offset(self._block_of_rows(first_row), place)
             entries = emitter.element(addresses, first_row, DType.INT64)
             with emitter.loop(0, emitter.minimum(emitter.sub(rows, first_row), TILE.rows)) as row:
                 entry = emitter.element(entries, row, DType.INT64)
                 source = emitter.builder.load(entry, align=8, typ=POINTER)
-                value = emitter.load(emitter.element(source, channel, self._dtype), self._dtype, read)
+                at = emitter.element(source, channel, self._product.a)
+                elements = emitter.load_stored(at, storage_type(self._product.a), read)
                 target = emitter.offset(block, emitter.mul(row, TILE_ROW_BYTES))
-                if self._product.parts > 1:
-                    store_parts(emitter, value, target, written)
-                elif self._dtype is self._stored:
-                    emitter.store(value, target, self._stored, written)
-                else:
-                    emitter.store_stored(round_to_bfloat16(emitter, value), target, written)
+                self._product.store(emitter, elements, target, written)

@@ -18,7 +18,6 @@ from onnxplan.kernels.cpu.epilogue import describe_epilogue, shared_with_output
 from onnxplan.kernels.cpu.mapreduce import dense_copy, emit_copy
 from onnxplan.kernels.cpu.pack import access_kind, pack, packed_depth, panel_count
 from onnxplan.kernels.cpu.part_tiling import cut_parts, depth_of_parts
-from onnxplan.kernels.cpu.parts import SPLIT_DEPTH
 from onnxplan.kernels.cpu.product import lay_out_scratch, place_words, product_seconds
 from onnxplan.kernels.cpu.product_form import ProductForm, product_form
 from onnxplan.kernels.cpu.quads import rows_of_quads
@@ -264,8 +263,7 @@ def _right_operand(
         return _RightOperand(b, b, (panel, row, 0, 0), 0)
     if layout == "packed":
         packed, axes = packed_batch(emit, b, form)
-        parts = SPLIT_DEPTH * form.tile.width * form.copied_bytes if form.parts else 0
-        return _RightOperand(packed, axes, (panel, row, 0, 0), parts)
+        return _RightOperand(packed, axes, (panel, row, 0, 0), form.split_bytes)
     if layout.startswith("scratch"):
         return _RightOperand(b, b, (panel, row, depth_step, column_step), tiling.panels * panel)
     return _RightOperand(b, b, (row, depth_step, depth_step, column_step), 0)

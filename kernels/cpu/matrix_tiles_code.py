@@ -12,24 +12,27 @@ from llvmlite import ir
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
-from onnxplan.kernels.cpu.emitter import Emitter
+from onnxplan.kernels.cpu.emitter import Emitter, Mask
 from onnxplan.kernels.cpu.emitter_core import Number
 from onnxplan.kernels.cpu.epilogue import Epilogue
 from onnxplan.kernels.cpu.epilogue_code import Place, place_values, tile_finisher
 from onnxplan.kernels.cpu.fetch_code import fetch_ahead
-from onnxplan.kernels.cpu.llvm_types import I8, I64, POINTER
+from onnxplan.kernels.cpu.llvm_types import I8, I64, POINTER, storage_type
 from onnxplan.kernels.cpu.matrix_tiles import BLOCK_BYTES, GROUP_BYTES, SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.microkernel import Source
 from onnxplan.kernels.cpu.objects import machine_description
-from onnxplan.kernels.cpu.pair_code import load_rounded
+from onnxplan.kernels.cpu.pair_code import round_to_bfloat16
+from onnxplan.kernels.cpu.pairs import PAIR_UNIT
 from onnxplan.kernels.cpu.part_code import store_parts
-from onnxplan.kernels.cpu.parts import PART_UNIT, PARTS
+from onnxplan.kernels.cpu.parts import PARTS
 from onnxplan.kernels.cpu.registers import local_function
 
 TILE_BYTES = SIDE * TILE_ROW_BYTES
 B_STEP = TILE.width * GROUP_BYTES
 SUM_STEP = TILE.width * DType.INT32.itemsize
 _REGISTERS = 8
+LONE_SUM, LONE_A, LONE_B = range(3)
+"""Registers where one tile of sums is open at a time: fewest are in use."""
 _A, _B = 4, 5
 """The other two stay empty: where two threads share a core, each register in use makes both wait longer."""
 
@@ -51,7 +54,7 @@ class TileProduct:
     @property
     def unit(self) -> int:
         """Elements of the product along the depth of a tile."""
-        return PART_UNIT if self.parts > 1 else SIDE
+        return PAIR_UNIT if self.parts > 1 else SIDE
 
     @property
     def step(self) -> int:
@@ -76,24 +79,18 @@ class TileProduct:
         """What the processor must have, as LLVM names it."""
         return ("+amx-tile", "+amx-bf16" if self.b is DType.BFLOAT16 else "+amx-int8")
 
-    def copy(
-        self, emitter: Emitter, row: ir.Value, first: ir.Value, count: ir.Value | None, place: ir.Value
-    ) -> None:
-        """Writes a row of a tile: what a row of A has of a tile's depth from element ``first`` on.
+    def wide(self, emitter: Emitter) -> Emitter:
+        """With lanes for the elements of a row of a tile."""
+        return emitter.with_lanes(TILE_ROW_BYTES // self.stored.itemsize)
 
-        There are ``count`` elements, the rest being zero; ``None`` fills the tile.
-        """
+    def store(self, wide: Emitter, elements: ir.Value, place: ir.Value, mask: Mask | None = None) -> None:
+        """Writes elements of A, as they stand in memory, into the row of a tile at ``place``."""
         if self.parts > 1:
-            wide = emitter.with_lanes(self.unit)
-            limit = None if count is None else wide.mask(count)
-            store_parts(wide, wide.load(emitter.element(row, first, self.a), self.a, limit), place)
-            return
-        if self.a is self.stored:
-            limit = None if count is None else emitter.mask(count)
-            groups = emitter.load(emitter.element(row, first, DType.INT32), DType.INT32, limit)
+            store_parts(wide, elements, place, mask)
+        elif self.a is self.stored:
+            wide.store_stored(elements, place, mask)
         else:
-            groups = load_rounded(emitter, row, first, count)
-        emitter.store(groups, place, DType.INT32)
+            wide.store_stored(round_to_bfloat16(wide, elements), place, mask)
 
 
 def copy_tiles(
@@ -112,6 +109,8 @@ def copy_tiles(
     bytes of the depth come first, of one part after another. The last tiles of a row are filled up with
     zeros, blocks are not.
     """
+    wide = product.wide(emitter)
+    group = wide.lanes // product.unit
     whole = emitter.builder.and_(length, I64(-product.unit))
     rest = emitter.sub(length, whole)
     with emitter.loop(0, rows, TILE.rows) as first:
@@ -127,10 +126,12 @@ def copy_tiles(
             block: ir.Value = block,
         ) -> None:
             tiles = emitter.offset(block, emitter.mul(element, product.step // product.unit))
+            limit = None if filled is None else wide.mask(emitter.mul(filled, group))
             with emitter.loop(0, count) as row:
                 at = emitter.offset(begin, emitter.mul(row, row_step))
+                at = emitter.element(at, emitter.mul(element, group), product.a)
                 place = emitter.offset(tiles, emitter.mul(row, TILE_ROW_BYTES))
-                product.copy(emitter, at, element, filled, place)
+                product.store(wide, wide.load_stored(at, storage_type(product.a), limit), place)
 
         with emitter.loop(0, whole, product.unit) as element:
             copy(element, None)

@@ -1,24 +1,11 @@
-"""Code that rounds float32 to bfloat16 and reads pairs of it (:mod:`onnxplan.kernels.cpu.pairs`)."""
+"""Code that rounds float32 to bfloat16 (:mod:`onnxplan.kernels.cpu.pairs`)."""
 
 from __future__ import annotations
 
 from llvmlite import ir
 
-from onnxplan.compiler.dtypes import DType
 from onnxplan.kernels.cpu.emitter import Emitter
 from onnxplan.kernels.cpu.llvm_types import FLOAT, I16, I32
-from onnxplan.kernels.cpu.pairs import PAIR
-
-
-def load_rounded(emitter: Emitter, row: ir.Value, pair: ir.Value, count: ir.Value | None) -> ir.Value:
-    """Pairs from ``pair`` on of a row of float32, rounded, as a vector of i32.
-
-    ``count`` is how many there are, the rest being zero; ``None`` fills the vector.
-    """
-    wide = emitter.with_lanes(PAIR * emitter.lanes)
-    limit = None if count is None else wide.mask(emitter.mul(count, PAIR))
-    numbers = wide.load(emitter.element(row, emitter.mul(pair, PAIR), DType.FLOAT32), DType.FLOAT32, limit)
-    return emitter.builder.bitcast(round_to_bfloat16(wide, numbers), emitter.vector(I32))
 
 
 def round_to_bfloat16(emitter: Emitter, numbers: ir.Value) -> ir.Value:

@@ -16,6 +16,9 @@ from onnxplan.kernels.cpu.llvm_types import I32, I64, POINTER
 from onnxplan.kernels.cpu.matrix_tiles import BLOCK_BYTES, SIDE, TILE, TILE_ROW_BYTES
 from onnxplan.kernels.cpu.matrix_tiles_code import (
     B_STEP,
+    LONE_A,
+    LONE_B,
+    LONE_SUM,
     SUM_STEP,
     TILE_BYTES,
     configured_tiles,
@@ -23,16 +26,15 @@ from onnxplan.kernels.cpu.matrix_tiles_code import (
     multiply_tiles,
     needs_features,
 )
+from onnxplan.kernels.cpu.pairs import PAIR_UNIT
 from onnxplan.kernels.cpu.part_code import joined, panel_splitter
-from onnxplan.kernels.cpu.parts import PART_UNIT, PARTS, SPLIT_DEPTH, SUM_BYTES, TERMS
+from onnxplan.kernels.cpu.parts import PARTS, SPLIT_DEPTH, SUM_BYTES, TERMS
 from onnxplan.kernels.cpu.registers import local_function
 
-_SUM, _A, _B = range(3)
-"""Tile registers: the others stay empty, as more would wait for each other where two threads share a core."""
 _STEP = PARTS * BLOCK_BYTES
 """Bytes of the parts of a block of A, or of two tiles' columns of B, for a tile's depth."""
 
-_PRODUCTS = SPLIT_DEPTH // PART_UNIT * 4
+_PRODUCTS = SPLIT_DEPTH // PAIR_UNIT * 4
 """Steps of the four tiles of a block of sums."""
 
 
@@ -124,10 +126,10 @@ class PartKernels:
             ahead = emitter.variable(emitter.builder.select(more, deeper, block.following))
             with emitter.loop(0, rows.count, TILE.rows) as row:
                 a, (before, total), count = rows.at(emitter, block, row)
-                a = emitter.offset(a, emitter.mul(start, _STEP // PART_UNIT))
+                a = emitter.offset(a, emitter.mul(start, _STEP // PAIR_UNIT))
                 before = emitter.builder.select(begins, before, total)
                 tiles = [emitter.ceil_div(count, SIDE), column_tiles]
-                steps = emitter.ceil_div(length, PART_UNIT)
+                steps = emitter.ceil_div(length, PAIR_UNIT)
                 later = [ahead.value, block.b_step, fetched]
                 arguments = [a, rows.parts, steps, before, total, resumes, *tiles, *later]
                 ahead.value = emitter.builder.call(self._add, arguments)
@@ -148,9 +150,9 @@ def _block_adder(emitter: Emitter) -> ir.Function:
         place = inner.add(inner.mul(i, SIDE * SUM_STEP), inner.mul(j, TILE_ROW_BYTES))
         with inner.branch(inner.builder.icmp_signed("!=", resumes, I64(0))) as (resume, start):
             with resume:
-                move_tile(inner, "tileloadd64", _SUM, inner.offset(before, place), SUM_STEP)
+                move_tile(inner, "tileloadd64", LONE_SUM, inner.offset(before, place), SUM_STEP)
             with start:
-                multiply_tiles(inner, "tilezero", _SUM)
+                multiply_tiles(inner, "tilezero", LONE_SUM)
         with inner.loop(0, steps) as step:
             with inner.loop(0, lines):
                 for line in range(0, TILE.width * 4, LINE_BYTES):
@@ -163,13 +165,13 @@ def _block_adder(emitter: Emitter) -> ir.Function:
             for of_a, of_b in TERMS:
                 if of_a != in_a:
                     move_tile(
-                        inner, "tileloadd64", _A, inner.offset(left, of_a * BLOCK_BYTES), TILE_ROW_BYTES
+                        inner, "tileloadd64", LONE_A, inner.offset(left, of_a * BLOCK_BYTES), TILE_ROW_BYTES
                     )
                 if of_b != in_b:
-                    move_tile(inner, "tileloadd64", _B, inner.offset(right, of_b * BLOCK_BYTES), B_STEP)
-                multiply_tiles(inner, "tdpbf16ps", _SUM, _A, _B)
+                    move_tile(inner, "tileloadd64", LONE_B, inner.offset(right, of_b * BLOCK_BYTES), B_STEP)
+                multiply_tiles(inner, "tdpbf16ps", LONE_SUM, LONE_A, LONE_B)
                 in_a, in_b = of_a, of_b
-        move_tile(inner, "tilestored64", _SUM, inner.offset(total, place), SUM_STEP)
+        move_tile(inner, "tilestored64", LONE_SUM, inner.offset(total, place), SUM_STEP)
     inner.builder.ret(ahead.value)
     return inner.function
 
@@ -199,8 +201,8 @@ def _settler(emitter: Emitter) -> ir.Function:
             resumes = inner.builder.icmp_signed("!=", number, I64(0))
             sums = inner.variable(inner.builder.select(resumes, start, inner.constant(0, DType.FLOAT32)))
             with inner.loop(0, length) as element:
-                tile = inner.offset(own, inner.mul(inner.divide(element, PART_UNIT), _STEP))
-                number_of_a = joined(inner, tile, inner.modulo(element, PART_UNIT))
+                tile = inner.offset(own, inner.mul(inner.divide(element, PAIR_UNIT), _STEP))
+                number_of_a = joined(inner, tile, inner.modulo(element, PAIR_UNIT))
                 row_of_b = inner.offset(inner.offset(b, inner.mul(element, b_step)), at)
                 of_b = inner.load(row_of_b, DType.FLOAT32)
                 sums.value = inner.fma(inner.splat(number_of_a), of_b, sums.value)

@@ -11,7 +11,8 @@ import itertools
 
 from onnxplan.compiler.target import Target
 from onnxplan.kernels.cpu.matrix_tiles import TILE
-from onnxplan.kernels.cpu.parts import BYTES, PART_UNIT, SPLIT_DEPTH
+from onnxplan.kernels.cpu.pairs import PAIR_UNIT
+from onnxplan.kernels.cpu.parts import BYTES, SPLIT_DEPTH
 from onnxplan.kernels.cpu.tiling import LEAST_SECONDS, Problem, Tiling, caches, ceil_div, round_up
 
 PRODUCT, SPLIT_A, SPLIT_B = 500, 320, 270
@@ -22,7 +23,7 @@ MOST_TILES_A_THREAD = 8
 def depth_of_parts(target: Target, depth: int) -> int:
     """Depth of a block: the parts of six blocks of rows take half of the second cache."""
     limit = max(SPLIT_DEPTH, caches(target)[1] // 2 // (6 * TILE.rows * BYTES))
-    return round_up(ceil_div(depth, ceil_div(depth, limit)), PART_UNIT)
+    return round_up(ceil_div(depth, ceil_div(depth, limit)), PAIR_UNIT)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -49,14 +50,11 @@ def cut_parts(target: Target, problem: Problem, depth: int) -> Tiling:
     )
     each = seconds / (row_tiles * column_tiles * problem.batch)
     batch = max(1, min(int(LEAST_SECONDS / max(each, 1e-9)), ceil_div(problem.batch, 2 * target.threads)))
-    return Tiling(
-        rows=ceil_div(row_blocks, row_tiles) * TILE.rows,
-        panels=ceil_div(panels, column_tiles),
-        batch=batch,
+    return Tiling.of(
+        TILE,
+        problem,
+        (row_tiles, column_tiles),
+        batch,
         depth=depth,
-        row_tiles=row_tiles,
-        column_tiles=column_tiles,
-        batch_tiles=ceil_div(problem.batch, batch),
         depth_blocks=ceil_div(problem.depth, depth),
-        along_columns=False,
     )

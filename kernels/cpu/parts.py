@@ -21,6 +21,7 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
 from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE
+from onnxplan.kernels.cpu.pairs import PAIR_UNIT
 from onnxplan.kernels.cpu.tiling import Extents, ceil_div, sum_dtype
 
 PARTS = 3
@@ -28,9 +29,7 @@ BYTES = 2 * PARTS
 """Of an element's parts."""
 TERMS = ((0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0))
 """Which part of A meets which of B: each time one of them is that of the time before."""
-PART_UNIT = 2 * SIDE
-"""Elements along the depth of a tile."""
-SPLIT_DEPTH = 2 * PART_UNIT
+SPLIT_DEPTH = 2 * PAIR_UNIT
 """So many rows of a panel of B are split at a time: they stay in the first cache beside those of A."""
 SUM_BYTES = 4 * TILE.rows * TILE.width
 """Of a block of sums, which has place for two: those of the depth before, and with the block at hand."""
@@ -66,7 +65,7 @@ def may_be_worth_splitting(depth: int, columns: int) -> bool:
 def worth_splitting(extents: Extents) -> bool:
     """Is a product clearly faster in parts?"""
     blocks, panels = ceil_div(extents.rows, TILE.rows), ceil_div(extents.columns, TILE.width)
-    steps = ceil_div(extents.depth, PART_UNIT)
+    steps = ceil_div(extents.depth, PAIR_UNIT)
     tiles = ceil_div(extents.rows, SIDE) * ceil_div(extents.columns, SIDE)
     # Two threads split all rows, if each has half of the columns.
     split = (2 * blocks + panels) * SPLIT_CYCLES

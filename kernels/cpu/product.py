@@ -78,5 +78,5 @@ def place_words(views: Sequence[View], row_axis: int, column_axis: int) -> list[
 
 
 def product_seconds(target: Target, problem: Problem, bytes_moved: int) -> float:
-    """The estimated time of a product of quads, of which the target multiplies as many as it does floats."""
+    """The estimated time of a product whose elements ``target`` multiplies as fast as it says of floats."""
     return target.seconds(problem.flops, bytes_moved)

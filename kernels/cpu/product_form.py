@@ -11,9 +11,16 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.records import dataclass
 from onnxplan.compiler.target import Target
 from onnxplan.compiler.view import View
-from onnxplan.kernels.cpu.matrix_tiles import SIDE, TILE, depth_unit, takes_tiles, tile_target
-from onnxplan.kernels.cpu.pairs import PAIR, fills_pairs, takes_pairs
-from onnxplan.kernels.cpu.parts import BYTES, SPEED, may_be_worth_splitting, splits_float32, worth_splitting
+from onnxplan.kernels.cpu.matrix_tiles import TILE, depth_unit, takes_tiles, tile_target
+from onnxplan.kernels.cpu.pairs import PAIR, PAIR_UNIT, fills_pairs, takes_pairs
+from onnxplan.kernels.cpu.parts import (
+    BYTES,
+    SPEED,
+    SPLIT_DEPTH,
+    may_be_worth_splitting,
+    splits_float32,
+    worth_splitting,
+)
 from onnxplan.kernels.cpu.quads import QUAD, quad_tile, takes_quads
 from onnxplan.kernels.cpu.tiling import Extents, RegisterTile, register_tile, sum_dtype
 
@@ -49,13 +56,18 @@ class ProductForm:
     def row_unit(self) -> int:
         """Rows of A are as long as a multiple of so many elements."""
         if self.parts:
-            return 2 * SIDE
+            return PAIR_UNIT
         return self.unit if self.tiles else 1
 
     @property
     def element_bytes(self) -> int:
         """Bytes of an element of B."""
         return self.element * self.b_dtype.itemsize
+
+    @property
+    def split_bytes(self) -> int:
+        """Bytes of the parts of rows of B that a thread splits at a time."""
+        return SPLIT_DEPTH * self.tile.width * BYTES if self.parts else 0
 
     @property
     def copied_bytes(self) -> int:
@@ -69,10 +81,15 @@ class ProductForm:
         return tile_target(target) if self.tiles else target
 
 
-def may_take_tiles(target: Target, a: DType, b: View, accumulator: DType) -> bool:
-    """Do tile registers multiply elements of type ``a`` by ``b``, where there are enough of them?"""
+def may_take_narrow_tiles(target: Target, a: DType, b: View, accumulator: DType) -> bool:
+    """Do tile registers multiply elements of type ``a`` by ``b`` as bytes or bfloat16, if they are enough?"""
     quads = target.byte_tiles and takes_quads(target, a, b.dtype, accumulator)
-    return quads or takes_pairs(target, a, b, accumulator) or splits_float32(target, a, b, accumulator)
+    return quads or takes_pairs(target, a, b, accumulator)
+
+
+def may_split(target: Target, a: DType, b: View, depth: int, columns: int, accumulator: DType) -> bool:
+    """Are products of elements of type ``a`` by ``b`` computed in parts, if there are enough rows?"""
+    return splits_float32(target, a, b, accumulator) and may_be_worth_splitting(depth, columns)
 
 
 def product_form(
@@ -88,9 +105,7 @@ def product_form(
         return ProductForm(QUAD, b.dtype, depth_unit(target), tile, tiles, panel=tile)
     if tiles and takes_pairs(target, a, b, accumulator) and fills_pairs(extents):
         return ProductForm(PAIR, DType.BFLOAT16, depth_unit(target), TILE, tiles=True, panel=TILE)
-    splits = splits_float32(target, a, b, accumulator) and may_be_worth_splitting(
-        extents.depth, extents.columns
-    )
+    splits = may_split(target, a, b, extents.depth, extents.columns, accumulator)
     panel = register_tile(target, sum_dtype(accumulator), extents.columns, even=splits)
     if tiles and splits and worth_splitting(extents):
         return ProductForm(1, b.dtype, 1, TILE, tiles=True, panel=panel, parts=True)

@@ -165,6 +165,31 @@ class Tiling:
     depth_blocks: int
     along_columns: bool
 
+    @staticmethod
+    def of(
+        tile: RegisterTile,
+        problem: Problem,
+        tiles: tuple[int, int],
+        batch: int,
+        *,
+        depth: int,
+        depth_blocks: int,
+        along_columns: bool = False,
+    ) -> Tiling:
+        """``problem`` in ``tiles`` tiles along the rows and the columns, ``batch`` problems in each."""
+        row_tiles, column_tiles = tiles
+        return Tiling(
+            rows=ceil_div(max(1, ceil_div(problem.rows, tile.rows)), row_tiles) * tile.rows,
+            panels=ceil_div(max(1, ceil_div(problem.columns, tile.width)), column_tiles),
+            batch=batch,
+            depth=depth,
+            row_tiles=row_tiles,
+            column_tiles=column_tiles,
+            batch_tiles=ceil_div(problem.batch, batch),
+            depth_blocks=depth_blocks,
+            along_columns=along_columns,
+        )
+
     @property
     def tiles(self) -> int:
         return self.row_tiles * self.column_tiles * self.batch_tiles
@@ -278,14 +303,12 @@ def cut(
     batch = 1
     if problem.batch > 1:
         batch = max(1, min(int(LEAST_SECONDS / max(seconds(), 1e-9)), tiles() // LEAST_TILES, problem.batch))
-    return Tiling(
-        rows=ceil_div(row_blocks, row_tiles) * tile.rows,
-        panels=ceil_div(panels, column_tiles),
-        batch=batch,
+    return Tiling.of(
+        tile,
+        problem,
+        (row_tiles, column_tiles),
+        batch,
         depth=depth,
-        row_tiles=row_tiles,
-        column_tiles=column_tiles,
-        batch_tiles=ceil_div(problem.batch, batch),
         depth_blocks=depth_blocks,
         # Threads walk tiles by number. Where the cache holds all of B, each had better compute whole rows,
         # which are what it reads in the next step.

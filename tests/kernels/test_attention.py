@@ -1,6 +1,7 @@
 import harness
 import numpy as np
 import pytest
+from attentions import KINDS, SCORES, added, extras_of, hard_scores, operands, values_of
 from harness import Recorder, array_of, cpu_isas, dense, run_operation, selector
 from layouts import assert_close
 from products import arrays, as_constant, broadcast, fill, place
@@ -9,12 +10,10 @@ from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
 from onnxplan.compiler.primitives import Attention
 from onnxplan.compiler.program import Operation
-from onnxplan.compiler.trace import apply, cast, select, trace
+from onnxplan.compiler.trace import cast, trace
 
 F16, BF16, F32, F64 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64
 TOLERANCE = {F64: 1e-12, F32: 2e-5, F16: 2e-3, BF16: 2e-2}
-KINDS = ("plain", "masked", "guarded", "smooth")
-LOWEST = float(np.finfo(np.float32).min)
 
 pytestmark = pytest.mark.parametrize("isa", cpu_isas())
 
@@ -36,23 +35,8 @@ def check(isa, rng, primitive, inputs, output, values):
     return found
 
 
-def operands(rng, batch, rows, keys, depth, width, dtype=F32, layout="any"):
-    q = place(rng, (*batch, rows, depth), dtype, layout)
-    k = place(rng, (*batch, depth, keys), dtype, layout)
-    v = place(rng, (*batch, keys, width), dtype, layout)
-    return q, k, v
-
-
 def result(rng, batch, rows, width, dtype=F32):
     return place(rng, (*batch, rows, width), dtype, rng.choice(["dense", "gaps"]))
-
-
-ADDED = trace(lambda s, mask: s * 0.25 + mask, (F32, F32))
-CHOSEN = trace(lambda s, mask: select(mask, s, float("-inf")), (F32, DType.BOOL))
-CAUSAL = trace(
-    lambda s, row, key, bias: select(key <= row, apply("tanh", s / 8.0) * 8.0 + bias, float("-inf")),
-    (F32, DType.INT64, DType.INT64, F32),
-)
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -63,28 +47,11 @@ def test_random_sizes_layouts_and_masks(isa, seed):
     depth, width = int(rng.integers(1, 80)), int(rng.integers(1, 150))
     q, k, v = operands(rng, batch, rows, keys, depth, width)
     space = (*batch, rows, keys)
-    score = [None, ADDED, CHOSEN, CAUSAL][seed % 4]
-    extras = {
-        ADDED: (broadcast(rng, space, F32),),
-        CHOSEN: (broadcast(rng, space, DType.BOOL),),
-        CAUSAL: (
-            dense(DType.INT64, (rows, 1)).expand(space),
-            dense(DType.INT64, (keys,)).expand(space),
-            broadcast(rng, space, F32),
-        ),
-        None: (),
-    }[score]
-    values = {}
-    for view in (q, k, v, *extras):
-        size = view.storage.size
-        if view.dtype is DType.BOOL:
-            values[view.storage] = rng.random(size) < 0.7
-        elif view.dtype is DType.INT64:
-            values[view.storage] = np.arange(size)
-        else:
-            values |= fill(rng, [view])
-    primitive = Attention(F32, score, KINDS[seed // 4 % 4])
-    check(isa, rng, primitive, (q, k, v, *extras), result(rng, batch, rows, width), values)
+    make = SCORES[seed % 4]
+    inputs = (q, k, v, *extras_of(rng, make, space))
+    values = values_of(rng, inputs)
+    primitive = Attention(F32, make and make(), KINDS[seed // 4 % 4])
+    check(isa, rng, primitive, inputs, result(rng, batch, rows, width), values)
 
 
 @pytest.mark.parametrize("keys", [1, 15, 16, 17, 63, 64, 65, 128, 255, 256, 257, 320, 513])
@@ -149,19 +116,8 @@ def test_rows_without_a_finite_maximum(isa, kind):
     q, k, v = operands(rng, (), rows, keys, 4, 20, layout="dense")
     mask = dense(F32, (rows, keys))
     values = fill(rng, [q, k, v])
-    scores = np.zeros((rows, keys), np.float32)
-    scores[0] = -np.inf
-    scores[1, :550] = -np.inf
-    scores[2, 30:] = -np.inf
-    scores[3, 599] = np.nan
-    scores[4, 0] = np.nan
-    scores[5, 300] = np.inf
-    scores[6] = LOWEST
-    scores[7, 100:] = LOWEST
+    scores = hard_scores(rows, keys)
     scores[8] = 3e38 * rng.uniform(-1, 1, keys)
-    scores[9] = np.linspace(-500, 500, keys)
-    scores[10] = np.linspace(500, -500, keys)
-    scores[11] = np.linspace(-3, 19, keys)
     scores[12] = np.linspace(-80, -100, keys)
     values[mask.storage] = scores.reshape(-1)
     score = trace(lambda s, mask: s * 0.5 + mask, (F32, F32))
@@ -204,7 +160,7 @@ def test_values_that_are_not_finite(isa, kind):
     scores[2, 5] = np.nan
     scores[3, 7] = -np.inf
     values[mask.storage] = scores.reshape(-1)
-    check(isa, rng, Attention(F32, ADDED, kind), (q, k, v, mask), result(rng, (), 8, 33), values)
+    check(isa, rng, Attention(F32, added(), kind), (q, k, v, mask), result(rng, (), 8, 33), values)
 
 
 def test_few_queries_and_empty_operands_are_left_to_products(isa):
@@ -256,7 +212,7 @@ def test_the_code_is_small(isa):
     mask = broadcast(rng, (2, 200, 300), F32)
     recorder = Recorder()
     inputs = (q, *(as_constant(view, fill(rng, [view])) for view in (k, v)), mask)
-    operation = Operation(Attention(F32, ADDED, "guarded"), inputs, (dense(F32, (2, 200, 64)),))
+    operation = Operation(Attention(F32, added(), "guarded"), inputs, (dense(F32, (2, 200, 64)),))
     selector(isa).select(operation, recorder)
     (step,) = recorder.steps
     assert len(harness.registry.build(step.kernel, harness.make_target(isa)).code) < 10_000

@@ -1,22 +1,24 @@
 """Attention by AMX's tiles: bfloat16 in any mode, and float32 that is rounded to it in ``math="fast"``."""
 
+from functools import partial
+
 import harness
 import numpy as np
 import pytest
+from attentions import KINDS, SCORES, added, extras_of, hard_scores, operands, score, values_of
 from harness import array_of, dense, run_operation
-from products import arrays, as_constant, broadcast, fill, place
+from products import arrays, as_constant, fill, place
 from test_pairs import FAST, STRICT, needs_tiles, of_pairs
 
 from onnxplan.compiler.dtypes import DType
 from onnxplan.compiler.evaluate import evaluate
 from onnxplan.compiler.primitives import Attention
 from onnxplan.compiler.program import Operation
-from onnxplan.compiler.trace import apply, cast, select, trace
+from onnxplan.compiler.trace import cast, trace
 from onnxplan.kernels.cpu import attention
 from onnxplan.kernels.cpu.matrix_tiles import needs_tiles as uses_tiles
 
-BF16, F16, F32, F64, I64 = DType.BFLOAT16, DType.FLOAT16, DType.FLOAT32, DType.FLOAT64, DType.INT64
-KINDS = ("plain", "masked", "guarded", "smooth")
+BF16, F16, F32, F64 = DType.BFLOAT16, DType.FLOAT16, DType.FLOAT32, DType.FLOAT64
 ROUNDING = 2.0**-8 * (1 + 1 / 8)
 """Half a unit in the last place of a weight's bfloat16, relative to it, and errors of the exponential."""
 STORED = {F32: 2e-6, BF16: 2.0**-8}
@@ -69,29 +71,9 @@ def check(isa, rng, kind, score, inputs, output, values, threads=2):
     return found
 
 
-def both(make, *dtypes):
+def both(make):
     """An expression of scores of float32, and the same of float64."""
-    return tuple(
-        trace(make, (accumulator, *(F64 if accumulator is F64 and d.is_float else d for d in dtypes)))
-        for accumulator in (F32, F64)
-    )
-
-
-ADDED = both(lambda s, mask: s * 0.25 + mask, F32)
-CHOSEN = both(lambda s, mask: select(mask, s, float("-inf")), DType.BOOL)
-CAUSAL = both(
-    lambda s, row, key, bias: select(key <= row, apply("tanh", s / 8.0) * 8.0 + bias, float("-inf")),
-    I64,
-    I64,
-    F32,
-)
-
-
-def operands(rng, batch, rows, keys, depth, width, dtype, layout="any"):
-    q = place(rng, (*batch, rows, depth), dtype, layout)
-    k = place(rng, (*batch, depth, keys), dtype, layout)
-    v = place(rng, (*batch, keys, width), dtype, layout)
-    return q, k, v
+    return make and tuple(make(accumulator=accumulator) for accumulator in (F32, F64))
 
 
 @of_pairs
@@ -103,28 +85,11 @@ def test_random_sizes_layouts_and_masks(isa, dtype, seed):
     depth, width = int(rng.integers(1, 80)), int(rng.integers(1, 150))
     q, k, v = operands(rng, batch, rows, keys, depth, width, dtype)
     space = (*batch, rows, keys)
-    score = [None, ADDED, CHOSEN, CAUSAL][seed % 4]
-    extras = {
-        ADDED: (broadcast(rng, space, F32),),
-        CHOSEN: (broadcast(rng, space, DType.BOOL),),
-        CAUSAL: (
-            dense(I64, (rows, 1)).expand(space),
-            dense(I64, (keys,)).expand(space),
-            broadcast(rng, space, F32),
-        ),
-        None: (),
-    }[score]
-    values = {}
-    for view in (q, k, v, *extras):
-        size = view.storage.size
-        if view.dtype is DType.BOOL:
-            values[view.storage] = rng.random(size) < 0.7
-        elif view.dtype is I64:
-            values[view.storage] = np.arange(size)
-        else:
-            values |= fill(rng, [view])
+    make = SCORES[seed % 4]
+    inputs = (q, k, v, *extras_of(rng, make, space))
+    values = values_of(rng, inputs)
     output = place(rng, (*batch, rows, width), rng.choice([dtype, F32]), rng.choice(["dense", "gaps"]))
-    check(isa, rng, KINDS[seed // 4 % 4], score, (q, k, v, *extras), output, values)
+    check(isa, rng, KINDS[seed // 4 % 4], both(make), inputs, output, values)
 
 
 @of_pairs
@@ -174,24 +139,13 @@ def test_rows_without_a_finite_maximum(isa, dtype, kind):
     q, k, v = operands(rng, (), rows, keys, 4, 20, dtype, layout="dense")
     mask = dense(F32, (rows, keys))
     values = fill(rng, [q, k, v])
-    scores = np.zeros((rows, keys), np.float32)
-    scores[0] = -np.inf
-    scores[1, :550] = -np.inf
-    scores[2, 30:] = -np.inf
-    scores[3, 599] = np.nan
-    scores[4, 0] = np.nan
-    scores[5, 300] = np.inf
-    scores[6] = np.finfo(np.float32).min
-    scores[7, 100:] = np.finfo(np.float32).min
-    scores[9] = np.linspace(-500, 500, keys)
-    scores[10] = np.linspace(500, -500, keys)
-    scores[11] = np.linspace(-3, 19, keys)
+    scores = hard_scores(rows, keys)
     scores[39] = np.linspace(-80, -100, keys)
     values[mask.storage] = scores.reshape(-1)
     # What float32 rounds of scores in the thousands is more than weights lose.
     array_of(q, values[q.storage])[9:11] = 0
-    score = both(lambda s, mask: s * 0.5 + mask, F32)
-    found = check(isa, rng, kind, score, (q, k, v, mask), dense(F32, (rows, 20)), values)
+    halved = both(partial(score, lambda s, mask: s * 0.5 + mask, F32))
+    found = check(isa, rng, kind, halved, (q, k, v, mask), dense(F32, (rows, 20)), values)
     assert (np.isnan(found[3:6]).all(axis=1) == (kind != "guarded")).all()
     assert np.isfinite(found[6:]).all()
 
@@ -211,7 +165,7 @@ def test_values_that_are_not_finite(isa, dtype, kind):
     scores[2, 5] = np.nan
     scores[3, 7] = -np.inf
     values[mask.storage] = scores.reshape(-1)
-    check(isa, rng, kind, ADDED, (q, k, v, mask), dense(F32, (33, 33)), values)
+    check(isa, rng, kind, both(added), (q, k, v, mask), dense(F32, (33, 33)), values)
 
 
 @of_pairs
@@ -264,6 +218,6 @@ def test_what_tiles_do_not_take():
 def test_the_code_is_small(isa, dtype):
     q, k, v = (dense(dtype, shape) for shape in ((200, 64), (64, 300), (300, 64)))
     mask = dense(F32, (200, 300))
-    operation = Operation(Attention(F32, ADDED[0], "guarded"), (q, k, v, mask), (dense(F32, (200, 64)),))
+    operation = Operation(Attention(F32, added(), "guarded"), (q, k, v, mask), (dense(F32, (200, 64)),))
     (kernel,) = kernels(operation, isa)
     assert len(harness.registry.build(kernel, harness.make_target(isa)).code) < 10_000
